@@ -1,0 +1,378 @@
+"""The ``MarlinPolicy`` kind: what to balance, how far a plan may go, and the plan in force.
+
+Namespaced; it plans pools of its own namespace only. ``DryRun`` is the default mode: plan and savings are shown,
+nothing is applied until somebody says ``Enforce``.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from marlin.api.conditions import Conditions
+from marlin.api.datacenter import Coordinates
+from marlin.api.metrics import MetricsText
+from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
+from marlin.api.values import (
+    API_VERSION,
+    LIST_SET,
+    MAP_ATOMIC,
+    MAX_DATACENTERS,
+    MAX_ORIGINS,
+    MAX_POOLS,
+    ApiModel,
+    Count,
+    DecimalText,
+    HttpUrl,
+    KeyName,
+    Label,
+    LabelSelector,
+    ObjectMeta,
+    ObjectName,
+    Percent,
+    Rule,
+    SecretKeyRef,
+    Sha256,
+    Text,
+    Tls,
+    ZoneCode,
+    list_map,
+)
+
+
+class Mode(StrEnum):
+    """What becomes of a plan."""
+
+    ENFORCE = "Enforce"
+    DRY_RUN = "DryRun"
+    PAUSED = "Paused"
+
+
+class PoolRef(ApiModel):
+    """A pool in the policy's namespace."""
+
+    name: ObjectName = Field(description="Name of the InferencePool.")
+
+
+class ConfigMapArtifact(ApiModel):
+    """An artifact in a ConfigMap's binaryData."""
+
+    name: ObjectName = Field(description="ConfigMap in the operator's namespace.")
+    key: KeyName = Field(default="artifact.tar", description="Key that holds the archive. Default: artifact.tar.")
+
+
+class VolumeArtifact(ApiModel):
+    """An artifact on a volume that is mounted into the operator."""
+
+    claim_name: ObjectName = Field(description="PersistentVolumeClaim in the operator's namespace.")
+    path: Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^/.][^\s]*$")] = Field(
+        description="Path of the artifact's folder on the volume, relative, without dots at its start."
+    )
+
+
+class UrlArtifact(ApiModel):
+    """An artifact to fetch."""
+
+    url: HttpUrl = Field(description="Address of the archive.")
+    sha256: Sha256 = Field(description="Digest the archive must have.")
+    tls: Tls = Field(default_factory=Tls, description="How the server's certificate is verified.")
+    token_secret_ref: SecretKeyRef | None = Field(default=None, description="Bearer token. Default: none is sent.")
+
+
+class BuiltInArtifact(ApiModel):
+    """The artifact shipped with the operator."""
+
+
+class ArtifactRef(ApiModel):
+    """Where a trained policy lies. Exactly one source; it is validated before use and never unpickled."""
+
+    built_in: BuiltInArtifact | None = Field(default=None, description="The one shipped with the operator.")
+    config_map_ref: ConfigMapArtifact | None = Field(default=None, description="One in a ConfigMap.")
+    persistent_volume_claim: VolumeArtifact | None = Field(default=None, description="One on a volume.")
+    http: UrlArtifact | None = Field(default=None, description="One to fetch, with its digest.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "[has(self.builtIn), has(self.configMapRef), has(self.persistentVolumeClaim), has(self.http)]"
+            ".filter(x, x).size() == 1",
+            "set exactly one of builtIn, configMapRef, persistentVolumeClaim, http",
+            lambda a: (
+                sum(x is not None for x in (a.built_in, a.config_map_ref, a.persistent_volume_claim, a.http)) == 1
+            ),
+        ),
+    )
+
+
+class Learning(StrEnum):
+    """Whether a trained policy goes on learning."""
+
+    FROZEN = "Frozen"
+    ADAPT = "Adapt"
+
+
+class PlannerSpec(ApiModel):
+    """Who plans, and what it leans towards."""
+
+    kind: PlannerKind = Field(default=PlannerKind.MARLIN, description="The planner. Default: Marlin.")
+    scheme: Scheme = Field(
+        default=Scheme.BALANCED,
+        description="Balanced, one metric first (MinTTFT, MinCarbon, MinWater, MinCost), or Custom with the weights "
+        "of objectives. Default: Balanced.",
+    )
+    artifact_ref: ArtifactRef | None = Field(
+        default=None, description="The trained policy, for kind Marlin. Default: the built-in one."
+    )
+    learning: Learning = Field(
+        default=Learning.FROZEN,
+        description="Frozen: as trained. Adapt: goes on learning in the background, and takes over only where it does "
+        "better. Default: Frozen.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.artifactRef) || self.kind == 'Marlin'",
+            "artifactRef is for kind Marlin only",
+            lambda p: p.artifact_ref is None or p.kind is PlannerKind.MARLIN,
+        ),
+    )
+
+
+class Objective(ApiModel):
+    """How much one metric counts."""
+
+    weight: Annotated[int, Field(ge=0, le=1000, json_schema_extra={"format": "int32"})] = Field(
+        default=0, description="Weight against the other objectives; only ratios matter. Default: 0."
+    )
+
+
+class Objectives(ApiModel):
+    """The weights of scheme Custom; each metric is taken relative to capacity-proportional routing."""
+
+    time_to_first_token: Objective = Field(default_factory=Objective, description="Time to first token.")
+    carbon: Objective = Field(default_factory=Objective, description="Carbon emitted.")
+    water: Objective = Field(default_factory=Objective, description="Water consumed.")
+    cost: Objective = Field(default_factory=Objective, description="Cost of energy.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.timeToFirstToken.weight + self.carbon.weight + self.water.weight + self.cost.weight > 0",
+            "at least one objective needs a weight above 0",
+            lambda o: (o.time_to_first_token.weight + o.carbon.weight + o.water.weight + o.cost.weight) > 0,
+        ),
+    )
+
+
+class StaleSignalPolicy(StrEnum):
+    """What to do when a signal has gone stale and no rung of its ladder is left."""
+
+    KEEP_LAST_PLAN = "KeepLastPlan"
+    CAPACITY_PROPORTIONAL = "CapacityProportional"
+    EXCLUDE_DATACENTER = "ExcludeDatacenter"
+
+
+class Guardrails(ApiModel):
+    """How far a plan may go."""
+
+    max_weight_change_percent: Annotated[int, Field(ge=1, le=100, json_schema_extra={"format": "int32"})] = Field(
+        default=25,
+        description=(
+            "Most of a pool's requests that may move in one epoch, %: half the L1 distance between two rows. Leaving a "
+            "datacenter that is unready, drained or excluded does not count. Default: 25."
+        ),
+    )
+    max_utilization_percent: Annotated[int, Field(ge=1, le=100, json_schema_extra={"format": "int32"})] = Field(
+        default=95, description="Load a plan may put on a datacenter, % of its capacity. Default: 95."
+    )
+    stale_signal_policy: StaleSignalPolicy = Field(
+        default=StaleSignalPolicy.KEEP_LAST_PLAN,
+        description="What to do when a signal is lost for good: KeepLastPlan, CapacityProportional or "
+        "ExcludeDatacenter. Default: KeepLastPlan.",
+    )
+
+
+class Origin(ApiModel):
+    """Where requests come from: a router names itself with --origin."""
+
+    name: Label = Field(description="Name of the origin, as routers are started with.")
+    zone: ZoneCode | None = Field(default=None, description="Zone whose measured latencies apply. Default: none.")
+    coordinates: Coordinates | None = Field(
+        default=None, description="Used to estimate latency where no zone is given. Default: the zone's."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.zone) || has(self.coordinates)",
+            "set zone or coordinates, so that distances are known",
+            lambda o: o.zone is not None or o.coordinates is not None,
+        ),
+    )
+
+
+class ResidencyRule(ApiModel):
+    """Requests of some pools or origins stay inside some regions."""
+
+    name: Label = Field(description="Name of the rule.")
+    pools: Annotated[tuple[ObjectName, ...], Field(max_length=MAX_POOLS)] = Field(
+        default=(), json_schema_extra=LIST_SET, description="Pools it holds for. Default: all."
+    )
+    origins: Annotated[tuple[Label, ...], Field(max_length=MAX_ORIGINS)] = Field(
+        default=(), json_schema_extra=LIST_SET, description="Origins it holds for. Default: all."
+    )
+    allowed_regions: Annotated[tuple[Label, ...], Field(min_length=1, max_length=MAX_DATACENTERS)] = Field(
+        json_schema_extra=LIST_SET, description="Regions the requests may be served in."
+    )
+
+
+class OverrideMode(StrEnum):
+    """What holds during an override."""
+
+    LATENCY_ONLY = "LatencyOnly"
+    CAPACITY_PROPORTIONAL = "CapacityProportional"
+    PAUSED = "Paused"
+
+
+class Override(ApiModel):
+    """A time window in which something else holds."""
+
+    name: Label = Field(description="Name of the override.")
+    start_time: datetime = Field(description="When it begins.")
+    end_time: datetime = Field(description="When it ends.")
+    mode: OverrideMode = Field(description="LatencyOnly, CapacityProportional or Paused.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.startTime < self.endTime",
+            "startTime must precede endTime",
+            lambda o: o.start_time < o.end_time,
+        ),
+    )
+
+
+class Negotiation(ApiModel):
+    """Settings of the game between the four agents (MARLIN paper, Algorithm 2)."""
+
+    gradient_steps: Annotated[int, Field(ge=1, le=1000, json_schema_extra={"format": "int32"})] = Field(
+        default=5, description="Gradient steps on the blend's weights. Default: 5."
+    )
+    veto_capital_threshold: Annotated[int, Field(ge=0, le=100_000, json_schema_extra={"format": "int32"})] = Field(
+        default=150, description="Capital an agent needs to veto, 0 to 300 is its range. Default: 150."
+    )
+    veto_max_pull_percent: Percent = Field(
+        default=50, description="Furthest a veto pulls the plan towards the agent's own, %. Default: 50."
+    )
+
+
+class MarlinPolicySpec(ApiModel):
+    """What a person wants."""
+
+    mode: Mode = Field(
+        default=Mode.DRY_RUN,
+        description="DryRun: plan and savings are shown only. Enforce: routers carry the plan out. Paused: no new "
+        "plan. Default: DryRun.",
+    )
+    pool_refs: Annotated[tuple[PoolRef, ...], Field(min_length=1, max_length=MAX_POOLS)] | None = Field(
+        default=None, json_schema_extra=list_map("name"), description="The pools to plan, by name."
+    )
+    pool_selector: LabelSelector | None = Field(
+        default=None, json_schema_extra=MAP_ATOMIC, description="The pools to plan, by label; at most 64."
+    )
+    datacenter_selector: LabelSelector | None = Field(
+        default=None,
+        json_schema_extra=MAP_ATOMIC,
+        description="The datacenters to plan over, by label; at most 64. Default: all that the pools have backends in.",
+    )
+    epoch_seconds: Annotated[int, Field(ge=60, le=86_400, json_schema_extra={"format": "int32"})] = Field(
+        default=900, description="Length of an epoch, in seconds, aligned to the clock. Default: 900."
+    )
+    planner: PlannerSpec = Field(default_factory=PlannerSpec, description="Who plans.")
+    shadow: PlannerSpec | None = Field(
+        default=None,
+        description="A second planner whose plan and estimate appear in status only. Default: none.",
+    )
+    dispatch: Dispatch = Field(
+        default=Dispatch.ORDERED,
+        description="Ordered: fill datacenters in turn, live. Shares: fixed fractions with spill-over. "
+        "Default: Ordered.",
+    )
+    objectives: Objectives | None = Field(default=None, description="Weights, for scheme Custom.")
+    guardrails: Guardrails = Field(default_factory=Guardrails, description="How far a plan may go.")
+    origins: Annotated[tuple[Origin, ...], Field(max_length=MAX_ORIGINS)] = Field(
+        default=(),
+        json_schema_extra=list_map("name"),
+        description="Where requests come from. Default: every region alike.",
+    )
+    residency: Annotated[tuple[ResidencyRule, ...], Field(max_length=32)] = Field(
+        default=(), json_schema_extra=list_map("name"), description="What must stay where. Default: nothing."
+    )
+    overrides: Annotated[tuple[Override, ...], Field(max_length=32)] = Field(
+        default=(),
+        json_schema_extra=list_map("name"),
+        description="Time windows with another rule. Default: none.",
+    )
+    negotiation: Negotiation = Field(default_factory=Negotiation, description="Settings of the game.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.poolRefs) != has(self.poolSelector)",
+            "set exactly one of poolRefs and poolSelector",
+            lambda s: (s.pool_refs is None) != (s.pool_selector is None),
+        ),
+        Rule(
+            "(self.planner.scheme == 'Custom' || (has(self.shadow) && self.shadow.scheme == 'Custom')) "
+            "== has(self.objectives)",
+            "objectives go with scheme Custom, and only with it",
+            lambda s: (
+                (s.planner.scheme is Scheme.CUSTOM or (s.shadow is not None and s.shadow.scheme is Scheme.CUSTOM))
+                == (s.objectives is not None)
+            ),
+        ),
+    )
+
+
+class AgentStatus(ApiModel):
+    """One agent's standing in the game."""
+
+    name: Annotated[str, Field(max_length=32)] = Field(description="ttft, carbon, water or cost.")
+    capital: DecimalText = Field(description="Its capital, 0 to 300.")
+    last_veto_time: datetime | None = Field(default=None, description="When it last vetoed.")
+
+
+class ShadowStatus(ApiModel):
+    """What the second planner would do."""
+
+    plan: RoutingPlan = Field(description="Its plan.")
+    estimate: MetricsText | None = Field(default=None, description="What the twin expects of it.")
+
+
+class MarlinPolicyStatus(ApiModel):
+    """The plan in force and what is expected of it."""
+
+    observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = Field(
+        default=None, description="metadata.generation this status was made of."
+    )
+    plan: RoutingPlan | None = Field(default=None, description="The last plan decided.")
+    applied_time: datetime | None = Field(default=None, description="When routers had all taken it.")
+    forecast_requests: Count | None = Field(default=None, description="Requests forecast for the plan's epoch.")
+    estimate: MetricsText | None = Field(default=None, description="What the twin expects of the plan.")
+    baseline_estimate: MetricsText | None = Field(
+        default=None, description="What it expects of capacity-proportional routing with the same power-down."
+    )
+    shadow: ShadowStatus | None = Field(default=None, description="The second planner's plan and estimate.")
+    agents: Annotated[tuple[AgentStatus, ...], Field(max_length=8)] = Field(
+        default=(), json_schema_extra=list_map("name"), description="The agents' standing, for kind Marlin."
+    )
+    message: Text | None = Field(default=None, description="What a person should know, in one line.")
+    conditions: Conditions = ()
+
+
+class MarlinPolicy(ApiModel):
+    """What to balance, how far a plan may go, and the plan in force."""
+
+    api_version: Literal["marlin.dev/v1alpha1"] = Field(default=API_VERSION, description="Always marlin.dev/v1alpha1.")
+    kind: Literal["MarlinPolicy"] = Field(default="MarlinPolicy", description="Always MarlinPolicy.")
+    metadata: ObjectMeta = Field(description="Name, namespace, labels and annotations.")
+    spec: MarlinPolicySpec = Field(description="What a person wants.")
+    status: MarlinPolicyStatus | None = Field(default=None, description="The plan in force.")
