@@ -14,6 +14,8 @@ worker included, can afford to import the one module it needs. There are no re-e
 - ``footprint``   the formulas of a single request's energy, carbon, water and cost
 - ``conditions``  condition types and reasons, one table for code, docs and tests
 - ``documents``   YAML text to checked objects, and one-line errors for what is wrong with it
+- ``references``  names in one object that another should have
+- ``errors``      the errors a person may see, as a tree
 - ``crds``        the models as Kubernetes CustomResourceDefinitions
 - ``cli``         the ``marlin`` command: a table of sub-commands, resolved when called
 - ``commands``    ``marlin crds`` and ``marlin validate``

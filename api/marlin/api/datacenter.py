@@ -37,6 +37,7 @@ from marlin.api.values import (
     Verification,
     ZoneCode,
     list_map,
+    quantity_value,
 )
 
 
@@ -373,6 +374,13 @@ _REFRESH_RULE: Final = Rule(
 )
 
 
+_NOT_NEGATIVE: Final = Rule(
+    "!has(self.static) || quantity(string(self.static.value)).compareTo(quantity('0')) >= 0",
+    "static.value must be at least 0",
+    lambda s: s.static is None or quantity_value(s.static.value) >= 0,
+)
+
+
 class Signal(ApiModel):
     """What all signals have in common: the simple sources, and how old a value may grow."""
 
@@ -423,7 +431,7 @@ class CarbonSignal(Signal):
         default=None,
         description="Used when nothing better is known, in gCO2eq/kWh. Default: the zone's mean, or 475.",
     )
-    rules: ClassVar[tuple[Rule, ...]] = (*_union_rules(CarbonProvider), _REFRESH_RULE)
+    rules: ClassVar[tuple[Rule, ...]] = (*_union_rules(CarbonProvider), _REFRESH_RULE, _NOT_NEGATIVE)
 
 
 class WaterUnit(StrEnum):
@@ -443,7 +451,7 @@ class WaterSignal(Signal):
         default=None,
         description='Used when nothing better is known, in L/kWh. Default: the zone\'s mean, or "1.8".',
     )
-    rules: ClassVar[tuple[Rule, ...]] = (*_union_rules(WaterProvider), _REFRESH_RULE)
+    rules: ClassVar[tuple[Rule, ...]] = (*_union_rules(WaterProvider), _REFRESH_RULE, _NOT_NEGATIVE)
 
 
 class PriceUnit(StrEnum):

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from marlin.api.datacenter import Datacenter
+from marlin.api.errors import InputError
 from marlin.api.policy import MarlinPolicy
 from marlin.api.pool import InferencePool
 from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
@@ -36,7 +37,7 @@ MAX_DOCUMENT_BYTES: Final = 32 * 1024 * 1024
 """More text than this is no configuration; it is refused before it is parsed."""
 
 
-class DocumentError(ValueError):
+class DocumentError(InputError):
     """Something in a document is wrong; ``str()`` is one line a person can act upon."""
 
 
@@ -62,8 +63,7 @@ def load_documents(text: str, source: str) -> Documents:
         DocumentError: the text is not YAML, a document is of another kind, or an object is not valid.
     """
     found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
-    for line, document in _parse(text, source):
-        where = f"{source}:{line}"
+    for where, document in _objects(text, source):
         kind = _kind_of(document, where)
         if kind == "ConfigMap":
             found["RoutingTable"].append(_table_of_config_map(document, where))
@@ -113,6 +113,20 @@ def describe(error: ValidationError, model: type[BaseModel], document: object) -
         message = f"{first['input']!r} is not one of {first.get('ctx', {}).get('expected', message)}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{_name_of(document)}{f'{path}: ' if path else ''}{message}{more}"
+
+
+def _objects(text: str, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object with where it stands; a List, as ``kubectl get`` prints it, is taken apart."""
+    for line, document in _parse(text, source):
+        where = f"{source}:{line}"
+        items = document.get("items")
+        if document.get("kind") == "List" and isinstance(items, list):
+            for i, item in enumerate(items):
+                if not isinstance(item, dict):
+                    raise DocumentError(f"{where}: items[{i}] is not an object")
+                yield f"{where}: items[{i}]", item
+        else:
+            yield where, document
 
 
 def _parse(text: str, source: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -128,8 +128,8 @@ class PoolPlan(ApiModel):
     order: Annotated[tuple[Position, ...], Field(max_length=MAX_DATACENTERS)] = Field(
         default=(),
         json_schema_extra=LIST_ATOMIC,
-        description="With Ordered: positions in datacenters, first to be filled first; one that is missing gets nothing. "
-        "Default: none.",
+        description="With Ordered: positions in datacenters, first to be filled first; one that is missing gets "
+        "nothing. Default: none.",
     )
     cap: Annotated[tuple[Share, ...], Field(max_length=MAX_DATACENTERS)] = Field(
         default=(),

@@ -76,6 +76,13 @@ class ApiModel(BaseModel):
         cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         json_schema = handler.resolve_ref_schema(handler(schema))
+        for name, field in cls.model_fields.items():
+            # An absent object is filled with its own defaults, as in Python, so that rules may look inside it. They
+            # are written out, because an API server checks a default against the rules before it fills it further.
+            if isinstance(field.default_factory, type) and issubclass(field.default_factory, ApiModel):
+                json_schema["properties"][field.alias or name]["default"] = {
+                    key: value for key, value in field.default_factory().to_document().items() if value not in ([], {})
+                }
         if cls.rules:
             json_schema["x-kubernetes-validations"] = [{"rule": r.cel, "message": r.message} for r in cls.rules]
         return json_schema
