@@ -1,0 +1,81 @@
+# What a person does with this repository. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+V := .venv/bin
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+# --- run ---------------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: setup ## Set up and run the whole loop on this machine, in under two minutes
+	@$(V)/marlin demo $(ARGS)
+
+.PHONY: setup
+setup: ## What the demo needs, into .venv (idempotent)
+	@scripts/setup.sh demo
+
+.PHONY: setup-dev
+setup-dev: ## What checks, tests and docs need, into .venv (idempotent)
+	@scripts/setup.sh dev
+
+# --- check and test ----------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: setup-dev ## Format, lint, types, import direction, generated files: under a minute
+	@scripts/check.sh
+
+.PHONY: test
+test: setup-dev ## The whole test suite, with the time each part took (PARTS="frame router" for some)
+	@$(V)/python scripts/run_tests.py $(PARTS)
+
+.PHONY: test-long
+test-long: setup-dev ## The long form of the sampled tests (more examples of each law), and the real vLLM
+	@HYPOTHESIS_PROFILE=long $(V)/python scripts/run_tests.py $(PARTS)
+	@$(MAKE) e2e-vllm
+
+.PHONY: e2e-vllm
+e2e-vllm: setup-dev ## The emulator's contract tests against a real vLLM on CPU (5 GB, some minutes)
+	@scripts/e2e_vllm.sh
+
+.PHONY: bench
+bench: setup-dev ## Benchmarks, one line per figure (ONLY=demo|twin|policy|router|operator)
+	@$(V)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY))
+
+# --- make --------------------------------------------------------------------------------------------------------
+
+.PHONY: format
+format: setup-dev ## Format the code and mend what can be mended
+	@$(V)/ruff format && $(V)/ruff check --fix
+
+.PHONY: generate
+generate: setup-dev ## Everything that is generated from the code: CRDs
+	@$(V)/marlin crds --out manifests/crds
+
+.PHONY: data
+data: setup-dev ## The shipped tables, from the full data (DATA=folder)
+	@test -n "$(DATA)" || { echo "make data: say where the full files are: make data DATA=folder" >&2; exit 2; }
+	@$(V)/python -m marlin.simulator.derive --data "$(DATA)" --out simulator/marlin/simulator/data
+
+.PHONY: constraints
+constraints: setup-dev ## New pins for all dependencies
+	@$(V)/uv pip compile pyproject.toml --all-extras --group dev --group docs --universal --python-version 3.11 --upgrade -o constraints.txt
+
+.PHONY: docs
+docs: setup-dev ## The documentation as a web site, in site/
+	@$(V)/mkdocs build --strict --quiet && echo "site/index.html"
+
+.PHONY: docs-serve
+docs-serve: setup-dev ## The documentation on http://127.0.0.1:8000, rebuilt as you write
+	@$(V)/mkdocs serve
+
+.PHONY: wheel
+wheel: setup-dev ## The wheel, in dist/
+	@$(V)/uv build --wheel --quiet && ls dist/*.whl
+
+.PHONY: clean
+clean: ## Remove what can be remade
+	@rm -rf .venv .cache dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
