@@ -1,0 +1,83 @@
+"""``marlin demo``: the options, and nothing that takes time to import."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--planner", default="merit-order", show_default=True, help="The planner to show against the baselines.")
+@click.option(
+    "--scheme",
+    default="balanced",
+    show_default=True,
+    help="What it leans towards: balanced, min-ttft, min-carbon, min-water or min-cost.",
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the replayed load.")
+@click.option("--epochs", default=12, show_default=True, type=click.IntRange(2, 96), help="Epochs of each replay.")
+@click.option(
+    "--epoch-seconds",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(1.0, 60.0),
+    help="Length of an epoch on this machine, s.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+    help="Also write the result as JSON; - is standard output.",
+)
+@click.option("--serve", is_flag=True, help="Stay up, for requests of your own, until Ctrl-C.")
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="With --serve: port of the first router; the others follow.",
+)
+def demo(
+    planner: str,
+    scheme: str,
+    seed: int,
+    epochs: int,
+    epoch_seconds: float,
+    json_file: Path | None,
+    serve: bool,
+    port: int,
+) -> None:
+    """Run the whole loop on this machine and compare planners.
+
+    Starts four emulated datacenters, a router for each of three regions and a planner, and replays a day of
+    BurstGPT-shaped load as real HTTP requests, once per planner. Ends by itself with a table of time to first token
+    (measured) and carbon, water and cost (modelled), and fails if a request was lost.
+
+    \b
+    Examples:
+      marlin demo
+      marlin demo --scheme min-carbon --seed 7
+      marlin demo --json result.json
+      marlin demo --serve
+    """  # noqa: D301 the backslash is click's mark for a block to keep
+    # Imported here: --help should not wait for NumPy and aiohttp.
+    from marlin.operator.demo.run import run_demo, serve_demo  # noqa: PLC0415
+    from marlin.operator.demo.settings import DemoSettings  # noqa: PLC0415
+    from marlin.policy.planners import planner_kind, scheme_of  # noqa: PLC0415
+
+    settings = DemoSettings(
+        planner=planner_kind(planner),
+        scheme=scheme_of(scheme),
+        seed=seed,
+        epochs=epochs,
+        epoch_wall_s=epoch_seconds,
+        hours_per_epoch=24.0 / epochs,
+    )
+    if serve:
+        if json_file:
+            raise click.UsageError("--json goes with a replay, not with --serve")
+        serve_demo(settings, port)
+        return
+    sys.exit(run_demo(settings, json_file))

@@ -1,0 +1,52 @@
+"""What can be set about a demo, each with its unit and the reason for its default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from marlin.api.plan import PlannerKind, Scheme
+
+BASELINES: Final = (PlannerKind.CAPACITY_PROPORTIONAL, PlannerKind.NEAREST)
+"""What every planner is shown against."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """One demo."""
+
+    planner: PlannerKind = PlannerKind.MERIT_ORDER
+    """The planner to show; the baselines run beside it."""
+
+    scheme: Scheme = Scheme.BALANCED
+    """What the planner leans towards."""
+
+    seed: int = 0
+    """Seed of everything random: the same seed sends the same requests."""
+
+    epochs: int = 12
+    """Epochs of one replay. Twelve cover a day in steps of two hours."""
+
+    epoch_wall_s: float = 2.0
+    """Length of an epoch on this machine, s. Long enough for tens of requests, short enough for two minutes in all."""
+
+    hours_per_epoch: float = 2.0
+    """Hours of the day from one epoch to the next, for carbon, water and price."""
+
+    compression: float = 4.0
+    """Seconds of fleet time (GPUs, network) in one second on this machine. More would make times so short that they
+    measure this machine instead."""
+
+    peak_utilization: float = 0.8
+    """Load of the busiest epoch, of the fleet's capacity."""
+
+    stream_fraction: float = 0.8
+    """Part of the requests that ask for a stream."""
+
+    publish_lead_wall_s: float = 0.5
+    """How long before its epoch a plan is published, s on this machine; the router looks for a new file more often."""
+
+    @property
+    def epoch_fleet_s(self) -> float:
+        """Length of an epoch in fleet time, s (derived)."""
+        return self.epoch_wall_s * self.compression

@@ -1,0 +1,11 @@
+"""Who gets which requests: planners, from the simplest baseline to the negotiating agents.
+
+- ``planner``    the ``Planner`` protocol and what a decision consists of
+- ``planners``   the planners by name, as the command line and the operator ask for them
+- ``baselines``  capacity-proportional, nearest, least-loaded, round-robin
+- ``merit``      merit order: sort the sites by the metric, fill them in turn
+- ``objective``  what a scheme weighs, and metrics relative to capacity-proportional routing
+- ``building``   from shares and orders to a valid, sealed ``RoutingPlan``
+- ``cli``        ``marlin plan``
+- ``simulate_cli``  ``marlin simulate``
+"""

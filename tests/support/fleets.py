@@ -1,0 +1,47 @@
+"""Small fleets for the policy tests; tests/support is on the import path."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from marlin.api.state import DatacenterState, FleetState, NodeGroupState, PoolDeployment, PoolState
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def site(name: str, **changes: object) -> DatacenterState:
+    """A site with one node of four A100s."""
+    fields: dict[str, object] = {
+        "name": name,
+        "region": f"region-{name}",
+        "carbon_gco2_per_kwh": 400.0,
+        "water_l_per_kwh": 1.8,
+        "price_usd_per_kwh": 0.1,
+        "pue": 1.25,
+        "node_groups": (NodeGroupState(name="a100x4", accelerator="A100-80GB", accelerators_per_node=4, nodes=2),),
+    }
+    return DatacenterState.model_validate(fields | changes)
+
+
+def fleet(*sites: DatacenterState, forecast: float = 900.0, **changes: Any) -> FleetState:
+    """A fleet with one pool, deployed at every site, and one origin at no distance."""
+    pool = PoolState(
+        name="chat",
+        profile="Llama-2-70b",
+        forecast_requests=(forecast,),
+        mean_prompt_tokens=600,
+        mean_output_tokens=120,
+        deployments=tuple(
+            PoolDeployment(datacenter=s.name, node_group="a100x4", replicas=2, tensor_parallel=4) for s in sites
+        ),
+    )
+    fields: dict[str, object] = {
+        "epoch": 7,
+        "start_time": START,
+        "origins": ("here",),
+        "datacenters": sites,
+        "pools": (pool,),
+        "rtt_ms": (tuple(20.0 for _ in sites),),
+    }
+    return FleetState.model_validate(fields | changes)
