@@ -13,13 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-from marlin.operator.demo.fleet import Fleet
+from typing import TYPE_CHECKING
 
 from marlin.api.plan import RoutingPlan
 from marlin.api.table import RoutingTable
 from marlin.operator.demo.settings import DemoSettings
 from marlin.policy.planner import Decision, Planner
+
+if TYPE_CHECKING:
+    from marlin.operator.demo.fleet import Fleet
 
 _SMOOTHING = 0.6
 """Weight of the newest epoch in the forecast: bursts die down fast, but one quiet epoch says little."""

@@ -241,11 +241,12 @@ def _column_name(kind: PlannerKind, settings: DemoSettings) -> str:
 
 
 def _notes(settings: DemoSettings, seconds: float, reference: str) -> list[str]:
+    fleet_s = settings.epochs * settings.epoch_fleet_s
     return [
-        f"Measured on this machine over real HTTP, GPU and network times compressed {settings.compression:g}x and shown "
-        "at fleet scale; TTFT of the streamed requests.",
-        f"Modelled by the twin from the requests each site served, {settings.epochs * settings.epoch_fleet_s:g} s of "
-        f"fleet time spread over a day of carbon, water and price; idle power included. (%) against {reference}.",
+        f"Measured over real HTTP on this machine: GPU and network times are compressed {settings.compression:g}x and "
+        f"shown at fleet scale; TTFT of the streamed requests.",
+        f"Modelled by the twin from what each site served: {fleet_s:g} s of fleet time spread over a day of carbon, "
+        f"water and price, idle power included. (%) is against {reference}.",
         f"Seed {settings.seed}, {seconds:.0f} s.",
     ]
 
