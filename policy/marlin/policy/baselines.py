@@ -63,7 +63,8 @@ def round_robin(state: FleetState, capacity_rps: NDArray[np.float64], allowed: N
 
 def _occupied(backlog: tuple[float, ...], in_flight: tuple[float, ...], state: FleetState) -> NDArray[np.float64]:
     nothing = (0.0,) * len(state.datacenters)
-    return np.asarray(backlog or nothing) + np.asarray(in_flight or nothing)
+    occupied: NDArray[np.float64] = np.asarray(backlog or nothing) + np.asarray(in_flight or nothing)
+    return occupied
 
 
 def _by_descending(values: NDArray[np.float64]) -> tuple[tuple[int, ...], ...]:

@@ -45,7 +45,7 @@ def allowed_sites(state: FleetState, capacity_rps: NDArray[np.float64]) -> NDArr
     """
     up = np.array([site.is_available for site in state.datacenters])  # (D,)
     resident = np.array([pool.allowed or (True,) * len(up) for pool in state.pools])  # (V, D)
-    allowed = up & resident & (capacity_rps > 0)
+    allowed: NDArray[np.bool_] = up & resident & (capacity_rps > 0)
     for pool, row in zip(state.pools, allowed, strict=True):
         if not row.any():
             raise InfeasibleError(

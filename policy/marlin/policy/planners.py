@@ -11,9 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from marlin.simulator.fluid import capacity_rps, estimate, marginal_metrics
-from marlin.simulator.twin_state import arrays_from
-
 from marlin.api.errors import InputError
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
@@ -22,15 +19,17 @@ from marlin.policy.building import Proposal, allowed_sites, build_plan
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import OPTION_NAMES, Weights, scheme_weights
 from marlin.policy.planner import Decision, Planner
+from marlin.simulator.fluid import capacity_rps, estimate, marginal_metrics
+from marlin.simulator.twin_state import arrays_from
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import numpy as np
-    from marlin.simulator.twin_state import TwinState
     from numpy.typing import NDArray
 
     from marlin.api.state import FleetState
+    from marlin.simulator.twin_state import TwinState
 
 _Rule = Callable[["FleetState", "NDArray[np.float64]", "NDArray[np.bool_]"], Proposal]
 

@@ -1,0 +1,181 @@
+"""``marlin plan``: one epoch's plan for a fleet, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from marlin.api.policy import MarlinPolicy
+    from marlin.api.state import FleetState
+    from marlin.policy.planner import Decision
+
+# Everything that needs NumPy or pydantic is imported inside the functions, so that --help answers at once.
+
+
+@click.command()
+@click.option(
+    "--fleet",
+    "fleet_file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File of Datacenter, InferencePool and MarlinPolicy documents; - is standard input.",
+)
+@click.option("--scenario", help="A built-in fleet instead, e.g. demo-3 or paper-8.")
+@click.option("--planner", default=None, help="The planner. Default: the policy's own, else merit-order.")
+@click.option(
+    "--scheme",
+    default=None,
+    help="What it leans towards: balanced, min-ttft, min-carbon, min-water, "
+    "min-cost. Default: the policy's own, else balanced.",
+)
+@click.option("--weights", help="Weights instead of a scheme, e.g. carbon=2,cost=1.")
+@click.option(
+    "--dispatch",
+    type=click.Choice(["ordered", "shares"]),
+    default=None,
+    help="How the plan is carried out. Default: the policy's own, else ordered.",
+)
+@click.option(
+    "--at",
+    "at_text",
+    help="Start of the epoch, e.g. 2023-06-15T12:00Z. Default: now; the built-in signals "
+    "are those of that hour and month.",
+)
+@click.option(
+    "--load",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0.0, 2.0),
+    help="Forecast, as a part of each pool's capacity.",
+)
+@click.option("--explain", is_flag=True, help="Also print the planner's own account.")
+@click.option("--json", "as_json", is_flag=True, help="Print plan, estimates and account as JSON.")
+def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by name
+    fleet_file: Path | None,
+    scenario: str | None,
+    planner: str | None,
+    scheme: str | None,
+    weights: str | None,
+    dispatch: str | None,
+    at_text: str | None,
+    load: float,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """Decide one epoch's plan for a fleet and say why.
+
+    Reads a fleet, asks the planner, and prints each pool's shares with what the twin expects of them against
+    capacity-proportional routing. Nothing is applied.
+
+    \b
+    Examples:
+      marlin plan --scenario demo-3
+      marlin plan --fleet fleet.yaml --scheme min-carbon --explain
+      marlin plan --fleet fleet.yaml --weights carbon=2,cost=1 --at 2023-06-15T12:00Z
+      marlin plan --scenario paper-8 --planner nearest --json | jq .plan.pools
+    """  # noqa: D301 the backslash is click's mark for a block to keep
+    if (fleet_file is None) == (scenario is None):
+        raise click.UsageError("give either --fleet FILE or --scenario NAME")
+    if scheme is not None and weights is not None:
+        raise click.UsageError("give either --scheme or --weights")
+    from marlin.api.plan import Dispatch, PlannerKind, Scheme  # noqa: PLC0415
+    from marlin.policy.objective import parse_weights  # noqa: PLC0415
+    from marlin.policy.planners import make_planner, planner_kind, scheme_of  # noqa: PLC0415
+
+    state, warnings, policy = _state(fleet_file, scenario, _time(at_text), load)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    own = policy.spec if policy is not None else None
+    custom = parse_weights(weights) if weights else None
+    own_scheme = own.planner.scheme if own is not None and own.planner.scheme is not Scheme.CUSTOM else Scheme.BALANCED
+    own_kind = own.planner.kind if own is not None else PlannerKind.MERIT_ORDER
+    maker = make_planner(
+        planner_kind(planner or own_kind.option),
+        scheme=Scheme.CUSTOM if custom else scheme_of(scheme) if scheme else own_scheme,
+        dispatch=Dispatch(dispatch.capitalize()) if dispatch else own.dispatch if own else Dispatch.ORDERED,
+        weights=custom or None,
+    )
+    decision = maker.decide(state)
+    if as_json:
+        json.dump(_as_json(decision), sys.stdout, indent=2)
+        click.echo()
+        return
+    _print(decision, explain=explain)
+
+
+def _time(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a time such as 2023-06-15T12:00Z", param_hint="--at") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _as_json(decision: Decision) -> dict[str, Any]:
+    return {
+        "plan": decision.plan.to_document(),
+        "estimate": decision.estimate.to_document(),
+        "baselineEstimate": decision.baseline_estimate.to_document(),
+        "record": dict(decision.record),
+    }
+
+
+def _state(
+    fleet_file: Path | None, scenario: str | None, at: datetime, load: float
+) -> tuple[FleetState, list[str], MarlinPolicy | None]:
+    """The fleet in the epoch that ``at`` lies in, what had to be assumed about it, and its policy."""
+    from marlin.api.documents import load_documents  # noqa: PLC0415
+    from marlin.api.errors import InputError  # noqa: PLC0415
+    from marlin.simulator.fleet import Builder, loaded_state  # noqa: PLC0415
+    from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
+
+    if fleet_file is None:
+        documents = scenario_documents(scenario or "")
+    else:
+        try:
+            text = sys.stdin.read() if str(fleet_file) == "-" else fleet_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{fleet_file}: cannot be read: {error}") from error
+        documents = load_documents(text, str(fleet_file))
+    builder = Builder(documents)
+    return loaded_state(builder, at, load), builder.warnings, builder.policy
+
+
+def _print(decision: Decision, *, explain: bool) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console()
+    plan_ = decision.plan
+    console.print(f"[bold]{plan_.explanation}[/bold]", highlight=False)
+    console.print(f"epoch {plan_.epoch}, {plan_.valid_from:%Y-%m-%d %H:%M} to {plan_.valid_until:%H:%M} UTC")
+    for pool in plan_.pools:
+        table = Table(title=f"{pool.name}: {pool.dispatch.value}", title_justify="left")
+        for heading in ("datacenter", "share", "order", "up to"):
+            table.add_column(heading, justify="left" if heading == "datacenter" else "right")
+        for d, name in enumerate(plan_.datacenters):
+            place = str(pool.order.index(d) + 1) if d in pool.order else ""
+            cap = f"{pool.cap[d] / 100:.0f} %" if pool.cap and d in pool.order else ""
+            table.add_row(name, f"{pool.weights[d] / 100:.1f} %", place, cap)
+        console.print(table)
+    table = Table(title="expected by the twin", title_justify="left")
+    for heading in ("", "this plan", "capacity-proportional", "difference"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    rows = zip(
+        ("time to first token, s", "carbon, gCO2", "water, L", "cost, USD"),
+        decision.estimate.as_tuple(),
+        decision.baseline_estimate.as_tuple(),
+        strict=True,
+    )
+    for name, value, base in rows:
+        table.add_row(name, f"{value:,.3f}", f"{base:,.3f}", f"{(value - base) / base:+.1%}" if base else "")
+    console.print(table)
+    if explain:
+        console.print_json(json.dumps(dict(decision.record)))

@@ -1,0 +1,122 @@
+"""A week of arrivals, token sizes, and what the trace says about bursts and the split between models."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+from marlin.simulator.derive.files import read, table
+
+# Days 17 to 23 of the trace. Among the weeks of the training days (0 to 27) in which both classes are busy, it is the
+# one that a single burst dominates least (its largest hour is 10 times its mean; other weeks: up to 34) and in which
+# the api class is silent in the fewest hours (27 of 168).
+FIRST_DAY: Final = 17
+DAYS: Final = 7
+QUANTILES: Final = 20
+TRACE_MODEL_SHARE_LARGE: Final = 0.104
+"""Share of the trace's requests that went to the larger model (all three files; burstgpt_stats.csv)."""
+EPOCHS_PER_HOUR: Final = 4
+
+
+def week_hourly(data: Path) -> bytes:
+    """``burstgpt_week_hourly.csv``: requests per hour of the shipped week, by class; hours are the trace's local."""
+    rows = (
+        (int(r["day"]) - FIRST_DAY, int(r["hour"]), int(r["conversation"]), int(r["api"]))
+        for r in read(data, "burstgpt/burstgpt1_hourly_counts.csv")
+        if FIRST_DAY <= int(r["day"]) < FIRST_DAY + DAYS
+    )
+    return table(("day", "local_hour", "conversation_requests", "api_requests"), rows)
+
+
+def week_daily(data: Path) -> bytes:
+    """``burstgpt_week_daily.csv``: mean tokens per request, prompt and output together, of each day of the week."""
+    rows = (
+        (int(r["day"]) - FIRST_DAY, int(r["day"]), r["mean_tokens_per_request"])
+        for r in read(data, "burstgpt/burstgpt1_daily.csv")
+        if FIRST_DAY <= int(r["day"]) < FIRST_DAY + DAYS
+    )
+    return table(("day", "trace_day", "mean_tokens_per_request"), rows)
+
+
+def token_quantiles(data: Path) -> bytes:
+    """``token_quantiles.csv``: 400 equally likely (prompt, output) pairs that keep the joint shape and the means.
+
+    The requests of the Azure 2023 conversation trace are cut into 20 equal groups by prompt length, each of these
+    into 20 by output length; a pair holds the means of its group.
+    """
+    with (data / "azure_llm/AzureLLMInferenceTrace_conv.csv").open(encoding="utf-8", newline="") as file:
+        pairs = [(int(r["ContextTokens"]), int(r["GeneratedTokens"])) for r in csv.DictReader(file)]
+    rows = []
+    for by_prompt in _cut(sorted(pairs)):
+        for group in _cut(sorted(by_prompt, key=lambda pair: (pair[1], pair[0]))):
+            rows.append(
+                (
+                    round(sum(p for p, _ in group) / len(group), 1),
+                    round(sum(o for _, o in group) / len(group), 1),
+                )
+            )
+    return table(("prompt_tokens", "output_tokens"), rows)
+
+
+def _cut(items: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    edges = [round(i * len(items) / QUANTILES) for i in range(QUANTILES + 1)]
+    return [items[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def facts(data: Path) -> bytes:
+    """``workload_facts.csv``: single numbers fitted on the trace, each with how."""
+    conversation, api = large_model_shares(data)
+    rows = (
+        ("epoch_concentration", round(epoch_concentration(data), 3),
+         "Dirichlet parameter per 15 min epoch of the split of an hour; fitted on the minutes of days 0 to 6"),
+        ("conversation_share_large", round(conversation, 3),
+         "share of conversation requests for the larger model; from the first 400 rows, all conversation"),
+        ("api_share_large", round(api, 3),
+         "share of api requests for the larger model; what is left of the trace's 10.4 %, never below 0"),
+        ("trace_utc_offset_h", 8, "the trace's local time; assumption, its calendar is not published"),
+    )  # fmt: skip
+    return table(("name", "value", "how"), rows)
+
+
+def large_model_shares(data: Path) -> tuple[float, float]:
+    """Share of the larger model among conversation and among api requests.
+
+    Only the total is published; the split is an assumption that agrees with it.
+    """
+    sample = read(data, "burstgpt/burstgpt1_first400_rows.csv")
+    conversation = sum(r["Model"] == "GPT-4" for r in sample) / len(sample)
+    hours = read(data, "burstgpt/burstgpt1_hourly_counts.csv")
+    n_conversation = sum(int(r["conversation"]) for r in hours)
+    n_api = sum(int(r["api"]) for r in hours)
+    left = TRACE_MODEL_SHARE_LARGE * (n_conversation + n_api) - conversation * n_conversation
+    return conversation, max(0.0, left / n_api)
+
+
+def epoch_concentration(data: Path) -> float:
+    """How unevenly an hour's requests fall on its four epochs, as a Dirichlet parameter; infinity would be evenly.
+
+    For shares p of an hour's tokens, E[sum p^2] = 1/m + (1 - 1/m) k with k = (a + 1) / (4 a + 1), where m is the
+    hour's number of requests, corrected for the spread of token sizes. k is fitted by least squares over the hours.
+    """
+    tokens: dict[int, list[float]] = defaultdict(lambda: [0.0] * EPOCHS_PER_HOUR)
+    for row in read(data, "burstgpt/burstgpt1_week1_minute_tokens.csv"):
+        minute = int(row["minute"])
+        tokens[minute // 60][minute % 60 // 15] += float(row["tokens_per_s"])
+    sizes = [int(r["Total tokens"]) for r in read(data, "burstgpt/burstgpt1_first400_rows.csv")]
+    sizes = [size for size in sizes if size > 0]
+    mean = sum(sizes) / len(sizes)
+    spread = 1.0 + sum((size - mean) ** 2 for size in sizes) / len(sizes) / mean**2
+    above = below = 0.0
+    for row in read(data, "burstgpt/burstgpt1_hourly_counts.csv"):
+        hour, requests = int(row["day"]) * 24 + int(row["hour"]), int(row["all"])
+        quarters = tokens.get(hour, [0.0])
+        if requests < EPOCHS_PER_HOUR or not (total := sum(quarters)):
+            continue
+        noise = min(1.0, spread / requests)
+        measured = sum((q / total) ** 2 for q in quarters)
+        above += (measured - noise) * (1.0 - noise)
+        below += (1.0 - noise) ** 2
+    k = above / below
+    return (1.0 - k) / (EPOCHS_PER_HOUR * k - 1.0)

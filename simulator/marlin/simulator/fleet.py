@@ -1,0 +1,345 @@
+"""Documents to a ``FleetState``: the same YAML that people apply to a cluster, as the twin sees it.
+
+Signals that need a live provider cannot be asked here: their fallback value stands in, and a warning says so. Nothing
+is read from disk; whoever calls this parsed the documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from marlin.api.datacenter import (
+    CarbonSignal,
+    CarbonUnit,
+    Datacenter,
+    Facility,
+    PriceSignal,
+    PriceUnit,
+    ServiceState,
+    Signal,
+    WaterSignal,
+    WaterUnit,
+)
+from marlin.api.documents import Documents
+from marlin.api.errors import InputError
+from marlin.api.policy import MarlinPolicy, Origin
+from marlin.api.pool import InferencePool, PowerDown
+from marlin.api.references import selected_pools
+from marlin.api.state import DatacenterState, FleetState, NodeGroupState, PoolDeployment, PoolState
+from marlin.api.values import quantity_value
+from marlin.simulator.constants import constant
+from marlin.simulator.fluid import capacity_rps
+from marlin.simulator.network import Coordinates, round_trip_ms, zone_coordinates
+from marlin.simulator.profiles import own_figures_name
+from marlin.simulator.signals import ZoneSignals, available_zones, zone_signals
+from marlin.simulator.twin_state import arrays_from
+
+MEAN_PROMPT_TOKENS = 621.0
+MEAN_OUTPUT_TOKENS = 126.0
+"""Published means of successful BurstGPT requests, where nothing was observed."""
+
+LITERS_PER_GALLON = 3.785411784
+GRAMS_PER_POUND = 453.59237
+WORLD_CARBON_GCO2_PER_KWH = 475.0
+"""Documented default of CarbonSignal.fallbackValue."""
+DEFAULT_WATER_L_PER_KWH = 1.8
+DEFAULT_PRICE_USD_PER_KWH = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is asked of one pool in an epoch."""
+
+    requests: tuple[float, ...]
+    """(R,) expected, by origin."""
+    mean_prompt_tokens: float
+    mean_output_tokens: float
+    upper_requests: float | None = None
+    backlog_requests: tuple[float, ...] = ()
+
+
+@dataclass(slots=True)
+class Builder:
+    """Makes states of one set of documents."""
+
+    documents: Documents
+    warnings: list[str] = field(default_factory=list)
+    """What had to be assumed; filled while states are made, each line once."""
+
+    @property
+    def pools(self) -> tuple[InferencePool, ...]:
+        """The pools that are planned: those of the first policy, or all."""
+        if self.documents.policies:
+            return selected_pools(self.documents.policies[0], self.documents.pools)
+        return self.documents.pools
+
+    @property
+    def policy(self) -> MarlinPolicy | None:
+        """The first policy, or none."""
+        return self.documents.policies[0] if self.documents.policies else None
+
+    def origins(self) -> tuple[str, ...]:
+        """Names of the origins: the policy's, or one per site's region."""
+        stated = self._stated_origins()
+        return tuple(origin.name for origin in stated) if stated else tuple(self._regions())
+
+    def state(
+        self, at: datetime, demand: Mapping[str, Demand], *, epoch: int, epoch_s: float, start_time: datetime
+    ) -> FleetState:
+        """The fleet in one epoch.
+
+        Args:
+            at: the moment whose signals hold.
+            demand: pool name to what is asked of it.
+            epoch: number of the epoch.
+            epoch_s: its length, s.
+            start_time: when it starts.
+
+        Raises:
+            InputError: a backend's capacity is missing or unknown, or a site's place is not known.
+        """
+        sites = self.documents.datacenters
+        if not sites or not self.pools:
+            raise InputError("a fleet needs at least one Datacenter and one InferencePool")
+        guardrails = self.policy.spec.guardrails if self.policy else None
+        return FleetState(
+            epoch=epoch,
+            start_time=start_time,
+            epoch_s=epoch_s,
+            origins=self.origins(),
+            datacenters=tuple(self._site(site, at) for site in sites),
+            pools=tuple(self._pool(pool, demand[pool.metadata.name]) for pool in self.pools),
+            rtt_ms=self._round_trips(),
+            max_utilization=(guardrails.max_utilization_percent / 100 if guardrails else constant("max_utilization")),
+        )
+
+    def _site(self, site: Datacenter, at: datetime) -> DatacenterState:
+        spec, name = site.spec, site.metadata.name
+        zone = spec.location.zone
+        built_in = zone_signals(zone, at) if zone in available_zones() and zone is not None else None
+        signals = spec.signals
+        facility = spec.facility or Facility(power_usage_effectiveness=str(constant("default_pue")))
+        pue, cop = facility.power_usage_effectiveness, facility.cooling_performance
+        if not spec.node_groups:
+            raise InputError(f"Datacenter {name}: nodeGroups are needed here, because there is no cluster to ask")
+        return DatacenterState(
+            name=name,
+            region=spec.location.region,
+            is_available=spec.service_state is ServiceState.ACTIVE,
+            carbon_gco2_per_kwh=self._carbon(name, signals.carbon_intensity, at, built_in),
+            water_l_per_kwh=self._water(name, signals.water_intensity, at, built_in),
+            price_usd_per_kwh=self._price(name, signals.energy_price, at, built_in),
+            pue=None if pue is None else quantity_value(pue),
+            cooling_cop=None if cop is None else quantity_value(cop),
+            infrastructure_overhead=facility.infrastructure_overhead_percent / 100,
+            cycles_of_concentration=quantity_value(facility.cycles_of_concentration),
+            node_groups=tuple(
+                NodeGroupState(
+                    name=group.name,
+                    accelerator=group.accelerator,
+                    accelerators_per_node=group.accelerators_per_node,
+                    nodes=group.nodes,
+                    node_power_w=group.node_power_watts,
+                    idle_accelerator_w=group.idle_accelerator_watts,
+                )
+                for group in spec.node_groups
+            ),
+        )
+
+    def _carbon(self, name: str, signal: CarbonSignal | None, at: datetime, built_in: ZoneSignals | None) -> float:
+        known = built_in.carbon_gco2_per_kwh if built_in else None
+        if signal is None:
+            return self._or_default(name, "carbonIntensity", known, WORLD_CARBON_GCO2_PER_KWH)
+        if built_in and signal.emission_factor.value == "Lifecycle":
+            known = built_in.carbon_lifecycle_gco2_per_kwh
+        factor = {CarbonUnit.G_PER_KWH: 1.0, CarbonUnit.KG_PER_MWH: 1.0, CarbonUnit.LB_PER_MWH: GRAMS_PER_POUND / 1000}
+        stated = self._stated(signal, at)
+        if stated is not None:
+            return stated * factor[signal.unit]
+        return self._fallback(name, "carbonIntensity", signal, known, WORLD_CARBON_GCO2_PER_KWH)
+
+    def _water(self, name: str, signal: WaterSignal | None, at: datetime, built_in: ZoneSignals | None) -> float:
+        known = built_in.water_l_per_kwh if built_in else None
+        if signal is None:
+            return self._or_default(name, "waterIntensity", known, DEFAULT_WATER_L_PER_KWH)
+        factor = {WaterUnit.L_PER_KWH: 1.0, WaterUnit.M3_PER_MWH: 1.0, WaterUnit.GAL_PER_MWH: LITERS_PER_GALLON / 1000}
+        stated = self._stated(signal, at)
+        if stated is not None:
+            return stated * factor[signal.unit]
+        return self._fallback(name, "waterIntensity", signal, known, DEFAULT_WATER_L_PER_KWH)
+
+    def _price(self, name: str, signal: PriceSignal | None, at: datetime, built_in: ZoneSignals | None) -> float:
+        known = built_in.price_usd_per_kwh if built_in else None
+        if signal is None:
+            return self._or_default(name, "energyPrice", known, DEFAULT_PRICE_USD_PER_KWH)
+        rate = 1.0 if signal.usd_per_currency_unit is None else quantity_value(signal.usd_per_currency_unit)
+        stated = self._stated(signal, at)
+        if stated is not None:
+            return stated * rate * (1.0 if signal.unit is PriceUnit.PER_KWH else 1e-3)
+        return self._fallback(name, "energyPrice", signal, known, DEFAULT_PRICE_USD_PER_KWH)
+
+    def _stated(self, signal: Signal, at: datetime) -> float | None:
+        """The value a static or scheduled source states, in its own unit."""
+        if signal.static is not None:
+            return quantity_value(signal.static.value)
+        if signal.schedule is not None:
+            hour = at.astimezone(ZoneInfo(signal.schedule.time_zone)).hour
+            entries = sorted(signal.schedule.entries, key=lambda entry: entry.from_hour)
+            current = [entry for entry in entries if entry.from_hour <= hour]
+            return quantity_value((current or entries)[-1].value)
+        return None
+
+    def _fallback(
+        self,
+        name: str,
+        field_name: str,
+        signal: CarbonSignal | WaterSignal | PriceSignal,
+        known: float | None,
+        default: float,
+    ) -> float:
+        if signal.provider.value == "BuiltIn" and known is not None:
+            return known
+        if signal.provider.value != "BuiltIn":
+            self._warn(f"Datacenter {name}: {field_name} comes from {signal.provider.value}, which is not asked here")
+        if signal.fallback_value is not None:
+            return quantity_value(signal.fallback_value)
+        return self._or_default(name, field_name, known, default)
+
+    def _or_default(self, name: str, field_name: str, known: float | None, default: float) -> float:
+        if known is None:
+            self._warn(f"Datacenter {name}: {field_name} is not known, {default:g} is taken")
+            return default
+        return known
+
+    def _warn(self, line: str) -> None:
+        if line not in self.warnings:
+            self.warnings.append(line)
+
+    def _pool(self, pool: InferencePool, demand: Demand) -> PoolState:
+        spec, name = pool.spec, pool.metadata.name
+        deployments = []
+        for backend in spec.backends:
+            if backend.capacity is None:
+                raise InputError(
+                    f"InferencePool {name}: backend {backend.name}: capacity is needed here, because there is no "
+                    "cluster to ask"
+                )
+            deployments.append(
+                PoolDeployment(
+                    datacenter=backend.datacenter_name,
+                    node_group=backend.capacity.node_group,
+                    replicas=backend.capacity.replicas,
+                    tensor_parallel=backend.capacity.tensor_parallel,
+                )
+            )
+        return PoolState(
+            name=name,
+            profile=profile_name(pool),
+            forecast_requests=demand.requests,
+            forecast_upper_requests=demand.upper_requests,
+            mean_prompt_tokens=demand.mean_prompt_tokens,
+            mean_output_tokens=demand.mean_output_tokens,
+            ttft_limit_s=spec.service_level.time_to_first_token_milliseconds / 1000,
+            backlog_requests=demand.backlog_requests,
+            allowed=self._allowed(name),
+            power_down=PowerDown(spec.power_down),
+            deployments=tuple(deployments),
+        )
+
+    def _allowed(self, pool: str) -> tuple[bool, ...]:
+        """(D,) sites that every residency rule for all origins of this pool allows."""
+        rules = self.policy.spec.residency if self.policy else ()
+        mine = [rule for rule in rules if not rule.origins and (not rule.pools or pool in rule.pools)]
+        return tuple(
+            all(site.spec.location.region in rule.allowed_regions for rule in mine)
+            for site in self.documents.datacenters
+        )
+
+    def _round_trips(self) -> tuple[tuple[float, ...], ...]:
+        sites = [(site.spec.location.zone, _place(site)) for site in self.documents.datacenters]
+        stated = self._stated_origins()
+        if stated:
+            origins = [(origin.zone, _place_of_origin(origin)) for origin in stated]
+        else:
+            origins = list(self._regions().values())
+        return tuple(tuple(round_trip_ms(*origin, *site) for site in sites) for origin in origins)
+
+    def _stated_origins(self) -> Sequence[Origin]:
+        return self.policy.spec.origins if self.policy else ()
+
+    def _regions(self) -> dict[str, tuple[str | None, Coordinates]]:
+        """Region to the zone and place of its first site: where users are taken to be when nothing is stated."""
+        regions: dict[str, tuple[str | None, Coordinates]] = {}
+        for site in self.documents.datacenters:
+            regions.setdefault(site.spec.location.region, (site.spec.location.zone, _place(site)))
+        return regions
+
+
+def profile_name(pool: InferencePool) -> str:
+    """The serving profile of a pool: a shipped one, or the user's own figures as a name.
+
+    Raises:
+        InputError: the pool states none.
+    """
+    profile = pool.spec.profile
+    if profile is None:
+        raise InputError(f"InferencePool {pool.metadata.name}: spec.profile is needed here, e.g. builtIn: Llama-2-70b")
+    if profile.built_in is not None:
+        return profile.built_in
+    assert profile.prefill_tokens_per_second is not None
+    assert profile.decode_tokens_per_second is not None
+    single = profile.single_stream_tokens_per_second
+    return own_figures_name(
+        quantity_value(profile.prefill_tokens_per_second),
+        quantity_value(profile.decode_tokens_per_second),
+        single_stream_tokens_per_s=None if single is None else quantity_value(single),
+        max_batch=profile.max_batch or 64,
+        kv_capacity_tokens=profile.kv_capacity_tokens,
+        watts=None if profile.watts is None else quantity_value(profile.watts),
+    )
+
+
+def _place(site: Datacenter) -> Coordinates:
+    location = site.spec.location
+    if location.coordinates is not None:
+        return (location.coordinates.latitude, location.coordinates.longitude)
+    if location.zone is None:
+        raise InputError(f"Datacenter {site.metadata.name}: set location.zone or location.coordinates")
+    return zone_coordinates(location.zone)
+
+
+def _place_of_origin(origin: Origin) -> Coordinates:
+    if origin.coordinates is not None:
+        return (origin.coordinates.latitude, origin.coordinates.longitude)
+    assert origin.zone is not None, origin.name
+    return zone_coordinates(origin.zone)
+
+
+def loaded_state(builder: Builder, at: datetime, load: float, *, epoch_s: float | None = None) -> FleetState:
+    """The fleet in the epoch that ``at`` lies in, asked to carry ``load`` times its capacity of each pool.
+
+    Args:
+        builder: the documents.
+        at: a moment with a time zone.
+        load: requests expected, as a part of capacity.
+        epoch_s: length of the epoch, s. Default: the policy's, else 900.
+    """
+    policy = builder.policy
+    length_s = epoch_s or (policy.spec.epoch_seconds if policy else 900.0)
+    epoch = int(at.timestamp() // length_s)
+    start = datetime.fromtimestamp(epoch * length_s, tz=at.tzinfo)
+    origins = len(builder.origins())
+
+    def state(requests: Mapping[str, float]) -> FleetState:
+        demand = {
+            name: Demand((count / origins,) * origins, MEAN_PROMPT_TOKENS, MEAN_OUTPUT_TOKENS)
+            for name, count in requests.items()
+        }
+        return builder.state(at, demand, epoch=epoch, epoch_s=length_s, start_time=start)
+
+    names = [pool.metadata.name for pool in builder.pools]
+    capacity = capacity_rps(arrays_from(state(dict.fromkeys(names, 0.0)))).sum(axis=1)  # (V,)
+    return state({name: load * float(rps) * length_s for name, rps in zip(names, capacity, strict=True)})

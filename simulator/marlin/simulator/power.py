@@ -1,0 +1,85 @@
+"""What GPUs and nodes draw: the shipped fractions and datasheets as lookups.
+
+``power_fraction.csv`` holds fractions of the GPU's TDP, never of the node's (marlin-model, section 4); the rest of a
+node, the host, draws a share of what its datasheet leaves beside the GPUs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from marlin.api.errors import InputError
+from marlin.simulator import tables
+from marlin.simulator.constants import constant
+from marlin.simulator.profiles import DEFAULT_MAX_BATCH, own_figures
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """A GPU type, and the part of its node that belongs to one of them."""
+
+    tdp_w: float
+    node_w: float
+    """Power of a node at full load, divided by its GPUs, W."""
+
+
+def accelerator(name: str, node_w_per_gpu: float | None = None) -> Accelerator:
+    """A GPU type from its datasheet, or from what the node group states.
+
+    Args:
+        name: GPU type, e.g. ``A100-80GB``.
+        node_w_per_gpu: power of the node at full load over its GPUs, W; needed for types that are not shipped.
+
+    Raises:
+        InputError: the type is not shipped and the node group states no power.
+    """
+    shipped = _accelerators().get(name)
+    if node_w_per_gpu is None:
+        if shipped is None:
+            known = ", ".join(_accelerators())
+            raise InputError(f"accelerator {name} has no built-in power ({known} have): set nodePowerWatts")
+        return shipped
+    # The GPU's share of an unknown node is that of the known ones (assumption).
+    tdp_w = shipped.tdp_w if shipped else node_w_per_gpu * constant("gpu_share_of_node_power")
+    return Accelerator(min(tdp_w, node_w_per_gpu), node_w_per_gpu)
+
+
+@cache
+def _accelerators() -> dict[str, Accelerator]:
+    return {
+        row["accelerator"]: Accelerator(float(row["tdp_w"]), float(row["node_w_per_gpu"]))
+        for row in tables.rows("accelerators.csv")
+    }
+
+
+def decode_fractions(
+    profile: str, gpu: str, tensor_parallel: int, tdp_w: float, batches: tuple[float, ...]
+) -> list[float]:
+    """Power over TDP of one GPU while decoding, at each of ``batches``; level outside the measured ones."""
+    if figures := own_figures(profile):
+        full_w = figures.get("watts", constant("own_figures_full_power") * tdp_w * tensor_parallel)
+        full = full_w / (tdp_w * tensor_parallel)
+        points = {1.0: full * constant("own_figures_single_power"), max(2.0, figures["batch"]): full}
+    else:
+        points = _fractions(profile, gpu, tensor_parallel, "decode")
+    return [float(np.interp(b, list(points), list(points.values()))) for b in batches]
+
+
+def prefill_fraction(profile: str, gpu: str, tensor_parallel: int, tdp_w: float) -> float:
+    """Power over TDP of one GPU while it reads prompts."""
+    if own_figures(profile):
+        return decode_fractions(profile, gpu, tensor_parallel, tdp_w, (float(max(DEFAULT_MAX_BATCH, 4096)),))[0]
+    return _fractions(profile, gpu, tensor_parallel, "prefill")[1.0]
+
+
+@cache
+def _fractions(profile: str, gpu: str, tensor_parallel: int, phase: str) -> dict[float, float]:
+    key = (profile, gpu, str(tensor_parallel), phase)
+    return {
+        float(row["batch"]): float(row["fraction_of_gpu_tdp"])
+        for row in tables.rows("power_fraction.csv")
+        if (row["model"], row["accelerator"], row["tensor_parallel"], row["phase"]) == key
+    }

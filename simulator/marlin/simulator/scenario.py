@@ -1,0 +1,163 @@
+"""Built-in fleets by name, as the same documents that people write.
+
+``paper-8`` is the paper's: 1,000 nodes a site, a sixth of them of each of the six types, both models. The small ones
+have 12 or 120 nodes a site, or one node per site for a first look. Which zones a preset has, and in which order, is
+part of its name's meaning: ``paper-4`` to ``paper-12`` take the first so many of one list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from marlin.api.datacenter import Datacenter
+from marlin.api.documents import Documents
+from marlin.api.errors import InputError
+from marlin.api.pool import InferencePool
+from marlin.simulator.profiles import available_profiles
+from marlin.simulator.signals import zone_pue
+
+ZONES: Final = (
+    "DE-LU",
+    "US-CAL-CISO",
+    "SG",
+    "AU-NSW",
+    "BR-SP",
+    "GB",
+    "JP-TK",
+    "US-MIDA-PJM",
+    "CA-ON",
+    "US-NY-NYIS",
+    "IN-WE",
+    "AU-VIC",
+)
+"""The first eight are the paper's fleet as this project reads it (marlin-model, section 1). KR, ZA, CL-SIC and
+US-TEX-ERCO are kept out of every preset: they show what a trained policy does on zones it has never seen."""
+
+NODE_TYPES: Final = (
+    ("A100-80GB", 2),
+    ("A100-80GB", 4),
+    ("A100-80GB", 8),
+    ("H100-80GB", 2),
+    ("H100-80GB", 4),
+    ("H100-80GB", 8),
+)
+
+LARGE_MODEL_SHARE: Final = 0.7
+"""Share of each node group that hosts the larger model (assumption, until it is fitted on the training days)."""
+
+MIN_NODES_TO_SPLIT: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A fleet by numbers."""
+
+    sites: int
+    nodes_per_site: int
+
+
+PRESETS: Final[dict[str, Preset]] = {
+    **{f"paper-{n}": Preset(n, 1000) for n in (4, 6, 8, 10, 12)},
+    "8x12": Preset(8, 12),
+    "8x120": Preset(8, 120),
+    "demo-3": Preset(3, 6),
+}
+
+
+@cache
+def scenario_documents(name: str) -> Documents:
+    """The fleet called ``name``.
+
+    Raises:
+        InputError: there is none of that name; the message lists what there is.
+    """
+    preset = PRESETS.get(name)
+    if preset is None:
+        raise InputError(f"scenario {name!r} is not known; there are {', '.join(PRESETS)}")
+    zones = ZONES[: preset.sites]
+    groups = [
+        {
+            "name": f"{accelerator.split('-')[0].lower()}x{gpus}",
+            "accelerator": accelerator,
+            "accelerators_per_node": gpus,
+            "nodes": nodes,
+        }
+        for (accelerator, gpus), nodes in zip(NODE_TYPES, _spread(preset.nodes_per_site), strict=True)
+    ]
+    return Documents(
+        datacenters=tuple(Datacenter.model_validate(_site(zone, groups)) for zone in zones),
+        pools=tuple(
+            InferencePool.model_validate(_pool(model, share, zones, groups))
+            for model, share in (("Llama-2-7b", 1.0 - LARGE_MODEL_SHARE), ("Llama-2-70b", LARGE_MODEL_SHARE))
+        ),
+    )
+
+
+def _spread(nodes: int) -> list[int]:
+    """Nodes of each type: a sixth each, the first types taking what is left over."""
+    base, rest = divmod(nodes, len(NODE_TYPES))
+    return [base + (i < rest) for i in range(len(NODE_TYPES))]
+
+
+def _site(zone: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
+    pue = zone_pue(zone)
+    assert pue is not None, zone
+    return {
+        "metadata": {"name": zone.lower()},
+        "spec": {
+            "location": {"region": zone.lower(), "zone": zone},
+            "facility": {"powerUsageEffectiveness": f"{pue:.3f}"},
+            "nodeGroups": groups,
+        },
+    }
+
+
+def _pool(model: str, share: float, zones: tuple[str, ...], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """A model on its share of the nodes of every group. Backends' addresses stand for nothing: nobody calls them."""
+    return {
+        "metadata": {"name": model.lower(), "namespace": "default"},
+        "spec": {
+            "modelName": model,
+            "profile": {"builtIn": model},
+            "serviceLevel": {"timeToFirstTokenMilliseconds": 2000 if model.endswith("7b") else 5000},
+            "backends": [
+                {
+                    "name": f"{zone.lower()}-{group['name']}",
+                    "datacenterName": zone.lower(),
+                    "url": f"https://{zone.lower()}.example",
+                    "capacity": _capacity(model, share, group),
+                }
+                for zone in zones
+                for group in groups
+            ],
+        },
+    }
+
+
+def _nodes_of(model: str, share: float, group: dict[str, Any]) -> int:
+    """Nodes of a group that host the model. A group too small to be split goes whole to one of the two: the smallest
+    nodes to the smaller model.
+    """
+    nodes: int = group["nodes"]
+    if nodes >= MIN_NODES_TO_SPLIT:
+        large = round(nodes * LARGE_MODEL_SHARE)
+        return large if share == LARGE_MODEL_SHARE else nodes - large
+    is_small_node = group["accelerators_per_node"] == min(gpus for _, gpus in NODE_TYPES)
+    return nodes if is_small_node == model.endswith("7b") else 0
+
+
+def _capacity(model: str, share: float, group: dict[str, Any]) -> dict[str, Any]:
+    """Replicas at the smallest tensor parallelism that fits the model with room for its cache."""
+    tensor_parallel = min(
+        gpus
+        for name, accelerator, gpus in available_profiles()
+        if name == model and accelerator == group["accelerator"] and gpus <= group["accelerators_per_node"]
+    )
+    nodes = _nodes_of(model, share, group)
+    return {
+        "nodeGroup": group["name"],
+        "replicas": nodes * (group["accelerators_per_node"] // tensor_parallel),
+        "tensorParallel": tensor_parallel,
+    }
