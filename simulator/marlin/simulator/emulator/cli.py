@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from marlin.simulator.emulator.settings import Settings
 
-# The server and its libraries are imported inside the functions: they take a third of a second, which --help should not.
+# The server and its libraries are imported inside the functions: they take a third of a second; --help must not.
 
 _SCALE = click.FloatRange(min=0, min_open=True)
 _COUNT = click.IntRange(min=1)
@@ -32,6 +32,12 @@ _COUNT = click.IntRange(min=1)
 @click.option("--time-compression", type=_SCALE, default=1.0, help="Make engine times that many times shorter.")
 @click.option(
     "--added-latency-ms", type=click.FloatRange(min=0), default=0.0, help="Wait before each inference request, ms."
+)
+@click.option(
+    "--origin-latency-ms",
+    default="",
+    metavar="ORIGIN=MS[,...]",
+    help="Wait on top for requests that a router of that origin sends, ms.",
 )
 @click.option("--runner", type=click.Choice(["generate", "pooling"]), default="generate", help="Text, or embeddings.")
 @click.option("--max-model-len", type=click.IntRange(min=2), default=4096, help="Tokens of a request, with its output.")
@@ -99,6 +105,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         replicas=options["replicas"],
         time_compression=options["time_compression"],
         added_latency_s=options["added_latency_ms"] / 1e3,
+        origin_latency_s=_latencies(options["origin_latency_ms"]),
         max_model_len=options["max_model_len"],
         max_num_seqs=options["max_num_seqs"],
         max_num_batched_tokens=options["max_num_batched_tokens"],
@@ -111,6 +118,24 @@ def _settings(options: dict[str, Any]) -> Settings:
         datacenter=options["datacenter"],
         faults=tuple(fault_from_option(text) for text in options["faults"]),
     )
+
+
+def _latencies(text: str) -> dict[str, float]:
+    """``eu=41.5,us=3`` as seconds by origin.
+
+    Raises:
+        click.BadParameter: it is not of that form.
+    """
+    latencies = {}
+    for part in filter(None, text.split(",")):
+        origin, _, value = part.partition("=")
+        try:
+            latencies[origin.strip()] = float(value) / 1e3
+        except ValueError:
+            raise click.BadParameter(f"{part!r} should look like eu=41.5", param_hint="--origin-latency-ms") from None
+        if latencies[origin.strip()] < 0:
+            raise click.BadParameter(f"{part!r} is negative", param_hint="--origin-latency-ms")
+    return latencies
 
 
 def _run(settings: Settings, address: _Address) -> None:

@@ -181,13 +181,18 @@ class Server:
                 return await endpoint(request, struck)
             self._load += 1
             try:
-                if self.settings.added_latency_s:
-                    await asyncio.sleep(self.settings.added_latency_s)
+                if (latency_s := self._latency_s(request)) > 0:
+                    await asyncio.sleep(latency_s)
                 return await endpoint(request, struck)
             finally:
                 self._load -= 1
         except RequestError as error:
             return error_reply(error, anthropic=anthropic)
+
+    def _latency_s(self, request: web.Request) -> float:
+        """What stands for the distance between this server and whoever asks, s."""
+        origin = request.headers.get("x-marlin-origin", "")
+        return self.settings.added_latency_s + self.settings.origin_latency_s.get(origin, 0.0)
 
     def _allowed(self, request: web.Request) -> bool:
         key = self.settings.api_key

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from marlin.simulator.emulator.faults import Fault
@@ -26,6 +27,8 @@ class Settings:
     """All engine times are this many times shorter."""
     added_latency_s: float = 0.0
     """Waited before each answer to an inference request, s, not compressed: stands for a distance."""
+    origin_latency_s: Mapping[str, float] = field(default_factory=dict)
+    """Waited on top for requests of an origin, as a router names it in x-marlin-origin, s, not compressed."""
     max_model_len: int = 4096
     """Tokens a request may have, prompt and output."""
     max_num_seqs: int = 256
