@@ -76,6 +76,12 @@ class TableBackend(ApiModel):
         "token. Default: the client's own is passed on.",
     )
     capacity_rps: NonNegative = Field(description="Requests per second it carries at the mean token sizes.")
+    concurrency_at_capacity: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Requests this router may have in flight when the backend serves capacityRps: replicas times their "
+        "largest batch, divided by the routers that share it. Ordered dispatch measures its caps in it. Default: "
+        "estimated from how long requests take.",
+    )
     max_concurrent_requests: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Most requests in flight to it. Default: no limit."
     )

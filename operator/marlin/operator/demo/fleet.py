@@ -106,6 +106,8 @@ class Fleet:
         """What the router of one origin may know."""
         twin = arrays_from(state)
         capacity = capacity_rps(twin)[0]  # (D,)
+        # Each router sees its own requests only, so each gets its part of what a site can hold.
+        concurrency = (twin.replicas * twin.batch_limit).sum(axis=2)[0] / len(self.origins)  # (D,)
         per_prompt, per_output = joules_per_token(twin)
         rtt_ms = state.rtt_ms[state.origins.index(origin)]
         pool = self.documents.pools[0]
@@ -135,6 +137,7 @@ class Fleet:
                                 "url": self.addresses[backend.datacenter_name],
                                 "tls": backend.tls,
                                 "capacity_rps": capacity[d] * settings.compression,
+                                "concurrency_at_capacity": concurrency[d],
                                 "joules_per_prompt_token": per_prompt[0, d],
                                 "joules_per_output_token": per_output[0, d],
                                 "rtt_ms": rtt_ms[d] / settings.compression,

@@ -166,9 +166,10 @@ class Generator:
             if reached or any(choice.stream.ended == "dead" for choice in choices):
                 return await _break(request, reply, writer, faults)
             await signal.wait()
-            if "slow" in faults:
+            came = [(choice, choice.stream.tokens, choice.stream.ended) for choice in choices if not choice.over]
+            if "slow" in faults:  # what comes meanwhile has its own turn
                 await self._slow(choices, faults)
-            if frames := b"".join(_frames(writer, choice, cut) for choice in choices if not choice.over):
+            if frames := b"".join(_frames(writer, *one, cut) for one in came):
                 await reply.write(frames)
         await reply.write(writer.end(sum(choice.sent for choice in choices)))
         await reply.write_eof()
@@ -193,17 +194,15 @@ class Generator:
 _CUTTING: tuple[FaultName, ...] = ("die-mid-stream", "silent-stream", "engine-dead")
 
 
-def _frames(writer: Writer, choice: _Choice, cut: int | None) -> bytes:
-    """What is new of a choice, as the protocol writes it."""
-    stream = choice.stream
-    tokens = min(stream.tokens, len(choice.text.pieces))
+def _frames(writer: Writer, choice: _Choice, tokens: int, ended: str | None, cut: int | None) -> bytes:
+    """What is new of a choice that has ``tokens`` tokens, as the protocol writes it."""
     if cut is not None and tokens >= cut:
         frame = writer.piece(choice.index, choice.take(cut), cut) if cut > choice.sent else b""
         choice.sent = cut
         return frame
-    if stream.ended == "dead":
+    if ended == "dead":
         return b""
-    if stream.ended is not None:
+    if ended is not None:
         choice.over = True
         result = choice.result()
         return writer.last(choice.index, choice.take(result.tokens), result)

@@ -187,7 +187,5 @@ class _Writer(Writer):
     def _usage(self, tokens: int) -> str:
         if not self._wanted.continuous_usage:
             return ""
-        counts = usage(self._wanted.prompt_tokens, tokens)
-        if self._context.prompt_details:
-            counts["completion_tokens_details"] = None
+        counts = usage(self._wanted.prompt_tokens, tokens) | {"completion_tokens_details": None}
         return f',"usage":{compact(counts)}'

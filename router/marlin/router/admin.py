@@ -1,0 +1,186 @@
+"""What operators of the router look at: /metrics, /healthz, /readyz and /debug/table.
+
+On the port for requests, or with ``--admin-port`` on one of their own. Nothing here shows a secret.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from marlin.router.balancer import Balancer
+from marlin.router.control import ControlStatus
+from marlin.router.metrics import Metrics
+from marlin.router.view import Backend, Ordered, Pool, Table
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Admin:
+    """The four pages.
+
+    Args:
+        table: the table in force.
+        status: how reading it went.
+        balancer: knows what is up.
+        metrics: what is counted.
+        clock: Unix time, s.
+    """
+
+    def __init__(
+        self,
+        table: Callable[[], Table],
+        status: Callable[[], ControlStatus],
+        balancer: Balancer,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._status = status
+        self._balancer = balancer
+        self._metrics = metrics
+        self._clock = clock
+        self.is_draining = False
+        """Set on SIGTERM: /readyz says no."""
+
+    def pages(self) -> dict[str, Handler]:
+        """Path to handler."""
+        return {
+            "/metrics": self._show_metrics,
+            "/healthz": self._show_health,
+            "/readyz": self._show_readiness,
+            "/debug/table": self._show_table,
+        }
+
+    async def _show_metrics(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _show_health(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(text="ok\n")
+
+    async def _show_readiness(self, _: web.Request) -> web.StreamResponse:
+        body = readiness(self._table(), self._status(), self._balancer, self._clock(), is_draining=self.is_draining)
+        return _json(body, 200 if body["ready"] else 503)
+
+    async def _show_table(self, _: web.Request) -> web.StreamResponse:
+        return _json(table_shown(self._table(), self._balancer))
+
+
+def readiness(
+    table: Table, status: ControlStatus, balancer: Balancer, now_s: float, *, is_draining: bool
+) -> dict[str, Any]:
+    """The body of /readyz. Ready means: has a table, and is not draining.
+
+    Backends that are down do not make the router unready: it would vanish for all its models because of one, and its
+    503 says more than a refused connection.
+    """
+    return {
+        "ready": not is_draining,
+        "draining": is_draining,
+        "generation": table.generation,
+        "plan": _plan_shown(table, status, now_s),
+        "lastReload": status.last_result,
+        "lastReloadError": status.last_error,
+        "pools": [
+            {
+                "name": pool.name,
+                "model": pool.model_name,
+                "dispatch": _dispatch(pool),
+                "backends": (backends := [b for site in pool.sites for b in site.backends]) and len(backends),
+                "backendsUp": sum(balancer.is_usable(b) for b in backends),
+            }
+            for pool in table.pools
+        ],
+    }
+
+
+def table_shown(table: Table, balancer: Balancer) -> dict[str, Any]:
+    """The body of /debug/table: all of the table but secrets, and the state of each backend."""
+    return {
+        "generation": table.generation,
+        "plan": None if table.plan is None else {"epoch": table.plan.epoch, "hash": table.plan.content_hash},
+        "datacenters": [
+            {
+                "name": d.name,
+                "region": d.region,
+                "serviceState": d.service_state,
+                "carbonGco2PerKwh": d.intensity.carbon_gco2_per_kwh,
+                "waterLPerKwh": d.intensity.water_l_per_kwh,
+                "priceUsdPerKwh": d.intensity.price_usd_per_kwh,
+            }
+            for d in table.datacenters
+        ],
+        "pools": [_pool_shown(pool, balancer) for pool in table.pools],
+    }
+
+
+def _plan_shown(table: Table, status: ControlStatus, now_s: float) -> dict[str, Any]:
+    plan = table.plan
+    shown: dict[str, Any] = {"state": "None"}
+    if plan is not None:
+        shown = {
+            "state": "Overdue" if plan.is_overdue(now_s) else "InForce",
+            "epoch": plan.epoch,
+            "planner": plan.planner,
+            "validUntil": _time(plan.valid_until_s),
+            "ageSeconds": round(now_s - plan.decided_s, 1),
+        }
+    if status.upcoming_epoch is not None and status.upcoming_from_s is not None:
+        shown["next"] = {"epoch": status.upcoming_epoch, "validFrom": _time(status.upcoming_from_s)}
+    return shown
+
+
+def _pool_shown(pool: Pool, balancer: Balancer) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "name": pool.name,
+        "model": pool.model_name,
+        "dispatch": _dispatch(pool),
+        "planned": pool.is_planned,
+        "sites": [
+            {
+                "datacenter": site.name,
+                "share": share,
+                "backends": [_backend_shown(backend, balancer) for backend in site.backends],
+            }
+            for site, share in zip(pool.sites, pool.shares, strict=True)
+        ],
+    }
+    if isinstance(pool.rule, Ordered):
+        shown["order"] = [pool.sites[i].name for i in pool.rule.order]
+        shown["caps"] = {site.name: cap for site, cap in zip(pool.sites, pool.rule.caps, strict=True)}
+    return shown
+
+
+def _backend_shown(backend: Backend, balancer: Balancer) -> dict[str, Any]:
+    counters = balancer.counters(backend)
+    return {
+        "name": backend.name,
+        "url": backend.url,
+        "isMemberRouter": backend.is_member_router,
+        "hasCredentials": backend.authorization is not None,
+        "capacityRps": backend.capacity_rps,
+        "capacityRequests": balancer.concurrency(backend),
+        "maxConcurrentRequests": backend.max_concurrent_requests,
+        "inFlight": counters.in_flight,
+        "up": balancer.is_usable(backend),
+        "serviceTimeSeconds": counters.service_time_s,
+    }
+
+
+def _dispatch(pool: Pool) -> str:
+    if not pool.is_planned:
+        return "ByCapacity"
+    return "Ordered" if isinstance(pool.rule, Ordered) else "Shares"
+
+
+def _time(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _json(body: dict[str, Any], status: int = 200) -> web.Response:
+    return web.Response(status=status, body=json.dumps(body, indent=1).encode(), content_type="application/json")

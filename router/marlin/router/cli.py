@@ -1,0 +1,104 @@
+"""``marlin router``: the command line of the router. Imports nothing heavy before it has to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_PORT = click.IntRange(0, 65_535)
+_SECONDS = click.FloatRange(min=0, min_open=True)
+_SECONDS_OR_0 = click.FloatRange(min=0)
+
+
+@click.command("router", short_help="Send requests to datacenters as the plan says.")
+@click.option("--config", type=_FILE, required=True, help="RoutingTable, ConfigMap with one, or fleet documents.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=_PORT, default=8080, show_default=True, help="Port to listen on; 0: any free one.")
+@click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of --admin-port.")
+@click.option("--admin-port", type=_PORT, help="Port of its own for /metrics, /healthz, /readyz and /debug/table.")
+@click.option("--origin", metavar="NAME", help="Origin this router stands for: its row of the plan is used.")
+@click.option("--namespace", metavar="NAME", help="Read pools and policies of this namespace only.")
+@click.option("--secrets-dir", type=_FOLDER, help="Folder where Secrets are mounted, as NAME/KEY.")
+@click.option("--connect-timeout-s", type=_SECONDS, default=2.0, show_default=True, help="Wait for a connection.")
+@click.option("--request-timeout-s", type=_SECONDS, default=1800.0, show_default=True, help="Longest request.")
+@click.option(
+    "--stream-idle-timeout-s", type=_SECONDS, default=300.0, show_default=True, help="Longest silence of a stream."
+)
+@click.option(
+    "--probe-interval-s", type=_SECONDS_OR_0, default=2.0, show_default=True, help="Between health probes; 0: none."
+)
+@click.option(
+    "--max-body-mb",
+    "max_body_bytes",
+    type=click.FloatRange(min=0.001),
+    default=100.0,
+    show_default=True,
+    callback=lambda _context, _option, value: int(value * 2**20),
+    help="Largest body of a request, MiB.",
+)
+@click.option(
+    "--drain-grace-s",
+    type=_SECONDS_OR_0,
+    default=3.0,
+    show_default=True,
+    help="After SIGTERM, accept requests for this long while /readyz says 503.",
+)
+@click.option(
+    "--drain-timeout-s",
+    type=_SECONDS_OR_0,
+    default=600.0,
+    show_default=True,
+    help="After that, let running requests end for at most this long.",
+)
+@click.option(
+    "--access-log/--no-access-log", "has_access_log", default=True, show_default=True, help="A line for each request."
+)
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--seed", type=int, help="Phase of the draws. Default: random, so that routers differ.")
+@click.option(
+    "--port-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Written when the router listens: its port, then the admin port if there is one.",
+)
+def router(**options: Any) -> None:
+    r"""Send each request to the datacenter that the plan says, and pass bytes through.
+
+    Takes OpenAI-style requests, reads the model's name, chooses a datacenter and a backend, and streams the reply
+    back as it comes. The configuration is read again when the file changes and on SIGHUP; a bad one is reported and
+    changes nothing. SIGTERM drains: no request is cut off.
+
+    \b
+    Examples:
+      marlin router --config fleet.yaml
+      marlin router --config table.json --origin eu-central --admin-port 9090
+      marlin router --config fleet.yaml --host 0.0.0.0 --secrets-dir /var/run/marlin/secrets --log-format json
+    """
+    # Imported here so that --help answers without aiohttp, pydantic and prometheus_client.
+    import asyncio  # noqa: PLC0415
+
+    from marlin.api.documents import DocumentError  # noqa: PLC0415
+    from marlin.router.logs import configure  # noqa: PLC0415
+    from marlin.router.server import serve  # noqa: PLC0415
+    from marlin.router.settings import Settings  # noqa: PLC0415
+
+    try:
+        from uvloop import new_event_loop as fast_loop  # noqa: PLC0415
+    except ImportError:  # not there on every platform; asyncio's own loop does
+        fast_loop = None  # type: ignore[assignment]
+
+    configure(options["log_format"])
+    try:
+        with asyncio.Runner(loop_factory=fast_loop) as runner:
+            runner.run(serve(Settings(**options)))
+    except DocumentError as error:
+        raise click.UsageError(f"--config: {error}") from None
+    except OSError as error:
+        raise click.ClickException(f"cannot listen: {error}") from None
+
+
+if __name__ == "__main__":
+    router()

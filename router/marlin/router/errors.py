@@ -1,0 +1,109 @@
+"""Our own answers, in the shape that OpenAI's clients expect, with a header that names the reason.
+
+RouterError
+  BadRequestError        400   bad_json, model_missing, model_unreadable
+  UnknownModelError      404   unknown_model
+  UnknownPathError       404   unknown_path
+  BodyTooLargeError      413   body_too_large
+  InternalError     500   internal
+  UpstreamFailedError    502   upstream_connect, upstream_disconnected
+  NoBackendError         503   no_backend
+  UpstreamTimeoutError   504   request_timeout, stream_idle
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+
+class RouterError(Exception):
+    """A request that the router answers itself.
+
+    Args:
+        message: for a person: what is wrong and what to do.
+        reason: one word for programs; the ``x-marlin-error`` header.
+        param: the request's field that is wrong.
+        retry_after_s: when to try again.
+    """
+
+    status: ClassVar[int] = 500
+    error_type: ClassVar[str] = "server_error"
+    default_reason: ClassVar[str] = "internal"
+
+    def __init__(
+        self, message: str, *, reason: str | None = None, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> bytes:
+        """The JSON body."""
+        return json.dumps({"error": self._error()}, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def event(self) -> bytes:
+        """The same as a server-sent event, for a stream that has begun."""
+        return b"data: " + self.body() + b"\n\n"
+
+    def _error(self) -> dict[str, str | None]:
+        return {"message": self.message, "type": self.error_type, "param": self.param, "code": self.reason}
+
+
+class BadRequestError(RouterError):
+    """The request cannot be read."""
+
+    status = 400
+    error_type = "invalid_request_error"
+    default_reason = "bad_json"
+
+
+class UnknownModelError(RouterError):
+    """No pool serves the model."""
+
+    status = 404
+    error_type = "invalid_request_error"
+    default_reason = "unknown_model"
+
+
+class UnknownPathError(RouterError):
+    """The path is not passed on."""
+
+    status = 404
+    error_type = "invalid_request_error"
+    default_reason = "unknown_path"
+
+
+class BodyTooLargeError(RouterError):
+    """The body exceeds the limit."""
+
+    status = 413
+    error_type = "invalid_request_error"
+    default_reason = "body_too_large"
+
+
+class InternalError(RouterError):
+    """Our own mistake."""
+
+
+class UpstreamFailedError(RouterError):
+    """The backend could not be reached, or hung up."""
+
+    status = 502
+    default_reason = "upstream_disconnected"
+
+
+class NoBackendError(RouterError):
+    """No backend is up, or all are at their limit."""
+
+    status = 503
+    default_reason = "no_backend"
+
+
+class UpstreamTimeoutError(RouterError):
+    """The backend took longer than allowed."""
+
+    status = 504
+    default_reason = "request_timeout"

@@ -1,0 +1,27 @@
+"""What is passed on: an allow-list, so that a backend's control endpoints are never reachable through the router."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import unquote
+
+_PREFIXES: Final = ("/v1/", "/v2/")
+_EXACT: Final = frozenset({"/tokenize", "/detokenize", "/score", "/rerank", "/pooling"})
+_CONTROL: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
+"""Below /v1/, but they change what a backend serves."""
+
+
+def is_passed_on(target: str) -> bool:
+    """Whether a request target, as it stands in the request line, goes to a backend.
+
+    A path that another server may read differently (dot segments, encoded slashes, doubled slashes, backslashes) is
+    refused: what was checked here must be what the backend sees.
+    """
+    path = unquote(target.split("?", 1)[0])
+    if "%2f" in target.lower() or "%5c" in target.lower() or "\\" in path or "//" in path or "%" in path:
+        return False
+    if any(segment in {".", ".."} for segment in path.split("/")) or any(ord(c) < 0x20 or ord(c) == 0x7F for c in path):
+        return False
+    if path.rstrip("/") in _CONTROL:
+        return False
+    return path in _EXACT or (path.startswith(_PREFIXES) and path not in _PREFIXES)

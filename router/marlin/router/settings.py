@@ -1,0 +1,47 @@
+"""What a router is started with: one value, made by the command line and read by everybody else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Options of ``marlin router``. Times are seconds."""
+
+    config: Path
+    """File that holds the table, or the documents that make one."""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    """0: any free one, written to ``port_file``."""
+    admin_host: str = "127.0.0.1"
+    admin_port: int | None = None
+    """Port of /metrics, /healthz, /readyz and /debug/table; None: the same as for requests."""
+    origin: str | None = None
+    """Name of this router's origin; its row of the plan is used."""
+    namespace: str | None = None
+    """Namespace whose pools and policies are read from a file of documents; None: of all."""
+    secrets_dir: Path | None = None
+    """Folder under which Secrets are mounted, as NAME/KEY."""
+    connect_timeout_s: float = 2.0
+    """Longest wait for a connection; then another backend is tried."""
+    request_timeout_s: float = 1800.0
+    """Longest a request may take. A JSON reply's first byte comes when its last token is made, so this is long."""
+    stream_idle_timeout_s: float = 300.0
+    """Longest silence of an event stream."""
+    max_body_bytes: int = 100 * 2**20
+    probe_interval_s: float = 2.0
+    """Between two health probes of a backend; 0: none."""
+    reload_interval_s: float = 0.5
+    """Between two looks at the file."""
+    drain_grace_s: float = 3.0
+    """After SIGTERM, how long new requests are still accepted, so that a load balancer sees /readyz first."""
+    drain_timeout_s: float = 600.0
+    """After that, how long running requests may take to end."""
+    has_access_log: bool = True
+    log_format: str = "text"
+    seed: int | None = None
+    """Phase of the draws; None: a random one, so that routers do not march in step."""
+    port_file: Path | None = None
+    """Written when the router listens: its port, and on a second line the admin port if there is one."""
