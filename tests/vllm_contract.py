@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
+import aiohttp  # noqa: TC002  loaded by path, where its annotations must resolve
 
 MODEL = "tiny-llama"
 MAX_MODEL_LEN = 256
@@ -149,12 +149,12 @@ def chat_delta(**usage: Any) -> dict[str, Any]:
     return {**CHAT_HEAD, "choices": [choice], **usage}
 
 
-def chat_last(finish: str = "length", **tail: Any) -> dict[str, Any]:
+def chat_last(**tail: Any) -> dict[str, Any]:
     choice = {
         "index": int,
         "delta": {"content": str},
         "logprobs": None,
-        "finish_reason": finish,
+        "finish_reason": "length",
         "stop_reason": None,
         "token_ids": None,
     }
@@ -802,7 +802,7 @@ def matches(shape: Any, value: Any) -> bool:
     return not difference(shape, value)
 
 
-def difference(shape: Any, value: Any, where: str = "$") -> str:
+def difference(shape: Any, value: Any, where: str = "$") -> str:  # noqa: PLR0911  one for each kind of shape
     """The first place where a value has not the shape; empty when it has."""
     if shape == "EMPTY":
         return "" if value == [] else f"{where}: {value!r} is not an empty list"

@@ -164,7 +164,8 @@ def test_looking_more_often_changes_nothing(
     arrivals = sorted((at, i, prompt, output) for i, (prompt, output, at) in enumerate(jobs))
 
     def replay(extra: list[float]) -> list[tuple[int, float]]:
-        state, events = State(), []
+        state = State()
+        events: list[Event] = []
         moments = sorted([(at, i) for at, i, _, _ in arrivals] + [(at, -1) for at in extra])
         sizes = {i: (prompt, output) for _, i, prompt, output in arrivals}
         for at, i in moments:
