@@ -25,11 +25,12 @@ def site(name: str, **changes: object) -> DatacenterState:
 
 
 def fleet(*sites: DatacenterState, forecast: float = 900.0, **changes: Any) -> FleetState:
-    """A fleet with one pool, deployed at every site, and one origin at no distance."""
+    """A fleet with one pool, deployed at every site; the forecast is spread over the origins alike."""
+    origins = changes.setdefault("origins", ("here",))
     pool = PoolState(
         name="chat",
         profile="Llama-2-70b",
-        forecast_requests=(forecast,),
+        forecast_requests=(forecast / len(origins),) * len(origins),
         mean_prompt_tokens=600,
         mean_output_tokens=120,
         deployments=tuple(
@@ -39,7 +40,6 @@ def fleet(*sites: DatacenterState, forecast: float = 900.0, **changes: Any) -> F
     fields: dict[str, object] = {
         "epoch": 7,
         "start_time": START,
-        "origins": ("here",),
         "datacenters": sites,
         "pools": (pool,),
         "rtt_ms": (tuple(20.0 for _ in sites),),

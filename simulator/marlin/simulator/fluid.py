@@ -41,6 +41,8 @@ MODERATE_LOAD: Final = 0.6
 """Utilisation at which marginal figures are taken: where fleets are meant to run."""
 
 _TINY: Final = 1e-12
+_FOR_EVER_S: Final = 1e12
+"""Patience with which nobody leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +293,8 @@ def _metrics(twin: TwinState, result: FluidResult) -> FloatArray:
     if (rejected > 0).any():
         # A served request of capacity-proportional routing is the measure, so that the charge is the same for all.
         fair = twin.allowed * twin.capacity_rps
-        base = simulate(replace(twin, settings=replace(twin.settings, patience_s=np.inf)), fair)
+        patient = replace(twin, settings=replace(twin.settings, patience_s=_FOR_EVER_S))
+        base = simulate(patient, fair)
         per_request = base.metrics[0, 1:] / max(float(base.served.sum()), 1.0)
         sums = sums + twin.settings.unserved_charge_factor * rejected[:, None] * np.abs(per_request)
     return np.concatenate([ttft_s[:, None], sums], axis=1)

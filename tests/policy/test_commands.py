@@ -1,0 +1,93 @@
+"""``marlin plan`` and ``marlin simulate`` as a person calls them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from marlin.api.cli import marlin
+from marlin.api.plan import RoutingPlan
+
+AT = ["--at", "2023-06-15T12:00Z"]
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(marlin, arguments)
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.output
+
+
+def test_plan_prints_shares_order_and_what_is_expected_against_capacity_proportional() -> None:
+    shown = run("plan", "--scenario", "demo-3", *AT)
+    for word in ("merit-order balanced", "llama-2-70b", "us-cal-ciso", "carbon, gCO2", "capacity-proportional"):
+        assert word in shown
+
+
+def test_plan_as_json_is_a_valid_sealed_plan_with_its_estimates() -> None:
+    result = json.loads(run("plan", "--scenario", "paper-8", "--scheme", "min-carbon", "--json", *AT))
+    plan = RoutingPlan.model_validate(result["plan"])
+    assert plan.hash == plan.content_hash()
+    assert result["estimate"]["carbonGco2"] < result["baselineEstimate"]["carbonGco2"]
+    assert result["record"]["weights"] == {"ttft": 0.0, "carbon": 1.0, "water": 0.0, "cost": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "metric"), [("min-carbon", "carbonGco2"), ("min-water", "waterL"), ("min-cost", "costUsd")]
+)
+def test_each_scheme_saves_in_its_own_metric(scheme: str, metric: str) -> None:
+    result = json.loads(run("plan", "--scenario", "paper-8", "--scheme", scheme, "--json", *AT))
+    assert result["estimate"][metric] < result["baselineEstimate"][metric]
+
+
+def test_weights_lie_between_the_schemes() -> None:
+    def carbon(*arguments: str) -> float:
+        return float(
+            json.loads(run("plan", "--scenario", "paper-8", *arguments, "--json", *AT))["estimate"]["carbonGco2"]
+        )
+
+    assert carbon("--scheme", "min-carbon") <= carbon("--weights", "carbon=1,cost=1") <= carbon("--scheme", "min-cost")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan"], "give either --fleet FILE or --scenario NAME"),
+        (
+            ["plan", "--scenario", "demo-3", "--scheme", "min-cost", "--weights", "cost=1"],
+            "either --scheme or --weights",
+        ),
+        (["plan", "--scenario", "demo-3", "--planner", "oracle"], "planner oracle is not built yet"),
+        (["plan", "--scenario", "demo-3", "--at", "noon"], "is not a time such as"),
+        (["plan", "--fleet", "no-such.yaml"], "no-such.yaml: cannot be read"),
+        (["simulate", "--load", "mean99"], "load 'mean99' is not known"),
+        (["simulate", "--scenario", "paper-8", "--fleet", "x.yaml"], "either --scenario or --fleet"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(arguments: list[str], message: str) -> None:
+    shown = run(*arguments, code=2)
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_simulate_reports_the_four_metrics_and_a_row_per_epoch_and_site(tmp_path: Path) -> None:
+    out = tmp_path / "day.csv"
+    shown = run("simulate", "--scenario", "8x12", "--out", str(out))
+    assert "served" in shown
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert len(rows) == 96 * 8
+    assert {row["datacenter"] for row in rows} >= {"de-lu", "sg"}
+
+
+def test_simulate_is_reproducible_and_merit_order_saves_carbon_without_dropping_requests() -> None:
+    base = json.loads(run("simulate", "--scenario", "8x12", "--json"))
+    assert base == json.loads(run("simulate", "--scenario", "8x12", "--json"))
+    merit = json.loads(
+        run("simulate", "--scenario", "8x12", "--planner", "merit-order", "--scheme", "min-carbon", "--json")
+    )
+    assert merit["requests"] == base["requests"]
+    assert merit["carbon_gco2"] < base["carbon_gco2"]
+    assert merit["served_share"] >= base["served_share"] - 1e-9
