@@ -266,7 +266,7 @@ class InferencePoolSpec(ApiModel):
         ),
     )
     scaling: Scaling = Field(default_factory=Scaling, description="What becomes of the wanted replicas.")
-    backends: Annotated[tuple[Backend, ...], Field(min_length=1, max_length=64)] = Field(
+    backends: Annotated[tuple[Backend, ...], Field(min_length=1, max_length=256)] = Field(
         json_schema_extra=list_map("name"), description="The deployments that serve the model."
     )
 
@@ -307,7 +307,7 @@ class InferencePoolStatus(ApiModel):
     )
     ready_backends: Count | None = Field(default=None, description="Backends with at least one ready endpoint.")
     fitted_profile: FittedProfile | None = Field(default=None, description="The profile as fitted from metrics.")
-    backends: Annotated[tuple[BackendStatus, ...], Field(max_length=64)] = Field(
+    backends: Annotated[tuple[BackendStatus, ...], Field(max_length=256)] = Field(
         default=(), json_schema_extra=list_map("name"), description="Backends as observed."
     )
     message: Text | None = Field(default=None, description="What a person should know, in one line.")

@@ -47,8 +47,14 @@ KEEP_ALIVE_S: Final = 5.0
 
 MAX_BODY_BYTES: Final = 64 * 2**20
 
+ORIGIN_HEADER: Final = "x-marlin-origin"
+"""Where a request came from, as the router tells its backends."""
+
 CLOSING_S: Final = 0.5
-"""After the last reply is due: time for it to be written."""
+"""After all sequences are aborted: time for the replies to be written."""
+
+CUTTING_S: Final = 0.1
+"""After that: time for what hangs, such as a stalled request, to be cancelled."""
 
 UNCOUNTED: Final = frozenset({"/metrics", "/health", "/load", "/ping", "/version"})
 """Paths that the http_* metrics leave out."""
@@ -102,7 +108,7 @@ class Server:
             access_log=None,
             handler_cancellation=True,
             keepalive_timeout=KEEP_ALIVE_S,
-            shutdown_timeout=CLOSING_S,
+            shutdown_timeout=CUTTING_S,
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, backlog=1024)
@@ -116,14 +122,19 @@ class Server:
         aborted: a stream ends with the finish reason ``abort``.
         """
         self._draining = True
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self.settings.shutdown_timeout_s
-        while self._load and loop.time() < deadline_s:  # noqa: ASYNC110  the timeout ends it too
-            await asyncio.sleep(min(0.02, max(deadline_s - loop.time(), 0.0)))
+        await self._replies(self.settings.shutdown_timeout_s)
         self.engine.abort_all()
+        await self._replies(CLOSING_S)
         if self._runner is not None:
             await self._runner.cleanup()
         self.engine.close()
+
+    async def _replies(self, timeout_s: float) -> None:
+        """Waits until no reply is under way, at most so long."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while self._load and loop.time() < deadline_s:  # noqa: ASYNC110  the timeout ends it too
+            await asyncio.sleep(0.01)
 
     async def _dress(self, _: web.Request, reply: web.StreamResponse) -> None:
         dress(reply, self.settings.datacenter)
@@ -137,7 +148,7 @@ class Server:
         struck = self.faults.strike(inference=inference)
         if "refuse" in struck:
             reset(request)
-            raise ConnectionResetError
+            return empty_reply()  # goes nowhere
         if "stall" in struck:
             await forever()
         started_s = time.perf_counter()
@@ -199,6 +210,11 @@ class Server:
         if key is None or not request.path.startswith("/v1") or request.method == "OPTIONS":
             return True
         return request.headers.get("authorization") == f"Bearer {key}"
+
+    def _distance_s(self, request: web.Request) -> float:
+        """What the way to this place takes, s."""
+        origin = request.headers.get(ORIGIN_HEADER, "")
+        return self.settings.added_latency_s + self.settings.origin_latency_s.get(origin, 0.0)
 
     def _context(self, request: web.Request, document: Mapping[str, Any]) -> Context:
         return Context(
