@@ -96,6 +96,7 @@ async def test_a_silent_stream_does_not_keep_the_process() -> None:
         (["--time-compression", "0"], "--time-compression"),
         (["--profile", "Llama-2-70b", "--tensor-parallel", "2", "--max-model-len", "99999"], "does not fit"),
         (["--runner", "train"], "--runner"),
+        (["--origin-latency-ms", "tokyo:5"], "should look like"),
     ],
 )
 def test_wrong_options_get_a_line_and_code_2(options: list[str], says: str) -> None:

@@ -246,3 +246,19 @@ async def test_what_tokenize_counts_is_what_usage_says(serve: Serve) -> None:
         counted = (await client.post("/tokenize", messages=messages))["count"]
         reply = await client.post("/v1/chat/completions", messages=messages, max_tokens=1)
         assert reply["usage"]["prompt_tokens"] == counted
+
+
+async def test_a_request_from_afar_waits_for_its_way(serve: Serve) -> None:
+    async with serve(added_latency_s=0.05, origin_latency_s={"tokyo": 0.2}) as client:
+        loop = asyncio.get_running_loop()
+
+        async def took_s(origin: str) -> float:
+            started_s = loop.time()
+            body = {"prompt": "a", "max_tokens": 1}
+            headers = {"x-marlin-origin": origin}
+            async with client.session.post(client.url + "/v1/completions", json=body, headers=headers) as reply:
+                assert reply.status == 200
+            return loop.time() - started_s
+
+        assert 0.05 <= await took_s("oregon") < 0.2
+        assert await took_s("tokyo") >= 0.25

@@ -39,7 +39,6 @@ _COUNT = click.IntRange(min=1)
     metavar="ORIGIN=MS[,...]",
     help="Wait on top for requests that a router of that origin sends, ms.",
 )
-@click.option("--origin-latency-ms", metavar="ORIGIN=MS,...", help="Further wait by the header x-marlin-origin, ms.")
 @click.option("--runner", type=click.Choice(["generate", "pooling"]), default="generate", help="Text, or embeddings.")
 @click.option("--max-model-len", type=click.IntRange(min=2), default=4096, help="Tokens of a request, with its output.")
 @click.option("--max-num-seqs", type=_COUNT, default=256, help="Requests a replica decodes at once at most.")
@@ -107,7 +106,6 @@ def _settings(options: dict[str, Any]) -> Settings:
         time_compression=options["time_compression"],
         added_latency_s=options["added_latency_ms"] / 1e3,
         origin_latency_s=_latencies(options["origin_latency_ms"]),
-        origin_latency_s=_latencies(options["origin_latency_ms"]),
         max_model_len=options["max_model_len"],
         max_num_seqs=options["max_num_seqs"],
         max_num_batched_tokens=options["max_num_batched_tokens"],
@@ -137,24 +135,6 @@ def _latencies(text: str) -> dict[str, float]:
             raise click.BadParameter(f"{part!r} should look like eu=41.5", param_hint="--origin-latency-ms") from None
         if latencies[origin.strip()] < 0:
             raise click.BadParameter(f"{part!r} is negative", param_hint="--origin-latency-ms")
-    return latencies
-
-
-def _latencies(text: str | None) -> dict[str, float]:
-    """``a=10,b=25.5`` as seconds by origin.
-
-    Raises:
-        click.BadParameter: a part is not NAME=MS.
-    """
-    latencies: dict[str, float] = {}
-    for part in text.split(",") if text else ():
-        origin, _, ms = part.partition("=")
-        try:
-            latencies[origin.strip()] = float(ms) / 1e3
-        except ValueError:
-            raise click.BadParameter(f"{part!r} is not ORIGIN=MS", param_hint="--origin-latency-ms") from None
-        if not 0.0 <= latencies[origin.strip()] < float("inf"):
-            raise click.BadParameter(f"{part!r} is not at least 0", param_hint="--origin-latency-ms")
     return latencies
 
 

@@ -202,7 +202,7 @@ class Server:
 
     def _latency_s(self, request: web.Request) -> float:
         """What stands for the distance between this server and whoever asks, s."""
-        origin = request.headers.get("x-marlin-origin", "")
+        origin = request.headers.get(ORIGIN_HEADER, "")
         return self.settings.added_latency_s + self.settings.origin_latency_s.get(origin, 0.0)
 
     def _allowed(self, request: web.Request) -> bool:
@@ -210,11 +210,6 @@ class Server:
         if key is None or not request.path.startswith("/v1") or request.method == "OPTIONS":
             return True
         return request.headers.get("authorization") == f"Bearer {key}"
-
-    def _distance_s(self, request: web.Request) -> float:
-        """What the way to this place takes, s."""
-        origin = request.headers.get(ORIGIN_HEADER, "")
-        return self.settings.added_latency_s + self.settings.origin_latency_s.get(origin, 0.0)
 
     def _context(self, request: web.Request, document: Mapping[str, Any]) -> Context:
         return Context(

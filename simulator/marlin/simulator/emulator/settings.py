@@ -29,8 +29,6 @@ class Settings:
     """Waited before each answer to an inference request, s, not compressed: stands for a distance."""
     origin_latency_s: Mapping[str, float] = field(default_factory=dict)
     """Waited on top for requests of an origin, as a router names it in x-marlin-origin, s, not compressed."""
-    origin_latency_s: Mapping[str, float] = field(default_factory=dict)
-    """Origin to a further wait, s, for requests whose header x-marlin-origin names it: distance by where users are."""
     max_model_len: int = 4096
     """Tokens a request may have, prompt and output."""
     max_num_seqs: int = 256
