@@ -150,12 +150,13 @@ def _run(settings: Settings, address: _Address) -> None:
     from marlin.simulator.emulator.server import serve  # noqa: PLC0415
 
     def ready(port: int) -> None:
-        click.echo(f"listening on http://{address.host}:{port}")
         if address.port_file is not None:
             # Written beside and renamed: whoever polls the file never reads half a number.
             draft = address.port_file.with_name(address.port_file.name + ".part")
             draft.write_text(f"{port}\n")
             draft.replace(address.port_file)
+        # Last, so that whoever reads this line finds the file.
+        click.echo(f"listening on http://{address.host}:{port}")
 
     async def main() -> None:
         stop = asyncio.Event()
