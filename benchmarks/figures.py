@@ -1,0 +1,34 @@
+"""What a benchmark group is: a set of promised figures and a function that measures them.
+
+``run`` prints one line per figure, ``NAME VALUE UNIT``. Names are stable: dashboards and the docs refer to them. A group
+that does not deliver all it promised has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A promised figure."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Figures that are measured together."""
+
+    name: str
+    figures: tuple[Figure, ...]
+    measure: Callable[[], Mapping[str, float]]
+    """Name to value; runs for at most twelve minutes."""
+
+
+def missing(group: Group, values: Mapping[str, float]) -> list[str]:
+    """Figures the group promised and did not deliver."""
+    return [figure.name for figure in group.figures if figure.name not in values]
