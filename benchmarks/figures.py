@@ -1,7 +1,7 @@
 """What a benchmark group is: a set of promised figures and a function that measures them.
 
-``run`` prints one line per figure, ``NAME VALUE UNIT``. Names are stable: dashboards and the docs refer to them. A group
-that does not deliver all it promised has failed.
+``run`` prints one line per figure, ``NAME VALUE UNIT``. Names are stable: dashboards and the docs refer to them. A
+group that does not deliver all it promised has failed.
 """
 
 from __future__ import annotations

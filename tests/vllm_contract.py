@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp  # noqa: TC002  loaded by path, where its annotations must resolve
+import aiohttp
 
 MODEL = "tiny-llama"
 MAX_MODEL_LEN = 256

@@ -137,8 +137,9 @@ def _pool(model: str, share: float, zones: tuple[str, ...], groups: list[dict[st
 
 
 def _nodes_of(model: str, share: float, group: dict[str, Any]) -> int:
-    """Nodes of a group that host the model. A group too small to be split goes whole to one of the two: the smallest
-    nodes to the smaller model.
+    """Nodes of a group that host the model.
+
+    A group too small to be split goes whole to one of the two: the smallest nodes to the smaller model.
     """
     nodes: int = group["nodes"]
     if nodes >= MIN_NODES_TO_SPLIT:

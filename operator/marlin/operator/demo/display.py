@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -17,8 +18,7 @@ from marlin.operator.demo.load import Outcome
 from marlin.operator.demo.report import Column, percentile, rows
 from marlin.policy.planner import Decision
 
-if TYPE_CHECKING:
-    from rich.console import Console
+_LOG_WIDTH = 100
 
 
 @dataclass(slots=True)
@@ -87,13 +87,19 @@ class ReplayDisplay:
             )
 
 
+def make_console(*, is_stdout_taken: bool) -> Console:
+    """Where the demo writes. A log has no width of its own: it gets one that the table fits into."""
+    console = Console(stderr=is_stdout_taken)
+    return console if console.is_terminal else Console(stderr=is_stdout_taken, width=_LOG_WIDTH)
+
+
 def print_result(console: Console, columns: list[Column], reference: str, notes: list[str]) -> None:
     """The table at the end, and how to read it."""
     table = Table(title="One day of BurstGPT-shaped load, the same requests for each planner", title_justify="left")
-    table.add_column("")
-    table.add_column("", style="dim")
+    table.add_column("", no_wrap=True)
+    table.add_column("", style="dim", no_wrap=True)
     for column in columns:
-        table.add_column(column.planner, justify="right")
+        table.add_column(column.planner, justify="right", overflow="fold")
     for row in rows(columns, reference):
         table.add_row(row.name, row.basis, *row.cells)
     console.print(table)

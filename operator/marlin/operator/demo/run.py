@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
-from marlin.operator.demo.fleet import Fleet
 from rich.console import Console
 
 from marlin.api.errors import MarlinError
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
-from marlin.operator.demo.display import ReplayDisplay, print_result
+from marlin.operator.demo.display import ReplayDisplay, make_console, print_result
+from marlin.operator.demo.fleet import Fleet
 from marlin.operator.demo.load import Outcome, replay
 from marlin.operator.demo.loop import Arrivals, PlanningLoop, write_table
 from marlin.operator.demo.processes import Processes, Service
@@ -62,7 +62,7 @@ def run_demo(settings: DemoSettings, json_file: Path | None) -> int:
     Returns:
         Exit code: 0, or 1 when a request failed or was lost.
     """
-    console = Console(stderr=str(json_file) == "-")
+    console = make_console(is_stdout_taken=str(json_file) == "-")
     started_s = time.monotonic()
     try:
         columns = asyncio.run(_replays(settings, console))
@@ -85,7 +85,7 @@ def run_demo(settings: DemoSettings, json_file: Path | None) -> int:
 def serve_demo(settings: DemoSettings, port: int) -> None:
     """Stays up until Ctrl-C or SIGTERM, planning epoch after epoch."""
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(settings, port, Console()))
+        asyncio.run(_serve(settings, port, make_console(is_stdout_taken=False)))
 
 
 async def _replays(settings: DemoSettings, console: Console) -> list[Column]:

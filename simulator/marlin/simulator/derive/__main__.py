@@ -24,17 +24,17 @@ def main() -> int:
     try:
         contents = derive(arguments.data)
     except InputError as error:
-        print(error, file=sys.stderr)  # noqa: T201 a command prints
+        print(error, file=sys.stderr)
         return 2
     if arguments.check:
         different = [n for n, c in contents.items() if not (p := arguments.out / n).is_file() or p.read_bytes() != c]
         for name in different:
-            print(f"{arguments.out / name} differs from what {arguments.data} gives")  # noqa: T201 a command prints
+            print(f"{arguments.out / name} differs from what {arguments.data} gives")
         return 1 if different else 0
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         (arguments.out / name).write_bytes(content)
-        print(f"{name} {len(content)} bytes")  # noqa: T201 a command prints
+        print(f"{name} {len(content)} bytes")
     return 0
 
 

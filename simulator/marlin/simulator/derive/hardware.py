@@ -91,7 +91,7 @@ def power_fractions(data: Path) -> bytes:
             points[1] = points[8] * a100[n][1] / a100[n][8]
             how = "measured" if n == 4 else f"4 GPUs x {scale:.3f}, as on A100"
             note = {b: how if b > 1 else f"{how}; batch 1 as on A100" for b in points}
-            source = {b: f"{v3} (Llama-3.1-70B)" for b in points}
+            source = dict.fromkeys(points, f"{v3} (Llama-3.1-70B)")
         # The readings at 16 and 32 differ by less than their noise, the wrong way round: a running maximum keeps a
         # larger batch from drawing less.
         risen = zip(sorted(points), itertools.accumulate((points[b] for b in sorted(points)), max), strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -51,18 +52,14 @@ def token_quantiles(data: Path) -> bytes:
     rows = []
     for by_prompt in _cut(sorted(pairs)):
         for group in _cut(sorted(by_prompt, key=lambda pair: (pair[1], pair[0]))):
-            rows.append(
-                (
-                    round(sum(p for p, _ in group) / len(group), 1),
-                    round(sum(o for _, o in group) / len(group), 1),
-                )
-            )
+            mean = [round(sum(pair[i] for pair in group) / len(group), 1) for i in (0, 1)]
+            rows.append((mean[0], mean[1]))
     return table(("prompt_tokens", "output_tokens"), rows)
 
 
 def _cut(items: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     edges = [round(i * len(items) / QUANTILES) for i in range(QUANTILES + 1)]
-    return [items[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [items[a:b] for a, b in pairwise(edges)]
 
 
 def facts(data: Path) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from aiohttp import web  # noqa: TC002  as the modules beside it
+from aiohttp import web
 
 from marlin.simulator.emulator.engine import Engine
 from marlin.simulator.emulator.faults import NAMES, FaultBoard, FaultError, fault_from

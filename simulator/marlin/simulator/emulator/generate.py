@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web  # noqa: TC002  as the modules beside it
+from aiohttp import web
 
 from marlin.simulator.emulator.engine import Engine, QueueFullError, Stream
 from marlin.simulator.emulator.errors import RequestError, ValidationError, busy, dead, unknown_model
