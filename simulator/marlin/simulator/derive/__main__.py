@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from marlin.api.errors import InputError
@@ -12,7 +13,7 @@ from marlin.simulator.derive import derive
 SHIPPED = Path(__file__).resolve().parent.parent / "data"
 
 
-def main() -> int:
+def main(arguments_given: Sequence[str] | None = None) -> int:
     """Writes the tables, or says whether they equal what it computes. Returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m marlin.simulator.derive", description="Compute the shipped tables."
@@ -20,7 +21,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with the source files")
     parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the tables (default: the package's)")
     parser.add_argument("--check", action="store_true", help="compare instead of writing; exit code 1 on a difference")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments_given)
     try:
         contents = derive(arguments.data)
     except InputError as error:
