@@ -52,8 +52,9 @@ format: setup-dev ## Format the code and mend what can be mended
 	@$(V)/ruff format && $(V)/ruff check --fix
 
 .PHONY: generate
-generate: setup-dev ## Everything that is generated from the code: CRDs
+generate: setup-dev ## Everything that is generated from the code: CRDs, reference pages
 	@$(V)/marlin crds --out manifests/crds
+	@$(V)/python scripts/generate_reference.py
 
 .PHONY: data
 data: setup-dev ## The shipped tables, from the full data (DATA=folder)

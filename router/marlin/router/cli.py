@@ -65,7 +65,7 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
     help="Written when the router listens: its port, then the admin port if there is one.",
 )
 def router(**options: Any) -> None:
-    r"""Send each request to the datacenter that the plan says, and pass bytes through.
+    """Send each request to the datacenter that the plan says, and pass bytes through.
 
     Takes OpenAI-style requests, reads the model's name, chooses a datacenter and a backend, and streams the reply
     back as it comes. The configuration is read again when the file changes and on SIGHUP; a bad one is reported and
@@ -76,7 +76,7 @@ def router(**options: Any) -> None:
       marlin router --config fleet.yaml
       marlin router --config table.json --origin eu-central --admin-port 9090
       marlin router --config fleet.yaml --host 0.0.0.0 --secrets-dir /var/run/marlin/secrets --log-format json
-    """
+    """  # noqa: D301 the backslash is click's mark for a block to keep
     # Imported here so that --help answers without aiohttp, pydantic and prometheus_client.
     import asyncio  # noqa: PLC0415
 
