@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marlin.api.footprint import Intensity
 from marlin.router.balancer import BACK_OFF_S, MAX_SLOWDOWN, Balancer
 from marlin.router.view import Backend, Datacenter, Pool, Shares, Site
 
@@ -36,7 +37,7 @@ def pool(*backends: Backend) -> Pool:
     return Pool(
         name="chat",
         model_name="m",
-        sites=tuple(Site(Datacenter(b.datacenter, None), (b,)) for b in backends),  # type: ignore[arg-type,call-arg]
+        sites=tuple(Site(Datacenter(b.datacenter, "eu", "Active", Intensity(1.0, 1.0, 1.0)), (b,)) for b in backends),
         rule=Shares((share,) * len(backends)),
         shares=(share,) * len(backends),
         is_planned=False,

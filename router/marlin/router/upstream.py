@@ -6,6 +6,7 @@ proxy setting of the environment read: what a backend says goes to the client th
 
 from __future__ import annotations
 
+import io
 import ssl
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,9 @@ KEEP_ALIVE_S: Final = 4.0
 about to be closed."""
 
 CHUNK_BYTES: Final = 2**18
+
+_LARGE_BYTES: Final = 2**19
+"""Above this a body is written piece by piece."""
 
 
 class ConnectError(Exception):
@@ -86,7 +90,7 @@ class Upstream:
                 method,
                 URL(backend.url + target, encoded=True),
                 headers=CIMultiDict(headers),
-                data=body,
+                data=_payload(body),
                 allow_redirects=False,
                 ssl=self._ssl_of(backend.tls),
                 server_hostname=backend.tls.server_name if backend.url.startswith("https:") else None,
@@ -120,3 +124,8 @@ class Upstream:
         if name is None:
             return None
         return str((self._secrets_dir or Path()) / name)
+
+
+def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
+    """The body as the client library sends it best: a large one in pieces, so that streams do not stand still."""
+    return io.BytesIO(body) if body is not None and len(body) > _LARGE_BYTES else body

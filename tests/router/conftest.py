@@ -1,0 +1,40 @@
+"""A router in front of fake backends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from fake_backend import FakeBackend
+from router_client import Client, Start, write
+
+from marlin.router.server import running
+from marlin.router.settings import Settings
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Starts a router for a table; keyword arguments are settings."""
+
+    @asynccontextmanager
+    async def start(document: dict[str, Any], **settings: Any) -> AsyncIterator[Client]:
+        config = tmp_path / "table.json"
+        write(config, document)
+        chosen = replace(Settings(config=config, port=0, seed=0, has_access_log=False, probe_interval_s=0), **settings)
+        async with running(chosen) as router, aiohttp.ClientSession(auto_decompress=False) as session:
+            yield Client(router, session, config)
+            assert sum(router.balancer.in_flight().values()) == 0, "requests are still counted as in flight"
+
+    return start
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[FakeBackend]:
+    """One fake backend."""
+    async with FakeBackend() as fake:
+        yield fake

@@ -1,0 +1,230 @@
+"""What goes through unchanged, what is added, what is answered here."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+
+import pytest
+from fake_backend import FakeBackend, Seen, reply
+from router_client import Start, table
+
+BODY = b'{ "model":"m",\n "unknown": [1.0, 1e5],"text":"\xc3\xa4\\u00e4", "vllm_xargs":{"a":null} }'
+
+
+async def test_a_body_goes_through_byte_for_byte(start: Start, backend: FakeBackend) -> None:
+    async with start(table(backend.url)) as client, client.post(BODY) as response:
+        assert response.status == 200
+    assert backend.seen[0].body == BODY
+    assert backend.seen[0].request_line == "POST /v1/chat/completions HTTP/1.1"
+
+
+async def test_a_body_of_megabytes_goes_through_byte_for_byte(start: Start, backend: FakeBackend) -> None:
+    body = b'{"model":"m","prompt":"' + bytes(range(97, 123)) * 150_000 + b'"}'
+    async with start(table(backend.url)) as client, client.post(io.BytesIO(body)) as response:
+        assert response.status == 200
+    assert backend.seen[0].body == body
+
+
+async def test_path_and_query_are_not_encoded_again(start: Start, backend: FakeBackend) -> None:
+    import aiohttp
+    from yarl import URL
+
+    async with start(table(backend.url)) as client:
+        url = URL(f"{client.url}/v1/x%20y/z?a=b%20c&d=%C3%A4", encoded=True)
+        async with aiohttp.ClientSession() as session, session.post(url, data=b'{"model":"m"}') as response:
+            assert response.status == 200
+    assert backend.seen[0].request_line == "POST /v1/x%20y/z?a=b%20c&d=%C3%A4 HTTP/1.1"
+
+
+async def test_headers_go_through_but_those_of_one_connection_and_ours(start: Start, backend: FakeBackend) -> None:
+    sent = {
+        "traceparent": "00-abc-def-01",
+        "X-Request-Id": "r-1",
+        "Authorization": "Bearer secret",
+        "X-Custom": "a, b",
+        "Connection": "keep-alive, X-Hop",
+        "X-Hop": "gone",
+        "TE": "trailers",
+        "x-marlin-origin": "spoofed",
+    }
+    async with start(table(backend.url)) as client, client.post(headers=sent) as response:
+        assert response.status == 200
+    got = {name.lower(): value for name, value in backend.seen[0].headers}
+    assert got["traceparent"] == "00-abc-def-01"
+    assert got["x-request-id"] == "r-1"
+    assert got["authorization"] == "Bearer secret"
+    assert got["x-custom"] == "a, b"
+    assert not {"x-hop", "te", "x-marlin-origin"} & set(got)
+
+
+async def test_a_backend_is_told_the_router_s_origin(start: Start, backend: FakeBackend) -> None:
+    spoofed = {"x-marlin-origin": "spoofed"}
+    async with start(table(backend.url), origin="eu") as client, client.post(headers=spoofed) as response:
+        assert response.status == 200
+    assert [value for name, value in backend.seen[0].headers if name.lower() == "x-marlin-origin"] == ["eu"]
+
+
+async def test_a_reply_goes_through_with_its_status_headers_and_bytes(start: Start, backend: FakeBackend) -> None:
+    backend.behaviour = reply(
+        b"HTTP/1.1 418 I'm a teapot\r\nX-Own: 1\r\nX-Own: 2\r\nServer: uvicorn\r\nContent-Length: 4\r\n\r\n\x00\xff{}"
+    )
+    async with start(table(backend.url)) as client, client.post() as response:
+        assert response.status == 418
+        assert response.reason == "I'm a teapot"
+        assert await response.read() == b"\x00\xff{}"
+        assert response.headers.getall("X-Own") == ["1", "2"]
+        assert response.headers["Server"] == "uvicorn"
+        assert "Content-Type" not in response.headers
+        assert response.headers["x-marlin-datacenter"] == "dc0"
+        assert response.headers["x-marlin-backend"] == "b0"
+
+
+async def test_a_compressed_reply_is_not_touched(start: Start, backend: FakeBackend) -> None:
+    backend.behaviour = reply(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08")
+    async with start(table(backend.url)) as client, client.post() as response:
+        assert await response.read() == b"\x1f\x8b\x08"
+        assert response.headers["Content-Encoding"] == "gzip"
+
+
+async def test_a_stream_is_passed_on_as_it_comes(start: Start, backend: FakeBackend) -> None:
+    go_on = asyncio.Event()
+
+    async def stream(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"d\r\ndata: first\n\n\r\n")
+        await writer.drain()
+        await go_on.wait()
+        writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    backend.behaviour = stream
+    async with start(table(backend.url)) as client, client.post() as response:
+        assert await response.content.readany() == b"data: first\n\n"
+        go_on.set()
+        assert await response.content.read() == b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_client_that_leaves_takes_its_request_at_the_backend_with_it(
+    start: Start, backend: FakeBackend, is_stream: bool
+) -> None:
+    async def never_ending(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        if is_stream:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+            await writer.drain()
+        await asyncio.Event().wait()
+
+    backend.behaviour = never_ending
+    async with start(table(backend.url)) as client:
+        request = asyncio.ensure_future(client.post())
+        await backend.arrived.wait()
+        if is_stream:
+            response = await request
+            await response.content.readany()
+            response.close()
+        else:
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+        await asyncio.wait_for(backend.hung_up.wait(), 5)
+        await asyncio.wait_for(client.router.proxy.wait_until_idle(), 5)
+
+
+async def test_a_stream_that_its_backend_breaks_off_ends_with_an_error_and_without_done(
+    start: Start, backend: FakeBackend
+) -> None:
+    async def die(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"9\r\ndata: 1\n\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    backend.behaviour = die
+    async with start(table(backend.url)) as client, client.post() as response:
+        body = await response.read()
+    events = body.strip().split(b"\n\n")
+    assert events[0] == b"data: 1"
+    error = json.loads(events[1].removeprefix(b"data: "))["error"]
+    assert error["code"] == "died_mid_reply"
+    assert b"[DONE]" not in body
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b'{"model": "m"', 400, "bad_json"),
+        (b'["m"]', 400, "bad_json"),
+        (b"\xff\xfe", 400, "bad_json"),
+        (b"[" * 100_000, 400, "bad_json"),
+        (b'{"model": 7}', 400, "model_missing"),
+        (b'{"model": "gpt"}', 404, "unknown_model"),
+        (b'{"model": "m", "x": "' + b"y" * 2_000_000 + b'"}', 413, "body_too_large"),
+    ],
+)
+async def test_what_cannot_be_served_gets_a_clear_error_in_openai_s_shape(
+    start: Start, backend: FakeBackend, body: bytes, status: int, reason: str
+) -> None:
+    async with start(table(backend.url), max_body_bytes=1_000_000) as client, client.post(io.BytesIO(body)) as response:
+        assert response.status == status
+        assert response.headers["x-marlin-error"] == reason
+        error = json.loads(await response.read())["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+    assert backend.seen == []
+
+
+async def test_an_unknown_path_is_not_passed_on(start: Start, backend: FakeBackend) -> None:
+    async with start(table(backend.url)) as client, client.post(path="/admin/shutdown") as response:
+        assert response.status == 404
+        assert response.headers["x-marlin-error"] == "unknown_path"
+    assert backend.seen == []
+
+
+async def test_models_are_listed_from_the_table(start: Start) -> None:
+    async with start(table("http://127.0.0.1:9")) as client:
+        async with client.session.get(f"{client.url}/v1/models") as response:
+            assert [model["id"] for model in (await response.json())["data"]] == ["m"]
+        async with client.session.get(f"{client.url}/v1/models/gpt") as response:
+            assert response.status == 404
+
+
+async def test_a_backend_that_refuses_is_replaced_by_another(start: Start, backend: FakeBackend) -> None:
+    async with start(table("http://127.0.0.1:9", backend.url)) as client:
+        for _ in range(4):
+            async with client.post() as response:
+                assert response.status == 200
+                assert response.headers["x-marlin-backend"] == "b1"
+        assert await client.metric("marlin_router_upstream_errors_total") >= 1
+
+
+async def test_without_any_backend_the_answer_is_503_with_a_time_to_come_back(start: Start) -> None:
+    async with start(table("http://127.0.0.1:9")) as client:
+        async with client.post() as response:
+            assert response.status == 502
+        async with client.post() as response:
+            assert response.status == 503
+            assert response.headers["Retry-After"] == "1"
+            assert response.headers["x-marlin-error"] == "no_backend"
+
+
+async def test_a_request_that_may_have_reached_a_backend_is_not_sent_again(start: Start) -> None:
+    async def hang_up(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with FakeBackend(hang_up) as one, FakeBackend(hang_up) as two:
+        async with start(table(one.url, two.url)) as client, client.post() as response:
+            assert response.status == 502
+            assert response.headers["x-marlin-error"] == "upstream_disconnected"
+        assert len(one.seen) + len(two.seen) == 1
+
+
+async def test_usage_in_a_reply_becomes_an_estimate_of_energy_and_carbon(start: Start, backend: FakeBackend) -> None:
+    usage = b'{"usage":{"prompt_tokens":1000,"completion_tokens":200,"total_tokens":1200}}'
+    backend.behaviour = reply(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(usage), usage))
+    document = table(backend.url)
+    document["datacenters"][0] |= {"carbonGco2PerKwh": 360.0, "waterLPerKwh": 2.0, "priceUsdPerKwh": 0.1}
+    document["pools"][0]["backends"][0] |= {"joulesPerPromptToken": 1.0, "joulesPerOutputToken": 5.0}
+    async with start(document) as client:
+        async with client.post() as response:
+            await response.read()
+        assert await client.metric("marlin_router_estimated_energy_joules_total") == 2000.0
+        assert await client.metric("marlin_router_estimated_carbon_grams_total") == pytest.approx(0.2)
