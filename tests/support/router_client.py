@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -56,9 +57,13 @@ class Client:
         self.url = f"http://127.0.0.1:{router.port}"
 
     def post(
-        self, body: bytes | dict[str, Any] | None = None, path: str = "/v1/chat/completions", **kwargs: Any
+        self,
+        body: bytes | io.BytesIO | dict[str, Any] | None = None,
+        path: str = "/v1/chat/completions",
+        **kwargs: Any,
     ) -> Any:
-        data = json.dumps({"model": "m"} if body is None else body).encode() if not isinstance(body, bytes) else body
+        """A POST; without a body a request that only names the model."""
+        data = body if isinstance(body, bytes | io.BytesIO) else json.dumps(body or {"model": "m"}).encode()
         headers = {"content-type": "application/json"} | kwargs.pop("headers", {})
         return self.session.post(self.url + path, data=data, headers=headers, **kwargs)
 

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_backend import FakeBackend
+from router_client import Client, Start, table, write
+
+from marlin.api.documents import DocumentError
+from marlin.api.plan import Dispatch, PlannerKind, PoolPlan, RoutingPlan
+from marlin.router.schedule import Schedule
+from marlin.router.tables import read_table, view_of
+from marlin.router.view import Ordered, Shares, Table
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "router" / "fleet.yaml"
+
+
+def plan(weights: tuple[int, ...], *, epoch: int = 1, starts_in_s: float = -10.0, **changes: Any) -> dict[str, Any]:
+    start = datetime.now(UTC) + timedelta(seconds=starts_in_s)
+    pool = {"name": "chat", "dispatch": Dispatch.SHARES, "weights": weights} | changes.pop("pool", {})
+    fields: dict[str, Any] = {
+        "epoch": epoch,
+        "decided_time": start,
+        "valid_from": start,
+        "valid_until": start + timedelta(minutes=15),
+        "planner": PlannerKind.MERIT_ORDER,
+        "datacenters": tuple(f"dc{i}" for i in range(len(weights))),
+        "pools": (PoolPlan.model_validate(pool),),
+    }
+    return RoutingPlan.model_validate(fields | changes).sealed().to_document()
+
+
+def view(document: dict[str, Any], origin: str | None = None) -> Table:
+    parsed = read_table(json.dumps(document), "table.json", origin)
+    return view_of(parsed, parsed.plan, origin, lambda name: f"secret of {name}")
+
+
+URLS = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3")
+
+
+def test_without_a_plan_the_shares_are_those_of_capacity() -> None:
+    document = table(*URLS)
+    for backend, capacity in zip(document["pools"][0]["backends"], (1.0, 2.0, 5.0), strict=True):
+        backend["capacityRps"] = capacity
+    assert view(document).pools[0].rule == Shares((0.125, 0.25, 0.625))
+
+
+def test_an_origin_s_own_row_is_used_and_the_common_one_by_everybody_else() -> None:
+    rows = {"by_origin": ((10_000, 0, 0), (0, 0, 10_000))}
+    document = table(*URLS, plan=plan((5000, 0, 5000), origins=("eu", "us"), pool=rows))
+    assert view(document, "us").pools[0].rule == Shares((0.0, 0.0, 1.0))
+    assert view(document, "eu").pools[0].rule == Shares((1.0, 0.0, 0.0))
+    assert view(document, "mars").pools[0].rule == Shares((0.5, 0.0, 0.5))
+    assert view(document).pools[0].rule == Shares((0.5, 0.0, 0.5))
+
+
+def test_a_drained_site_and_one_outside_the_allowed_regions_are_not_there() -> None:
+    document = table(*URLS)
+    document["datacenters"][0]["serviceState"] = "Drained"
+    document["pools"][0]["allowedRegions"] = ["region0", "region2"]
+    assert [site.name for site in view(document).pools[0].sites] == ["dc2"]
+
+
+def test_an_ordered_plan_keeps_its_order_and_caps_for_the_sites_that_are_left() -> None:
+    ordered = {"dispatch": Dispatch.ORDERED, "order": (2, 0, 1), "cap": (9500, 5000, 9000)}
+    document = table(*URLS, plan=plan((0, 0, 10_000), pool=ordered))
+    document["datacenters"][0]["serviceState"] = "Drained"
+    assert view(document).pools[0].rule == Ordered((1, 0), (0.5, 0.9))
+
+
+def test_a_plan_for_other_datacenters_leaves_those_it_does_not_name_without_a_share() -> None:
+    document = table(*URLS, plan=plan((4000, 6000)))
+    assert view(document).pools[0].rule == Shares((0.4, 0.6, 0.0))
+
+
+def test_credentials_are_looked_up_and_never_shown() -> None:
+    document = table(URLS[0])
+    document["pools"][0]["backends"][0]["credentialsMount"] = "vllm/token"
+    shown = view(document)
+    assert shown.backends()[0].authorization == "Bearer secret of vllm/token"
+    assert "secret" not in repr(shown)
+
+
+def test_people_s_documents_make_a_table() -> None:
+    parsed = read_table(EXAMPLE.read_text(), "fleet.yaml")
+    shares = view_of(parsed, None, None, lambda name: name).pools[0].rule
+    assert shares == Shares((0.75, 0.25))
+
+
+def test_a_file_that_makes_no_table_is_refused() -> None:
+    for text, message in (("{}", "kind"), ("", "holds no RoutingTable"), ("[" * 100, "not valid YAML")):
+        with pytest.raises(DocumentError, match=message):
+            read_table(text, "x.yaml")
+
+
+def test_a_plan_waits_for_its_time_and_the_one_before_stays_until_then() -> None:
+    now_s = datetime.now(UTC).timestamp()
+    first = RoutingPlan.model_validate(plan((10_000,), epoch=1))
+    second = RoutingPlan.model_validate(plan((10_000,), epoch=2, starts_in_s=60))
+    schedule: Schedule[RoutingPlan] = Schedule[RoutingPlan]().offer(first, now_s).offer(second, now_s)
+    assert schedule.at(now_s + 59).current is first
+    assert schedule.at(now_s + 61).current is second
+    assert schedule.at(now_s + 10_000).current is second, "an overdue plan stays in force"
+    assert schedule.offer(None, now_s).current is None
+
+
+async def served(client: Client, requests: int) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for _ in range(requests):
+        async with client.post() as response:
+            assert response.status == 200
+            counts[response.headers["x-marlin-datacenter"]] += 1
+    return counts
+
+
+async def test_realised_shares_follow_the_plan_within_one_request(start: Start) -> None:
+    async with FakeBackend() as one, FakeBackend() as two, FakeBackend() as three:
+        document = table(one.url, two.url, three.url, plan=plan((6100, 2900, 1000), epoch=7))
+        async with start(document) as client:
+            counts = await served(client, 100)
+            assert all(abs(counts[f"dc{i}"] - share) <= 1 for i, share in enumerate((61, 29, 10)))
+            assert await client.metric("marlin_router_plan_epoch") == 7
+            async with client.post() as response:
+                assert response.headers["x-marlin-plan-epoch"] == "7"
+
+
+async def test_a_changed_file_takes_over_and_a_bad_one_changes_nothing(start: Start) -> None:
+    async with FakeBackend() as one, FakeBackend() as two, start(table(one.url)) as client:
+        write(client.config, table(two.url, generation=2))
+        await client.router.control.step()
+        assert (await served(client, 1))["dc0"] == 1
+        assert len(two.seen) == 1
+
+        client.config.write_text('{"kind": "RoutingTable", "datacenters": ')
+        await client.router.control.step()
+        await served(client, 1)
+        assert len(two.seen) == 2
+        async with client.session.get(f"{client.url}/readyz") as response:
+            body = await response.text()
+            assert response.status == 200
+        assert "not valid" in body
+        assert await client.metric('marlin_router_table_reloads_total{result="invalid"}') == 1
+
+        write(client.config, table(one.url, generation=1))
+        await client.router.control.step()
+        await served(client, 1)
+        assert len(two.seen) == 3, "a table of an older generation is ignored"
+
+
+async def test_a_plan_is_taken_over_at_its_time(start: Start) -> None:
+    async with FakeBackend() as one, FakeBackend() as two:
+        document = table(one.url, two.url, plan=plan((10_000, 0), epoch=1))
+        async with start(document) as client:
+            write(
+                client.config, table(one.url, two.url, plan=plan((0, 10_000), epoch=2, starts_in_s=1.0), generation=2)
+            )
+            await client.router.control.step()
+            assert (await served(client, 3))["dc0"] == 3
+            deadline_s = time.monotonic() + 10
+            while (await served(client, 1))["dc1"] == 0:
+                assert time.monotonic() < deadline_s, "the plan never took over"
+
+
+async def test_draining_says_not_ready_first(start: Start, backend: FakeBackend) -> None:
+    async with start(table(backend.url)) as client:
+        client.router.admin.is_draining = True
+        async with client.session.get(f"{client.url}/readyz") as response:
+            assert response.status == 503
+        async with client.session.get(f"{client.url}/healthz") as response:
+            assert response.status == 200
+        assert (await served(client, 1))["dc0"] == 1, "what still arrives is served"
+
+
+async def test_the_debug_page_shows_addresses_and_no_secret(start: Start, backend: FakeBackend, tmp_path: Path) -> None:
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "token").write_text("hunter2")
+    document = table(backend.url)
+    document["pools"][0]["backends"][0]["credentialsMount"] = "vllm/token"
+    async with start(document, secrets_dir=tmp_path) as client:
+        await served(client, 1)
+        for page in ("/debug/table", "/metrics", "/readyz"):
+            async with client.session.get(client.url + page) as response:
+                assert "hunter2" not in await response.text()
+    assert ("Authorization", "Bearer hunter2") in backend.seen[0].headers
