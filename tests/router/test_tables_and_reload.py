@@ -102,7 +102,8 @@ def test_a_plan_waits_for_its_time_and_the_one_before_stays_until_then() -> None
     now_s = datetime.now(UTC).timestamp()
     first = RoutingPlan.model_validate(plan((10_000,), epoch=1))
     second = RoutingPlan.model_validate(plan((10_000,), epoch=2, starts_in_s=60))
-    schedule: Schedule[RoutingPlan] = Schedule[RoutingPlan]().offer(first, now_s).offer(second, now_s)
+    empty: Schedule[RoutingPlan] = Schedule()
+    schedule = empty.offer(first, now_s).offer(second, now_s)
     assert schedule.at(now_s + 59).current is first
     assert schedule.at(now_s + 61).current is second
     assert schedule.at(now_s + 10_000).current is second, "an overdue plan stays in force"

@@ -16,7 +16,8 @@ SOURCES = os.environ.get("MARLIN_DATA")
 
 
 def test_every_table_has_the_checksum_it_was_made_with() -> None:
-    manifest = dict(reversed(line.split("  ")) for line in (DATA / "SHA256SUMS").read_text().splitlines())
+    lines = [line.split("  ") for line in (DATA / "SHA256SUMS").read_text().splitlines()]
+    manifest = {name: digest for digest, name in lines}
     tables = {path.name for path in DATA.glob("*.csv")}
     assert set(manifest) == tables
     for name, digest in manifest.items():
