@@ -49,8 +49,8 @@ async def start_router(config: Path, *options: str) -> tuple[asyncio.subprocess.
     return process, f"http://127.0.0.1:{int(port_file.read_text())}"
 
 
-async def end(process: asyncio.subprocess.Process) -> str:
-    if process.returncode is None:
+async def end(process: asyncio.subprocess.Process, *, is_asked: bool = True) -> str:
+    if is_asked:
         process.send_signal(signal.SIGTERM)
     _, log = await asyncio.wait_for(process.communicate(), 20)
     return log.decode()
@@ -72,7 +72,7 @@ async def test_on_sigterm_twenty_of_twenty_streams_finish_and_the_process_ends_w
             await asyncio.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         bodies = await asyncio.gather(*streams)
-    log = await end(process)
+    log = await end(process, is_asked=False)
     assert all(body.count(EVENT) == EVENTS and body.endswith(b"data: [DONE]\n\n") for body in bodies)
     assert process.returncode == 0
     assert "draining" in log
