@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from marlin.api.errors import InputError
 from marlin.simulator.network import great_circle_km, round_trip_ms, zone_coordinates
 from marlin.simulator.signals import available_zones, zone_pue, zone_signals
-from marlin.simulator.workload import LOADS, available_days, epoch_requests, mean_tokens, model_requests, scaled
+from marlin.simulator.workload import LOADS, epoch_requests, mean_tokens, model_requests, scaled, shipped_trace
 
 NOON = datetime(2023, 6, 15, 12, tzinfo=UTC)
 
@@ -83,7 +83,7 @@ def test_a_scaled_day_peaks_at_95_percent(needed: list[float]) -> None:
     assert np.argmax(utilization) == np.argmax(demand)
 
 
-@pytest.mark.parametrize("day", range(available_days()))
+@pytest.mark.parametrize("day", range(shipped_trace().days))
 @pytest.mark.parametrize(("load", "mean"), [(name, mean) for name, mean in LOADS.items() if mean is not None])
 def test_a_bent_day_has_the_mean_it_is_named_after_and_still_peaks_at_95_percent(
     day: int, load: str, mean: float
@@ -101,7 +101,7 @@ def test_days_have_their_own_token_sizes() -> None:
 
 
 def test_what_the_workload_does_not_have_is_refused() -> None:
-    with pytest.raises(InputError, match="days 0 to"):
+    with pytest.raises(InputError, match="the shipped week has days 0 to 5, not 99"):
         epoch_requests(99, 4, np.random.default_rng(0))
     with pytest.raises(InputError, match="there are peak95, mean30"):
         scaled(np.ones(4), "mean99")

@@ -53,6 +53,11 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.0, 2.0),
     help="Forecast, as a part of each pool's capacity.",
 )
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of full data: built-in signals are then those of the very hour. Default: the shipped means.",
+)
 @click.option("--explain", is_flag=True, help="Also print the planner's own account.")
 @click.option("--json", "as_json", is_flag=True, help="Print plan, estimates and account as JSON.")
 def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by name
@@ -64,6 +69,7 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     dispatch: str | None,
     at_text: str | None,
     load: float,
+    data: Path | None,
     explain: bool,
     as_json: bool,
 ) -> None:
@@ -87,7 +93,7 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     from marlin.policy.objective import parse_weights  # noqa: PLC0415
     from marlin.policy.planners import make_planner, planner_kind, scheme_of  # noqa: PLC0415
 
-    state, warnings, policy = _state(fleet_file, scenario, _time(at_text), load)
+    state, warnings, policy = _state(fleet_file, scenario, _time(at_text), load, data)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     own = policy.spec if policy is not None else None
@@ -128,13 +134,14 @@ def _as_json(decision: Decision) -> dict[str, Any]:
 
 
 def _state(
-    fleet_file: Path | None, scenario: str | None, at: datetime, load: float
+    fleet_file: Path | None, scenario: str | None, at: datetime, load: float, data: Path | None
 ) -> tuple[FleetState, list[str], MarlinPolicy | None]:
     """The fleet in the epoch that ``at`` lies in, what had to be assumed about it, and its policy."""
     from marlin.api.documents import load_documents  # noqa: PLC0415
     from marlin.api.errors import InputError  # noqa: PLC0415
     from marlin.simulator.fleet import Builder, loaded_state  # noqa: PLC0415
     from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
+    from marlin.simulator.signals import hourly_signals, zone_signals  # noqa: PLC0415
 
     if fleet_file is None:
         documents = scenario_documents(scenario or "")
@@ -144,7 +151,7 @@ def _state(
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{fleet_file}: cannot be read: {error}") from error
         documents = load_documents(text, str(fleet_file))
-    builder = Builder(documents)
+    builder = Builder(documents, zone_signals if data is None else hourly_signals(data))
     return loaded_state(builder, at, load), builder.warnings, builder.policy
 
 

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 @click.option("--scheme", default="balanced", show_default=True, help="What it leans towards.")
 @click.option("--dispatch", type=click.Choice(["ordered", "shares"]), default="ordered", show_default=True)
 @click.option("--load", default="peak95", show_default=True, help="peak95, mean30, mean56 or mean80.")
-@click.option("--days", default=1, show_default=True, type=click.IntRange(1, 6), help="Days of the shipped week.")
+@click.option("--days", default=1, show_default=True, type=click.IntRange(1, 365), help="Days of the trace.")
+@click.option("--first-day", default=0, show_default=True, type=click.IntRange(min=0), help="Day to begin with.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of full data: every day of BurstGPT, and signals hour by hour. Default: the shipped tables.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the workload.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="CSV with a row per epoch and datacenter.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -38,6 +44,8 @@ def simulate(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
     dispatch: str,
     load: str,
     days: int,
+    first_day: int,
+    data: Path | None,
     seed: int,
     out: Path | None,
     as_json: bool,
@@ -54,6 +62,7 @@ def simulate(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
       marlin simulate --scenario paper-8 --planner merit-order --scheme min-carbon --days 6
       marlin simulate --fleet fleet.yaml --planner nearest --dispatch shares --out day.csv
       marlin simulate --scenario 8x12 --load mean56 --json
+      marlin simulate --data full-data --first-day 28 --days 7
     """  # noqa: D301 the backslash is click's mark for a block to keep
     if scenario and fleet_file:
         raise click.UsageError("give either --scenario or --fleet")
@@ -64,6 +73,8 @@ def simulate(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
     from marlin.simulator.experiment import run, summarise  # noqa: PLC0415
     from marlin.simulator.fleet import Builder  # noqa: PLC0415
     from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
+    from marlin.simulator.signals import hourly_signals, zone_signals  # noqa: PLC0415
+    from marlin.simulator.workload import trace_from  # noqa: PLC0415
 
     if fleet_file is None:
         documents = scenario_documents(scenario or "paper-8")
@@ -72,9 +83,18 @@ def simulate(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
             documents = load_documents(fleet_file.read_text(encoding="utf-8"), str(fleet_file))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{fleet_file}: cannot be read: {error}") from error
-    builder = Builder(documents)
+    builder = Builder(documents, zone_signals if data is None else hourly_signals(data))
+    trace = None if data is None else trace_from(data)
     maker = make_planner(planner_kind(planner), scheme=scheme_of(scheme), dispatch=Dispatch(dispatch.capitalize()))
-    steps = run(builder, lambda state: maker.decide(state).plan, days=days, load=load, seed=seed)
+    steps = run(
+        builder,
+        lambda state: maker.decide(state).plan,
+        days=days,
+        load=load,
+        seed=seed,
+        first_day=first_day,
+        trace=trace,
+    )
     epochs = _with_progress(steps, days * 96)
     for warning in builder.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from marlin.api.errors import InputError
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import RoutingPlan
 from marlin.api.state import FleetState
@@ -20,7 +21,7 @@ from marlin.simulator.fleet import Builder, Demand
 from marlin.simulator.fluid import FluidResult, simulate_plan
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState, arrays_from
-from marlin.simulator.workload import epoch_requests, mean_tokens, model_requests, scaled
+from marlin.simulator.workload import Trace, epoch_requests, mean_tokens, model_requests, scaled, shipped_trace
 
 FIRST_DAY: Final = datetime(2023, 6, 12, tzinfo=UTC)
 """The day whose signals the first trace day is paired with: inside the training months."""
@@ -63,27 +64,42 @@ class Summary:
     """Mean absolute error of the forecast, over the mean demand."""
 
 
-def run(builder: Builder, decide: Decide, *, days: int, load: str, seed: int) -> Iterator[Epoch]:
+def run(
+    builder: Builder,
+    decide: Decide,
+    *,
+    days: int,
+    load: str,
+    seed: int,
+    first_day: int = 0,
+    trace: Trace | None = None,
+) -> Iterator[Epoch]:
     """Simulates ``days`` days, epoch by epoch.
 
     Args:
         builder: the fleet.
         decide: the planner.
-        days: how many, from the first of the shipped week on.
+        days: how many.
         load: how the trace is scaled, one of ``workload.LOADS``.
         seed: of the split of hours into epochs.
+        first_day: day of the trace to begin with.
+        trace: whose arrivals. Default: the shipped week.
 
     Raises:
-        InputError: the week has fewer days, or the fleet cannot be simulated.
+        InputError: the trace has fewer days, or the fleet cannot be simulated.
     """
+    trace = trace or shipped_trace()
+    if first_day + days > trace.days:
+        raise InputError(f"{trace.name} has days 0 to {trace.days - 1}: {days} from day {first_day} on is too many")
     rng = np.random.default_rng(seed)
     names = [pool.metadata.name for pool in builder.pools]
     origins = len(builder.origins())
     expected: FloatArray | None = None
     waiting = np.zeros((len(names), len(builder.documents.datacenters)))  # (V, D) requests
     for day in range(days):
-        sizes = mean_tokens(day)
-        arrivals = _arrivals(builder, names, day, load, sizes, rng)  # (E, V)
+        counts = epoch_requests(first_day + day, _EPOCHS_PER_HOUR, rng, trace)  # (E, 2)
+        sizes = mean_tokens(first_day + day, trace)
+        arrivals = _arrivals(builder, names, counts, load, sizes)  # (E, V)
         for e, arrived in enumerate(arrivals):
             start = FIRST_DAY + timedelta(days=day, seconds=e * EPOCH_S)
 
@@ -133,14 +149,13 @@ def summarise(epochs: list[Epoch]) -> Summary:
 
 
 def _arrivals(
-    builder: Builder, names: list[str], day: int, load: str, sizes: tuple[float, float], rng: np.random.Generator
+    builder: Builder, names: list[str], counts: FloatArray, load: str, sizes: tuple[float, float]
 ) -> FloatArray:
     """Requests (E, V) of each pool in each epoch of a day, scaled to the fleet.
 
     The trace has a smaller and a larger model. With two pools they are the first and the second; otherwise every pool
     gets the trace's total in proportion to its capacity.
     """
-    counts = epoch_requests(day, _EPOCHS_PER_HOUR, rng)
     nothing = {name: Demand((0.0,) * len(builder.origins()), *sizes) for name in names}
     twin = arrays_from(builder.state(FIRST_DAY, nothing, epoch=0, epoch_s=EPOCH_S, start_time=FIRST_DAY))
     capacity = twin.capacity_rps.sum(axis=1) * EPOCH_S  # (V,)

@@ -34,7 +34,7 @@ from marlin.simulator.constants import constant
 from marlin.simulator.fluid import capacity_rps
 from marlin.simulator.network import Coordinates, round_trip_ms, zone_coordinates
 from marlin.simulator.profiles import own_figures_name
-from marlin.simulator.signals import ZoneSignals, available_zones, zone_signals
+from marlin.simulator.signals import SignalSource, ZoneSignals, available_zones, zone_signals
 from marlin.simulator.twin_state import arrays_from
 
 MEAN_PROMPT_TOKENS = 621.0
@@ -66,6 +66,8 @@ class Builder:
     """Makes states of one set of documents."""
 
     documents: Documents
+    signals: SignalSource = zone_signals
+    """What provider BuiltIn means: the shipped means, or full data."""
     warnings: list[str] = field(default_factory=list)
     """What had to be assumed; filled while states are made, each line once."""
 
@@ -119,7 +121,7 @@ class Builder:
     def _site(self, site: Datacenter, at: datetime) -> DatacenterState:
         spec, name = site.spec, site.metadata.name
         zone = spec.location.zone
-        built_in = zone_signals(zone, at) if zone in available_zones() and zone is not None else None
+        built_in = self.signals(zone, at) if zone in available_zones() and zone is not None else None
         signals = spec.signals
         facility = spec.facility or Facility(power_usage_effectiveness=str(constant("default_pue")))
         pue, cop = facility.power_usage_effectiveness, facility.cooling_performance

@@ -1,4 +1,4 @@
-"""How many requests arrive in each epoch: the shipped BurstGPT week, split into epochs and scaled to a fleet.
+"""How many requests arrive in each epoch: BurstGPT days, split into epochs and scaled to a fleet.
 
 The trace is hourly; an hour is split into epochs by a draw that is as bursty as the trace's own minutes (a Dirichlet
 whose concentration was fitted on them, see data/README.md). Its load is scaled to a fleet by one of two rules of
@@ -9,7 +9,10 @@ because a plain factor would put half of the demand above the whole fleet's capa
 
 from __future__ import annotations
 
+import csv
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -23,30 +26,79 @@ PEAK_UTILIZATION: Final = 0.95
 LOADS: Final[dict[str, float | None]] = {"peak95": None, "mean30": 0.30, "mean56": 0.56, "mean80": 0.80}
 """Scenario to its mean utilisation; None leaves the mean as the trace has it."""
 
+HOURLY_FILE: Final = "burstgpt/burstgpt1_hourly_counts.csv"
+DAILY_FILE: Final = "burstgpt/burstgpt1_daily.csv"
+
 _HOURS_PER_DAY: Final = 24
 _MAX_GAMMA_STEPS: Final = 60
 
 
-def available_days() -> int:
-    """Whole days, from midnight UTC on, that the shipped week holds."""
-    return (len(_hourly()) - _utc_offset_h()) // _HOURS_PER_DAY
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Arrivals hour by hour, and how long requests are on each day."""
+
+    name: str
+    hourly: FloatArray  # (H, 2) requests of each class, from the trace's first local midnight
+    mean_tokens: FloatArray  # (days,) prompt and output together
+    utc_offset_h: int
+
+    @property
+    def days(self) -> int:
+        """Whole days, from midnight UTC on."""
+        return (len(self.hourly) - self.utc_offset_h) // _HOURS_PER_DAY
 
 
-def epoch_requests(day: int, epochs_per_hour: int, rng: np.random.Generator) -> FloatArray:
+@cache
+def shipped_trace() -> Trace:
+    """The week of BurstGPT that the package brings."""
+    rows = tables.rows("burstgpt_week_hourly.csv")
+    hourly = np.array([[float(row[f"{name}_requests"]) for name in CLASSES] for row in rows])
+    daily = np.array([float(row["mean_tokens_per_request"]) for row in tables.rows("burstgpt_week_daily.csv")])
+    return Trace("the shipped week", hourly, daily, _utc_offset_h())
+
+
+def trace_from(folder: Path) -> Trace:
+    """All the days of BurstGPT in a folder of full data.
+
+    Raises:
+        InputError: a file is missing, or a row of it is not as documented (file, line and reason).
+    """
+    hourly = _read(folder / HOURLY_FILE, CLASSES)
+    daily = _read(folder / DAILY_FILE, ("mean_tokens_per_request",))[:, 0]
+    return Trace(str(folder), hourly, daily, _utc_offset_h())
+
+
+def _read(path: Path, columns: tuple[str, ...]) -> FloatArray:
+    rows = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for line, row in enumerate(csv.DictReader(file), start=2):
+                try:
+                    rows.append([float(row[column]) for column in columns])
+                except (KeyError, TypeError, ValueError) as error:
+                    raise InputError(f"{path}:{line}: {type(error).__name__}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; --data names a folder of full data") from None
+    return np.array(rows).reshape(-1, len(columns))
+
+
+def epoch_requests(day: int, epochs_per_hour: int, rng: np.random.Generator, trace: Trace | None = None) -> FloatArray:
     """Requests (E, 2) of each class in each epoch of a day, from midnight UTC on; not scaled to any fleet.
 
     Args:
-        day: day of the shipped week, from 0.
+        day: day of the trace, from 0.
         epochs_per_hour: epochs an hour is split into.
         rng: splits the hours.
+        trace: whose arrivals. Default: the shipped week.
 
     Raises:
-        InputError: the week has no such day.
+        InputError: the trace has no such day.
     """
-    if not 0 <= day < available_days():
-        raise InputError(f"the shipped week has days 0 to {available_days() - 1}, not {day}")
-    start = day * _HOURS_PER_DAY + _utc_offset_h()
-    hours = _hourly()[start : start + _HOURS_PER_DAY]  # (24, 2)
+    trace = trace or shipped_trace()
+    if not 0 <= day < trace.days:
+        raise InputError(f"{trace.name} has days 0 to {trace.days - 1}, not {day}")
+    start = day * _HOURS_PER_DAY + trace.utc_offset_h
+    hours = trace.hourly[start : start + _HOURS_PER_DAY]  # (24, 2)
     concentration = float(_facts()["epoch_concentration"])
     parts = rng.dirichlet(np.full(epochs_per_hour, concentration), size=hours.shape)  # (24, 2, N)
     split = rng.multinomial(hours.astype(np.int64), parts)  # (24, 2, N) requests stay whole
@@ -90,20 +142,14 @@ def _gamma(relative: FloatArray, mean: float) -> float:
     return (low + high) / 2
 
 
-def mean_tokens(day: int) -> tuple[float, float]:
+def mean_tokens(day: int, trace: Trace | None = None) -> tuple[float, float]:
     """Mean prompt and output length on a day: the joint draws, rescaled to the day's mean tokens per request."""
     rows = tables.rows("token_quantiles.csv")
     prompt = float(np.mean([float(row["prompt_tokens"]) for row in rows]))
     output = float(np.mean([float(row["output_tokens"]) for row in rows]))
-    total = float(tables.rows("burstgpt_week_daily.csv")[day]["mean_tokens_per_request"])
+    total = float((trace or shipped_trace()).mean_tokens[day])
     factor = total / (prompt + output)
     return prompt * factor, output * factor
-
-
-@cache
-def _hourly() -> FloatArray:
-    rows = tables.rows("burstgpt_week_hourly.csv")
-    return np.array([[float(row[f"{name}_requests"]) for name in CLASSES] for row in rows])
 
 
 @cache
