@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from marlin.operator.demo.load import Outcome
@@ -43,10 +43,9 @@ class ReplayDisplay:
             return nullcontext()
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("[bold]{task.description:<22}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total} answered"),
-            TimeElapsedColumn(),
+            TextColumn("[bold]{task.description:<21}"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[note]}"),
             console=self.console,
         )
@@ -71,14 +70,16 @@ class ReplayDisplay:
     def on_plan(self, epoch: int, decision: Decision) -> None:
         """A plan was published."""
         plan = decision.plan
-        shares = "  ".join(
-            f"{name} {weight / 100:.0f}%" for name, weight in zip(plan.datacenters, plan.pools[0].weights, strict=True)
-        )
+        weights = plan.pools[0].weights
         hour = int(epoch * self.hours_per_epoch)
         ttft = f"TTFT p50 {percentile(self._ttft_s, 0.5):.2f} s" if self._ttft_s else ""
         if self._progress is not None:
-            self._progress.update(self._task, note=f"{hour:02d}:00 UTC  {shares}  {ttft}")
+            shares = "/".join(f"{weight / 100:.0f}" for weight in weights)
+            self._progress.update(self._task, note=f"{hour:02d}:00 {shares} % {ttft}")
         else:
+            shares = "  ".join(
+                f"{name} {weight / 100:.0f}%" for name, weight in zip(plan.datacenters, weights, strict=True)
+            )
             self.console.print(
                 f"{self.planner}: epoch {epoch + 1}, {hour:02d}:00 UTC: plan {shares}; "
                 f"sent {self.sent}, answered {self.answered}, failed {self.failed} {ttft}".rstrip(),

@@ -102,6 +102,8 @@ async def _replays(settings: DemoSettings, console: Console) -> list[Column]:
             stream_fraction=settings.stream_fraction,
         )
         await _warm_up(stack, schedule)
+        if console.is_terminal:
+            console.print(f"answered, hour (UTC), plan for {'/'.join(stack.fleet.sites)}, time to first token:")
         kinds = [settings.planner, *(kind for kind in BASELINES if kind is not settings.planner)]
         for number, kind in enumerate(kinds):
             columns.append(await _replay_column(kind, number, stack, schedule, requests[0], settings, console))
