@@ -60,7 +60,7 @@ def test_a_short_demo_answers_every_request_for_every_planner_and_leaves_nothing
     assert "measured" in run.stdout
     assert "modelled" in run.stdout
     assert not list(tmp_path.glob("marlin-demo-*")), "port files and logs are removed"
-    assert processes_that_mention("marlin-demo") == []
+    assert processes_that_mention(f"{tmp_path}/marlin-demo") == []
 
 
 @pytest.mark.timeout(100)
@@ -111,3 +111,26 @@ def test_what_the_demo_cannot_do_is_refused_in_one_line(arguments: list[str], me
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.timeout(100)
+def test_however_a_demo_is_ended_its_processes_end_too(tmp_path: Path, number: signal.Signals) -> None:
+    demo = subprocess.Popen(
+        [*MARLIN, "demo", "--epochs", "4", "--epoch-seconds", "5"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    mine = f"{tmp_path}/marlin-demo"
+    deadline_s = time.monotonic() + 40
+    while len(processes_that_mention(mine)) < 7:
+        assert time.monotonic() < deadline_s, "four emulators and three routers never came up"
+        time.sleep(0.05)
+    demo.send_signal(number)
+    code = demo.wait(timeout=20)
+    while processes_that_mention(mine):
+        assert time.monotonic() < deadline_s + 20, processes_that_mention(mine)
+        time.sleep(0.05)
+    assert code == (-9 if number is signal.SIGKILL else 130)
+    assert number is signal.SIGKILL or not list(tmp_path.glob("marlin-demo-*"))

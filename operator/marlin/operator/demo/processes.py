@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import signal
 import sys
 import time
@@ -22,6 +23,9 @@ from marlin.api.errors import MarlinError
 
 READY_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 5.0
+
+_PR_SET_PDEATHSIG: Final = 1
+"""From linux/prctl.h."""
 
 
 class StartError(MarlinError):
@@ -84,6 +88,7 @@ class Processes:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for us; we end our children in order
+                preexec_fn=_end_with_parent,
             )
         self._running.append((name, process))
         deadline_s = time.monotonic() + READY_TIMEOUT_S
@@ -103,6 +108,12 @@ class Processes:
     def ended(self) -> str | None:
         """The name of a process that ended by itself; None while all run."""
         return next((name for name, process in self._running if process.returncode is not None), None)
+
+
+def _end_with_parent() -> None:
+    """Runs in the child before it starts: asks Linux for a SIGTERM when we are gone, killed or crashed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _last_line(log_file: Path) -> str:

@@ -12,12 +12,12 @@ import json
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -34,6 +34,8 @@ from marlin.operator.demo.schedule import PlannedRequest, make_schedule
 from marlin.operator.demo.settings import BASELINES, DemoSettings
 from marlin.policy.planner import Planner
 from marlin.policy.planners import make_planner
+
+T = TypeVar("T")
 
 START_DELAY_S: Final = 1.0
 """From the first plan to the first request: routers look for a new table more often than that."""
@@ -65,8 +67,8 @@ def run_demo(settings: DemoSettings, json_file: Path | None) -> int:
     console = make_console(is_stdout_taken=str(json_file) == "-")
     started_s = time.monotonic()
     try:
-        columns = asyncio.run(_replays(settings, console))
-    except KeyboardInterrupt:
+        columns = asyncio.run(_until_told_to_stop(_replays(settings, console)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("interrupted; everything that was started has been ended")
         return 130
     seconds = time.monotonic() - started_s
@@ -86,6 +88,15 @@ def serve_demo(settings: DemoSettings, port: int) -> None:
     """Stays up until Ctrl-C or SIGTERM, planning epoch after epoch."""
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_serve(settings, port, make_console(is_stdout_taken=False)))
+
+
+async def _until_told_to_stop(work: Coroutine[Any, Any, T]) -> T:
+    """Does the work; SIGTERM, and the SIGHUP of a terminal that is closed, cancel it so that it cleans up."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    return await task
 
 
 async def _replays(settings: DemoSettings, console: Console) -> list[Column]:
@@ -205,7 +216,7 @@ async def _serve(settings: DemoSettings, port: int, console: Console) -> None:
     async with _stack(settings, console, port) as stack:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
         display = ReplayDisplay(console, "plan", 0, settings.compression, settings.hours_per_epoch)
         planning = PlanningLoop(
