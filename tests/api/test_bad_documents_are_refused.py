@@ -40,6 +40,7 @@ MISTAKES: list[tuple[str, str, Any, str]] = [
     ("Datacenter", "spec.signals.carbonIntensity.provider", "BuiltIn", "static goes with provider Static"),
     ("Datacenter", "spec.signals.energyPrice.provider", "WattTime", "'WattTime' is not one of"),
     ("Datacenter", "spec.signals.energyPrice.currency", "EUR", "usdPerCurrencyUnit is required unless currency is USD"),
+    ("Datacenter", "spec.signals.energyPrice.schedule.timeZone", "Mars/Phobos", "is not an IANA time zone"),
     ("Datacenter", "spec.signals.energyPrice.schedule.entries", [], "spec.signals.energyPrice.schedule.entries"),
     ("Datacenter", "spec.signals.waterIntensity.staleAfterSeconds", 200, "refreshPeriodSeconds must be below"),
     ("Datacenter", "metadata.name", "Frank Furt", "metadata.name"),

@@ -8,7 +8,7 @@ import pytest
 
 from marlin.api.conditions import REASONS
 from marlin.api.crds import crd_documents, crd_yaml
-from marlin.api.datacenter import CarbonSignal
+from marlin.api.signals import CarbonSignal
 from marlin.api.values import ApiModel
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests" / "crds"

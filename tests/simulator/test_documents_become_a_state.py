@@ -103,6 +103,18 @@ def test_a_provider_that_cannot_be_asked_here_is_replaced_by_its_fallback_and_sa
     assert builder.warnings == ["Datacenter fra: carbonIntensity comes from Prometheus, which is not asked here"]
 
 
+def test_a_built_in_signal_may_be_that_of_another_zone() -> None:
+    site = state(Builder(documents("{carbonIntensity: {provider: BuiltIn, builtIn: {zone: SG}}}"))).datacenters[0]
+    assert site.carbon_gco2_per_kwh == zone_signals("SG", NOON).carbon_gco2_per_kwh
+    assert site.price_usd_per_kwh == zone_signals("DE-LU", NOON).price_usd_per_kwh
+
+
+def test_lifecycle_carbon_is_had_where_it_is_asked_for() -> None:
+    asked = "{carbonIntensity: {provider: BuiltIn, emissionFactor: Lifecycle}}"
+    site = state(Builder(documents(asked))).datacenters[0]
+    assert site.carbon_gco2_per_kwh == zone_signals("DE-LU", NOON).carbon_lifecycle_gco2_per_kwh
+
+
 def test_a_user_s_own_figures_make_a_profile() -> None:
     own = "{prefillTokensPerSecond: 8000, decodeTokensPerSecond: 1600, maxBatch: 32, watts: 1200}"
     capacity = capacity_rps(arrays_from(state(Builder(documents(profile=own)))))

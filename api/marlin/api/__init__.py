@@ -5,6 +5,7 @@ worker included, can afford to import the one module it needs. There are no re-e
 
 - ``values``      names, quantities, references, and ``ApiModel``, the base of all models
 - ``datacenter``  the ``Datacenter`` kind: where a site is, how it is reached, what its power costs
+- ``signals``     where a site's carbon, water and price come from
 - ``pool``        the ``InferencePool`` kind: one model, the backends that serve it, what it needs
 - ``policy``      the ``MarlinPolicy`` kind: what to balance, how far a plan may go, the plan in force
 - ``plan``        ``RoutingPlan``: who gets which share of a model's requests in one epoch

@@ -16,11 +16,12 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from marlin.api.datacenter import Datacenter, Facility, Sample, Signal, SignalSamples
+from marlin.api.datacenter import Datacenter, Facility, Sample, SignalSamples
 from marlin.api.documents import DocumentError, Documents, describe
 from marlin.api.plan import RoutingPlan
 from marlin.api.policy import MarlinPolicy, Mode
 from marlin.api.pool import Backend, InferencePool, Profile
+from marlin.api.signals import Signal
 from marlin.api.table import RoutingTable, TableBackend, TableDatacenter, TablePool
 from marlin.api.values import quantity_value
 

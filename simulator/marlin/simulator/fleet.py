@@ -1,7 +1,7 @@
 """Documents to a ``FleetState``: the same YAML that people apply to a cluster, as the twin sees it.
 
-Signals that need a live provider cannot be asked here: their fallback value stands in, and a warning says so. Nothing
-is read from disk; whoever calls this parsed the documents.
+What a site's signals say is read by ``site_signals``. Nothing is read from disk; whoever calls this parsed the
+documents.
 """
 
 from __future__ import annotations
@@ -9,20 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from zoneinfo import ZoneInfo
 
-from marlin.api.datacenter import (
-    CarbonSignal,
-    CarbonUnit,
-    Datacenter,
-    Facility,
-    PriceSignal,
-    PriceUnit,
-    ServiceState,
-    Signal,
-    WaterSignal,
-    WaterUnit,
-)
+from marlin.api.datacenter import Datacenter, Facility, ServiceState
 from marlin.api.documents import Documents
 from marlin.api.errors import InputError
 from marlin.api.policy import MarlinPolicy, Origin
@@ -34,19 +22,13 @@ from marlin.simulator.constants import constant
 from marlin.simulator.fluid import capacity_rps
 from marlin.simulator.network import Coordinates, round_trip_ms, zone_coordinates
 from marlin.simulator.profiles import own_figures_name
-from marlin.simulator.signals import SignalSource, ZoneSignals, available_zones, zone_signals
+from marlin.simulator.signals import SignalSource, zone_signals
+from marlin.simulator.site_signals import SiteSignals
 from marlin.simulator.twin_state import arrays_from
 
 MEAN_PROMPT_TOKENS = 621.0
 MEAN_OUTPUT_TOKENS = 126.0
 """Published means of successful BurstGPT requests, where nothing was observed."""
-
-LITERS_PER_GALLON = 3.785411784
-GRAMS_PER_POUND = 453.59237
-WORLD_CARBON_GCO2_PER_KWH = 475.0
-"""Documented default of CarbonSignal.fallbackValue."""
-DEFAULT_WATER_L_PER_KWH = 1.8
-DEFAULT_PRICE_USD_PER_KWH = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +102,7 @@ class Builder:
 
     def _site(self, site: Datacenter, at: datetime) -> DatacenterState:
         spec, name = site.spec, site.metadata.name
-        zone = spec.location.zone
-        built_in = self.signals(zone, at) if zone in available_zones() and zone is not None else None
-        signals = spec.signals
+        signals, here = spec.signals, SiteSignals(name, spec.location.zone, at, self.signals, self._warn)
         facility = spec.facility or Facility(power_usage_effectiveness=str(constant("default_pue")))
         pue, cop = facility.power_usage_effectiveness, facility.cooling_performance
         if not spec.node_groups:
@@ -131,9 +111,9 @@ class Builder:
             name=name,
             region=spec.location.region,
             is_available=spec.service_state is ServiceState.ACTIVE,
-            carbon_gco2_per_kwh=self._carbon(name, signals.carbon_intensity, at, built_in),
-            water_l_per_kwh=self._water(name, signals.water_intensity, at, built_in),
-            price_usd_per_kwh=self._price(name, signals.energy_price, at, built_in),
+            carbon_gco2_per_kwh=here.carbon_gco2_per_kwh(signals.carbon_intensity),
+            water_l_per_kwh=here.water_l_per_kwh(signals.water_intensity),
+            price_usd_per_kwh=here.price_usd_per_kwh(signals.energy_price),
             pue=None if pue is None else quantity_value(pue),
             cooling_cop=None if cop is None else quantity_value(cop),
             infrastructure_overhead=facility.infrastructure_overhead_percent / 100,
@@ -150,71 +130,6 @@ class Builder:
                 for group in spec.node_groups
             ),
         )
-
-    def _carbon(self, name: str, signal: CarbonSignal | None, at: datetime, built_in: ZoneSignals | None) -> float:
-        known = built_in.carbon_gco2_per_kwh if built_in else None
-        if signal is None:
-            return self._or_default(name, "carbonIntensity", known, WORLD_CARBON_GCO2_PER_KWH)
-        if built_in and signal.emission_factor.value == "Lifecycle":
-            known = built_in.carbon_lifecycle_gco2_per_kwh
-        factor = {CarbonUnit.G_PER_KWH: 1.0, CarbonUnit.KG_PER_MWH: 1.0, CarbonUnit.LB_PER_MWH: GRAMS_PER_POUND / 1000}
-        stated = self._stated(signal, at)
-        if stated is not None:
-            return stated * factor[signal.unit]
-        return self._fallback(name, "carbonIntensity", signal, known, WORLD_CARBON_GCO2_PER_KWH)
-
-    def _water(self, name: str, signal: WaterSignal | None, at: datetime, built_in: ZoneSignals | None) -> float:
-        known = built_in.water_l_per_kwh if built_in else None
-        if signal is None:
-            return self._or_default(name, "waterIntensity", known, DEFAULT_WATER_L_PER_KWH)
-        factor = {WaterUnit.L_PER_KWH: 1.0, WaterUnit.M3_PER_MWH: 1.0, WaterUnit.GAL_PER_MWH: LITERS_PER_GALLON / 1000}
-        stated = self._stated(signal, at)
-        if stated is not None:
-            return stated * factor[signal.unit]
-        return self._fallback(name, "waterIntensity", signal, known, DEFAULT_WATER_L_PER_KWH)
-
-    def _price(self, name: str, signal: PriceSignal | None, at: datetime, built_in: ZoneSignals | None) -> float:
-        known = built_in.price_usd_per_kwh if built_in else None
-        if signal is None:
-            return self._or_default(name, "energyPrice", known, DEFAULT_PRICE_USD_PER_KWH)
-        rate = 1.0 if signal.usd_per_currency_unit is None else quantity_value(signal.usd_per_currency_unit)
-        stated = self._stated(signal, at)
-        if stated is not None:
-            return stated * rate * (1.0 if signal.unit is PriceUnit.PER_KWH else 1e-3)
-        return self._fallback(name, "energyPrice", signal, known, DEFAULT_PRICE_USD_PER_KWH)
-
-    def _stated(self, signal: Signal, at: datetime) -> float | None:
-        """The value a static or scheduled source states, in its own unit."""
-        if signal.static is not None:
-            return quantity_value(signal.static.value)
-        if signal.schedule is not None:
-            hour = at.astimezone(ZoneInfo(signal.schedule.time_zone)).hour
-            entries = sorted(signal.schedule.entries, key=lambda entry: entry.from_hour)
-            current = [entry for entry in entries if entry.from_hour <= hour]
-            return quantity_value((current or entries)[-1].value)
-        return None
-
-    def _fallback(
-        self,
-        name: str,
-        field_name: str,
-        signal: CarbonSignal | WaterSignal | PriceSignal,
-        known: float | None,
-        default: float,
-    ) -> float:
-        if signal.provider.value == "BuiltIn" and known is not None:
-            return known
-        if signal.provider.value != "BuiltIn":
-            self._warn(f"Datacenter {name}: {field_name} comes from {signal.provider.value}, which is not asked here")
-        if signal.fallback_value is not None:
-            return quantity_value(signal.fallback_value)
-        return self._or_default(name, field_name, known, default)
-
-    def _or_default(self, name: str, field_name: str, known: float | None, default: float) -> float:
-        if known is None:
-            self._warn(f"Datacenter {name}: {field_name} is not known, {default:g} is taken")
-            return default
-        return known
 
     def _warn(self, line: str) -> None:
         if line not in self.warnings:
