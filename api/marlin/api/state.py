@@ -87,8 +87,14 @@ class PoolState(ApiModel):
     in_flight_requests: tuple[NonNegative, ...] = Field(
         default=(), description="(D,) requests being answered now, for least-loaded. Default: none."
     )
+    awake_replicas: tuple[NonNegative, ...] = Field(
+        default=(), description="(D,) replicas that are awake when the epoch starts. Default: all."
+    )
     allowed: tuple[bool, ...] = Field(
         default=(), description="(D,) whether residency allows the site. Default: all are allowed."
+    )
+    weights_bytes: Positive | None = Field(
+        default=None, description="Size of the model's weights, bytes. Default: that of the built-in profile."
     )
     power_down: PowerDown = Field(default=PowerDown.NONE, description="What idle machines of the pool can do.")
     deployments: tuple[PoolDeployment, ...] = Field(description="Where it runs.")
@@ -123,7 +129,7 @@ class FleetState(ApiModel):
         for pool in self.pools:
             if len(pool.forecast_requests) != origins:
                 raise ValueError(f"pool {pool.name}: forecast_requests must have {origins} entries, one per origin")
-            for field in ("backlog_requests", "in_flight_requests", "allowed"):
+            for field in ("backlog_requests", "in_flight_requests", "awake_replicas", "allowed"):
                 if (values := getattr(pool, field)) and len(values) != sites:
                     raise ValueError(f"pool {pool.name}: {field} must have {sites} entries, one per datacenter")
             for deployment in pool.deployments:

@@ -44,6 +44,14 @@ _TABLE: Final = (
         "host_power_fraction", 0.6, "1", 0.3, 1.0, "share of a node's power beside its GPUs drawn all the time", True
     ),
     Constant("idle_accelerator_w", 80.0, "W", 50.0, 120.0, "gpu_idle_power.csv: scattered readings", True),
+    Constant("low_pstate_accelerator_w", 65.0, "W", 50.0, 80.0, "model resident, clocks down: between the two", True),
+    Constant("unloaded_accelerator_w", 50.0, "W", 25.0, 60.0, "gpu_idle_power.csv: no process on the GPU", True),
+    Constant("off_node_w_per_accelerator", 3.0, "W", 0.0, 10.0, "management controller of a node that is off", True),
+    Constant("storage_gb_per_s", 6.0, "GB/s", 2.0, 14.0, "one NVMe drive, sequential reads", True),
+    Constant("engine_start_s", 60.0, "s", 30.0, 120.0, "start of a serving engine beside loading weights", True),
+    Constant("node_boot_s", 180.0, "s", 60.0, 600.0, "a node that was given back until its engine may start", True),
+    Constant("awake_utilization", 0.85, "1", 0.5, 0.95, "load for which replicas are kept awake (ECO, 3.2)", True),
+    Constant("pack_utilization", 0.85, "1", 0.5, 0.95, "load to which pack fills one replica before the next", True),
     Constant("gpu_share_of_node_power", 0.52, "1", 0.45, 0.6, "mean of DGX A100 and H100, for other GPU types", True),
     Constant(
         "own_figures_single_power", 0.65, "1", 0.5, 0.8, "power of a lone request over full batch; both GPUs", True
@@ -70,6 +78,15 @@ def constant(name: str) -> float:
     return CONSTANTS[name].value
 
 
+class Balancer(StrEnum):
+    """How a site spreads a model's requests over its awake replicas."""
+
+    SPREAD = "spread"
+    """Modified weighted round robin: in proportion to capacity, past replicas that are full (the paper)."""
+    PACK = "pack"
+    """One replica after the other, each up to ``pack_utilization``."""
+
+
 class Reading(StrEnum):
     """Two readings of a formula: as the paper prints it, or as this project does it."""
 
@@ -87,6 +104,9 @@ class Settings:
     """Ours: prefill and one decode step. Paper: total execution time / output tokens."""
     gpu_power: Reading = Reading.OURS
     """Ours: fractions of the GPUs' TDP, plus the host. Paper: equation (4), the same fractions of the node's TDP."""
+    balancer: Balancer = Balancer.SPREAD
+    wakes_on_demand: bool = True
+    """Whether a site wakes more replicas than the plan keeps awake once requests have to wait."""
     cooling_energy_factor: float = constant("cooling_energy_factor")
     blowdown_threshold_paper: float = constant("blowdown_threshold_paper")
     latent_heat_j_per_l: float = constant("latent_heat_j_per_l")
@@ -95,6 +115,13 @@ class Settings:
     host_power_fraction: float = constant("host_power_fraction")
     idle_accelerator_w: float = constant("idle_accelerator_w")
     """For node groups that state none."""
+    low_pstate_accelerator_w: float = constant("low_pstate_accelerator_w")
+    unloaded_accelerator_w: float = constant("unloaded_accelerator_w")
+    off_node_w_per_accelerator: float = constant("off_node_w_per_accelerator")
+    storage_gb_per_s: float = constant("storage_gb_per_s")
+    engine_start_s: float = constant("engine_start_s")
+    node_boot_s: float = constant("node_boot_s")
+    pack_utilization: float = constant("pack_utilization")
     patience_s: float = constant("patience_s")
     unserved_charge_factor: float = constant("unserved_charge_factor")
 

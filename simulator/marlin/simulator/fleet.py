@@ -41,6 +41,9 @@ class Demand:
     mean_output_tokens: float
     upper_requests: float | None = None
     backlog_requests: tuple[float, ...] = ()
+    """(D,) still waiting from before; empty: none."""
+    awake_replicas: tuple[float, ...] = ()
+    """(D,) awake when the epoch starts; empty: all."""
 
 
 @dataclass(slots=True)
@@ -161,6 +164,8 @@ class Builder:
             mean_output_tokens=demand.mean_output_tokens,
             ttft_limit_s=spec.service_level.time_to_first_token_milliseconds / 1000,
             backlog_requests=demand.backlog_requests,
+            awake_replicas=demand.awake_replicas,
+            weights_bytes=None if spec.model_memory is None else quantity_value(spec.model_memory),
             allowed=self._allowed(name),
             power_down=PowerDown(spec.power_down),
             deployments=tuple(deployments),

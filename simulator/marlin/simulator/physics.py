@@ -1,4 +1,4 @@
-"""Equations (1) to (10) of the paper, each a pure function named by what it computes.
+"""Equations (1) to (11) of the paper, each a pure function named by what it computes.
 
 Arguments broadcast as NumPy does; plain floats work too. Results are float64 arrays of the broadcast shape. Nothing
 here checks its input, because it is called for thousands of plans at once: who builds a state has checked it. Where
@@ -26,6 +26,11 @@ def node_memory_bytes(weights_bytes: Floats, kv_bytes_per_token: Floats, tokens_
     What would exceed the memory waits: see ``ServingProfile.batch_limit``, which is this equation solved for the batch.
     """
     return np.asarray(weights_bytes + np.multiply(kv_bytes_per_token, tokens_in_flight))
+
+
+def weight_loading_s(weights_bytes: Floats, storage_bytes_per_s: Floats, host_to_gpu_bytes_per_s: Floats) -> FloatArray:
+    """LA_load of section 3.1, s: MF_v / BW_n, where BW_n is the slowest link on the way: storage, or the GPUs' PCIe."""
+    return np.asarray(np.divide(weights_bytes, np.minimum(storage_bytes_per_s, host_to_gpu_bytes_per_s)))
 
 
 def network_one_way_ms(
@@ -122,3 +127,16 @@ def water_carbon_gco2(
     """
     kwh = np.multiply(onsite_l, settings.potable_kwh_per_l) + np.multiply(grid_l, settings.wastewater_kwh_per_l)
     return np.asarray(np.multiply(kwh, carbon_gco2_per_kwh))
+
+
+def weighted_objective(metrics: FloatArray, weights: FloatArray, reference: FloatArray | float = 1.0) -> FloatArray:
+    """Equation (11) for one epoch: the weighted sum of the four metrics.
+
+    Args:
+        metrics: (..., 4) in the order of ``METRIC_NAMES``.
+        weights: (4,) not negative, adding up to one.
+        reference: (4,) or broadcastable to ``metrics``: what a metric is counted in. The paper adds seconds, grams,
+            litres and dollars as they are; we divide by what capacity-proportional routing costs, so that a weight
+            means the same on every fleet.
+    """
+    return np.asarray((metrics / reference) @ weights)

@@ -6,7 +6,7 @@ node, the host, draws a share of what its datasheet leaves beside the GPUs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -24,6 +24,10 @@ class Accelerator:
     tdp_w: float
     node_w: float
     """Power of a node at full load, divided by its GPUs, W."""
+    memory_gb: float = 80.0
+    """Memory of one GPU, GB. That of the shipped types, where a type is not known (assumption)."""
+    host_to_gpu_gb_per_s: float = 32.0
+    """PCIe of one GPU, one way, GB/s. That of the slower shipped type, where a type is not known (assumption)."""
 
 
 def accelerator(name: str, node_w_per_gpu: float | None = None) -> Accelerator:
@@ -44,13 +48,20 @@ def accelerator(name: str, node_w_per_gpu: float | None = None) -> Accelerator:
         return shipped
     # The GPU's share of an unknown node is that of the known ones (assumption).
     tdp_w = shipped.tdp_w if shipped else node_w_per_gpu * constant("gpu_share_of_node_power")
-    return Accelerator(min(tdp_w, node_w_per_gpu), node_w_per_gpu)
+    if shipped is None:
+        return Accelerator(min(tdp_w, node_w_per_gpu), node_w_per_gpu)
+    return replace(shipped, tdp_w=min(tdp_w, node_w_per_gpu), node_w=node_w_per_gpu)
 
 
 @cache
 def _accelerators() -> dict[str, Accelerator]:
     return {
-        row["accelerator"]: Accelerator(float(row["tdp_w"]), float(row["node_w_per_gpu"]))
+        row["accelerator"]: Accelerator(
+            tdp_w=float(row["tdp_w"]),
+            node_w=float(row["node_w_per_gpu"]),
+            memory_gb=float(row["memory_gb"]),
+            host_to_gpu_gb_per_s=float(row["host_to_gpu_gb_per_s"]),
+        )
         for row in tables.rows("accelerators.csv")
     }
 

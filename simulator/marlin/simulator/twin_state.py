@@ -1,28 +1,34 @@
-"""``FleetState`` to arrays: everything the fluid engine multiplies, looked up once.
+"""``FleetState`` to arrays: everything the engines multiply, looked up once.
 
-Shapes: V models, D datacenters, R origins, L deployments of a model at a site (padded with zero replicas), K knots of
-batch. A ``TwinState`` is a value; the engine never changes one.
+Shapes: V models, D datacenters, R origins, L deployments of a model at a site (padded with zero replicas, in order of
+energy per request: the first ones stay awake longest), K knots of utilisation. A ``TwinState`` is a value; the engines
+never change one. It is hashable by identity, so that what an engine prepares from it can be kept beside it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from marlin.api.pool import PowerDown
 from marlin.api.state import DatacenterState, FleetState, NodeGroupState, PoolDeployment, PoolState
 from marlin.simulator.constants import DEFAULT_SETTINGS, Settings
+from marlin.simulator.load_curves import KNOTS, LoadCurves, TokenSizes, load_curves
 from marlin.simulator.physics import FloatArray, heat_over_it_energy, total_over_it_energy
-from marlin.simulator.power import accelerator, decode_fractions, prefill_fraction
-from marlin.simulator.profiles import load_profile
-from marlin.simulator.replica import BATCH_KNOTS, capacity_per_replica_rps
+from marlin.simulator.power import accelerator
+from marlin.simulator.replica import ReplicaModel, host_w_per_accelerator, replica_model
+from marlin.simulator.tail import exceedance_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+USUAL_UTILIZATION = 0.6
+"""Load at which deployments are ranked by energy per request."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class TwinState:
     """A fleet in one epoch, as arrays."""
 
@@ -34,23 +40,29 @@ class TwinState:
     origins: tuple[str, ...]
 
     requests: FloatArray  # (V, R) expected in the epoch
-    backlog_requests: FloatArray  # (V, D)
+    backlog_requests: FloatArray  # (V, D) still waiting from before
+    awake_before: FloatArray  # (V, D) replicas awake when the epoch starts
     allowed: NDArray[np.bool_]  # (V, D) up, and allowed by residency
     rtt_s: FloatArray  # (R, D) there and back
-    prompt_tokens: FloatArray  # (V,)
+    prompt_tokens: FloatArray  # (V,) means
     output_tokens: FloatArray  # (V,)
     ttft_limit_s: FloatArray  # (V,)
+    can_sleep: NDArray[np.bool_]  # (V,) whether the pool's replicas can power down
 
+    models: tuple[ReplicaModel, ...]
+    """The different replicas there are."""
+    model_index: NDArray[np.int32]  # (V, D, L) into models; -1 where there is no deployment
     replicas: FloatArray  # (V, D, L)
-    prefill_s: FloatArray  # (V, D, L)
-    step_knots_s: FloatArray  # (V, D, L, K)
-    batch_limit: FloatArray  # (V, D, L)
-    prefill_w: FloatArray  # (V, D, L) one replica's GPUs
-    decode_knots_w: FloatArray  # (V, D, L, K)
-    idle_w: FloatArray  # (V, D, L)
-    host_w: FloatArray  # (V, D, L) a replica's part of its node beside the GPUs
+    replica_rps: FloatArray  # (V, D, L) capacity of one replica at the largest batch
+    batch_limit: FloatArray  # (V, D, L) largest mean batch of one replica
+    prefill_s: FloatArray  # (V, D, L) mean time to read a prompt
+    power_knots_w: FloatArray  # (V, D, L, K) one replica, its part of the host included
+    first_token_knots_s: FloatArray  # (V, D, L, K) without network
+    late_knots: FloatArray  # (V, D, L, K) share of requests beyond the limit, network included
+    asleep_w: FloatArray  # (V, D, L) one replica
+    wake_s: FloatArray  # (V, D, L) from asleep to ready
 
-    base_w: FloatArray  # (D,) hosts of all nodes, and GPUs without a model
+    base_w: FloatArray  # (D,) nodes, or parts of nodes, that hold no replica
     total_over_it: FloatArray  # (D,) PUE
     heat_over_it: FloatArray  # (D,)
     cycles_of_concentration: FloatArray  # (D,)
@@ -58,10 +70,36 @@ class TwinState:
     water_l_per_kwh: FloatArray  # (D,)
     price_usd_per_kwh: FloatArray  # (D,)
 
-    capacity_rps: FloatArray  # (V, D) requests per second at the largest batch
+    @property
+    def capacity_rps(self) -> FloatArray:
+        """(V, D) requests per second with all replicas awake."""
+        total: FloatArray = (self.replicas * self.replica_rps).sum(axis=2)
+        return total
 
+    @property
+    def all_replicas(self) -> FloatArray:
+        """(V, D) replicas, awake or not."""
+        total: FloatArray = self.replicas.sum(axis=2)
+        return total
 
-_REPLICA_FIELDS = ("replicas", "prefill_s", "batch_limit", "prefill_w", "idle_w", "host_w")
+    @property
+    def arriving(self) -> FloatArray:
+        """(V,) requests expected in the epoch, the backlog not included."""
+        total: FloatArray = self.requests.sum(axis=1)
+        return total
+
+    @property
+    def origin_share(self) -> FloatArray:
+        """(V, R) part of each model's requests that comes from each origin; even where there are none."""
+        total = self.requests.sum(axis=1, keepdims=True)
+        even = np.full_like(self.requests, 1.0 / self.requests.shape[1])
+        return np.asarray(np.divide(self.requests, total, out=even, where=total > 0))
+
+    @property
+    def mean_rtt_s(self) -> FloatArray:
+        """(V, D) round trip to each site, a mean over the origins."""
+        mean: FloatArray = self.origin_share @ self.rtt_s
+        return mean
 
 
 def arrays_from(state: FleetState, settings: Settings = DEFAULT_SETTINGS) -> TwinState:
@@ -72,29 +110,38 @@ def arrays_from(state: FleetState, settings: Settings = DEFAULT_SETTINGS) -> Twi
         InputError: an accelerator's power is not known.
     """
     sites = {site.name: d for d, site in enumerate(state.datacenters)}
-    grouped = [[[] for _ in sites] for _ in state.pools]  # type: list[list[list[PoolDeployment]]]
+    origin_rtt_s = np.asarray(state.rtt_ms) / 1000.0  # (R, D)
+    placed = _deployments(state, sites, settings)
+    shape = (len(state.pools), len(sites), max(1, *(len(cell) for row in placed for cell in row)))
+    scalars = {name: np.zeros(shape) for name in _REPLICA_FIELDS}
+    knots = {name: np.zeros((*shape, len(KNOTS))) for name in _KNOT_FIELDS}
+    model_index = np.full(shape, -1, dtype=np.int32)
+    models: dict[ReplicaModel, int] = {}
+    hosted_gpus = np.zeros(len(sites))
     for v, pool in enumerate(state.pools):
-        for deployment in pool.deployments:
-            grouped[v][sites[deployment.datacenter]].append(deployment)
-    shape = (len(state.pools), len(sites), max(1, *(len(site) for row in grouped for site in row)))
-    arrays = {name: np.zeros(shape) for name in _REPLICA_FIELDS}
-    arrays["batch_limit"] += 1.0
-    knots_s, knots_w = np.ones((*shape, len(BATCH_KNOTS))), np.zeros((*shape, len(BATCH_KNOTS)))
-    used_gpus = np.zeros(len(sites))
-    for v, pool in enumerate(state.pools):
-        for d, site in enumerate(state.datacenters):
-            for i, deployment in enumerate(grouped[v][d]):
-                group = next(g for g in site.node_groups if g.name == deployment.node_group)
-                values, knots_s[v, d, i], knots_w[v, d, i] = _replica(pool, deployment, group, settings)
-                for name, value in values.items():
-                    arrays[name][v, d, i] = value
-                used_gpus[d] += deployment.replicas * deployment.tensor_parallel
-    prefill_or_one = np.where(arrays["replicas"] > 0, arrays["prefill_s"], 1.0)
-    output_tokens = np.array([pool.mean_output_tokens for pool in state.pools])
-    per_replica_rps = capacity_per_replica_rps(
-        prefill_or_one, knots_s, output_tokens[:, None, None], arrays["batch_limit"]
-    )
+        sizes = TokenSizes(pool.mean_prompt_tokens, pool.mean_output_tokens)
+        volume = _origin_share(pool)
+        for d in range(len(sites)):
+            total_rps = sum(count * curves.capacity_rps for _, count, curves in placed[v][d])
+            limits_s = pool.ttft_limit_s - origin_rtt_s[:, d]  # (R,)
+            for i, (model, count, even) in enumerate(placed[v][d]):
+                scv = round(even.capacity_rps / total_rps, 3) if total_rps > 0 else 1.0
+                curves = load_curves(model, sizes, scv, settings.first_token)
+                late = exceedance_at(model, sizes, scv, limits_s) @ volume  # (K,)
+                model_index[v, d, i] = models.setdefault(model, len(models))
+                scalars["replicas"][v, d, i] = count
+                scalars["replica_rps"][v, d, i] = curves.capacity_rps
+                scalars["batch_limit"][v, d, i] = curves.batch_limit
+                scalars["prefill_s"][v, d, i] = curves.reading[-1] / curves.capacity_rps
+                scalars["asleep_w"][v, d, i] = model.asleep_w
+                scalars["wake_s"][v, d, i] = model.wake_s
+                knots["power_knots_w"][v, d, i] = curves.power_w
+                knots["first_token_knots_s"][v, d, i] = curves.first_token_s
+                knots["late_knots"][v, d, i] = late
+                hosted_gpus[d] += count * model.tensor_parallel
     pue, heat = _energy_factors(state, settings)
+    every = scalars["replicas"].sum(axis=2)
+    awake = [pool.awake_replicas or tuple(row) for pool, row in zip(state.pools, every, strict=True)]
     return TwinState(
         settings=settings,
         epoch_s=state.epoch_s,
@@ -104,6 +151,7 @@ def arrays_from(state: FleetState, settings: Settings = DEFAULT_SETTINGS) -> Twi
         origins=state.origins,
         requests=np.array([pool.forecast_requests for pool in state.pools]),
         backlog_requests=np.array([pool.backlog_requests or (0.0,) * len(sites) for pool in state.pools]),
+        awake_before=np.minimum(np.array(awake, dtype=np.float64), every),
         allowed=np.array(
             [
                 [
@@ -113,59 +161,84 @@ def arrays_from(state: FleetState, settings: Settings = DEFAULT_SETTINGS) -> Twi
                 for p in state.pools
             ]
         ),
-        rtt_s=np.asarray(state.rtt_ms) / 1000.0,
+        rtt_s=origin_rtt_s,
         prompt_tokens=np.array([pool.mean_prompt_tokens for pool in state.pools]),
-        output_tokens=output_tokens,
+        output_tokens=np.array([pool.mean_output_tokens for pool in state.pools]),
         ttft_limit_s=np.array([pool.ttft_limit_s for pool in state.pools]),
-        step_knots_s=knots_s,
-        decode_knots_w=knots_w,
-        base_w=np.array([_base_w(site, used_gpus[d], settings) for d, site in enumerate(state.datacenters)]),
+        can_sleep=np.array([pool.power_down is not PowerDown.NONE for pool in state.pools]),
+        models=tuple(models),
+        model_index=model_index,
+        base_w=np.array([_base_w(site, hosted_gpus[d], settings) for d, site in enumerate(state.datacenters)]),
         total_over_it=pue,
         heat_over_it=heat,
         cycles_of_concentration=np.array([site.cycles_of_concentration for site in state.datacenters]),
         carbon_gco2_per_kwh=np.array([site.carbon_gco2_per_kwh for site in state.datacenters]),
         water_l_per_kwh=np.array([site.water_l_per_kwh for site in state.datacenters]),
         price_usd_per_kwh=np.array([site.price_usd_per_kwh for site in state.datacenters]),
-        capacity_rps=(arrays["replicas"] * per_replica_rps).sum(axis=2),
-        **arrays,
+        **scalars,
+        **knots,
     )
 
 
-def _replica(
-    pool: PoolState, deployment: PoolDeployment, group: NodeGroupState, settings: Settings
-) -> tuple[dict[str, float], list[float], list[float]]:
-    """Scalars of one deployment, and its step times (s) and decode powers (W) at the knots."""
-    gpus = deployment.tensor_parallel
-    profile = load_profile(pool.profile, group.accelerator, gpus)
-    node_w = None if group.node_power_w is None else group.node_power_w / group.accelerators_per_node
-    gpu = accelerator(group.accelerator, node_w)
-    # A request holds its prompt and, on average while it decodes, half of its answer.
-    batch_limit = profile.batch_limit(pool.mean_prompt_tokens + pool.mean_output_tokens / 2)
-    idle_w = settings.idle_accelerator_w if group.idle_accelerator_w is None else group.idle_accelerator_w
-    fractions = decode_fractions(pool.profile, group.accelerator, gpus, gpu.tdp_w, tuple(BATCH_KNOTS))
-    scalars = {
-        "replicas": deployment.replicas,
-        "prefill_s": profile.prefill_s(pool.mean_prompt_tokens),
-        "batch_limit": batch_limit,
-        "prefill_w": gpus * gpu.tdp_w * prefill_fraction(pool.profile, group.accelerator, gpus, gpu.tdp_w),
-        "idle_w": gpus * idle_w,
-        "host_w": gpus * (gpu.node_w - gpu.tdp_w) * settings.host_power_fraction,
-    }
-    return scalars, [profile.step_s(b) for b in BATCH_KNOTS], [gpus * gpu.tdp_w * f for f in fractions]
+_REPLICA_FIELDS = ("replicas", "replica_rps", "batch_limit", "prefill_s", "asleep_w", "wake_s")
+_KNOT_FIELDS = ("power_knots_w", "first_token_knots_s", "late_knots")
+
+_Placed = list[list[list[tuple[ReplicaModel, float, LoadCurves]]]]
 
 
-def _base_w(site: DatacenterState, used_gpus: float, settings: Settings) -> float:
-    """Power that no plan changes without power-down: every node's host, and the GPUs that hold no model."""
-    hosts_w, gpus, idle_w = 0.0, 0.0, 0.0
+def _deployments(state: FleetState, sites: dict[str, int], settings: Settings) -> _Placed:
+    """For each model and site its replicas, how many, and their curves; least energy per request first."""
+    placed: _Placed = [[[] for _ in sites] for _ in state.pools]
+    groups = {(site.name, group.name): group for site in state.datacenters for group in site.node_groups}
+    for v, pool in enumerate(state.pools):
+        sizes = TokenSizes(pool.mean_prompt_tokens, pool.mean_output_tokens)
+        for deployment in pool.deployments:
+            model = _replica(pool, deployment, groups[deployment.datacenter, deployment.node_group], settings)
+            curves = load_curves(model, sizes, 0.0, settings.first_token)
+            if deployment.replicas > 0:
+                placed[v][sites[deployment.datacenter]].append((model, deployment.replicas, curves))
+        for cell in placed[v]:
+            cell.sort(key=lambda entry: _joules_per_request(entry[2]))
+    return placed
+
+
+def _joules_per_request(curves: LoadCurves) -> float:
+    return float(np.interp(USUAL_UTILIZATION, KNOTS, curves.power_w)) / (USUAL_UTILIZATION * curves.capacity_rps)
+
+
+def _replica(pool: PoolState, deployment: PoolDeployment, group: NodeGroupState, settings: Settings) -> ReplicaModel:
+    return replica_model(
+        pool.profile,
+        group.accelerator,
+        deployment.tensor_parallel,
+        settings=settings,
+        power_down=pool.power_down,
+        node_w_per_accelerator=_node_w_per_accelerator(group),
+        idle_accelerator_w=group.idle_accelerator_w,
+        weights_bytes=pool.weights_bytes,
+    )
+
+
+def _node_w_per_accelerator(group: NodeGroupState) -> float | None:
+    return None if group.node_power_w is None else group.node_power_w / group.accelerators_per_node
+
+
+def _origin_share(pool: PoolState) -> FloatArray:
+    volume = np.asarray(pool.forecast_requests)
+    return np.asarray(volume / volume.sum() if volume.sum() > 0 else np.full(len(volume), 1.0 / len(volume)))
+
+
+def _base_w(site: DatacenterState, hosted_gpus: float, settings: Settings) -> float:
+    """Power of the GPUs without a replica, and of their part of the hosts, which no plan changes."""
+    gpus, idle_w = 0.0, 0.0
     for group in site.node_groups:
         in_group = group.nodes * group.accelerators_per_node
-        node_w = None if group.node_power_w is None else group.node_power_w / group.accelerators_per_node
-        gpu = accelerator(group.accelerator, node_w)
-        hosts_w += in_group * (gpu.node_w - gpu.tdp_w) * settings.host_power_fraction
+        gpu = accelerator(group.accelerator, _node_w_per_accelerator(group))
         gpus += in_group
         own_idle_w = settings.idle_accelerator_w if group.idle_accelerator_w is None else group.idle_accelerator_w
-        idle_w += in_group * own_idle_w
-    return hosts_w + (idle_w / gpus if gpus else 0.0) * max(0.0, gpus - used_gpus)
+        unloaded_w = min(own_idle_w, settings.unloaded_accelerator_w)
+        idle_w += in_group * (unloaded_w + host_w_per_accelerator(gpu.node_w, gpu.tdp_w, settings))
+    return (idle_w / gpus if gpus else 0.0) * max(0.0, gpus - hosted_gpus)
 
 
 def _energy_factors(state: FleetState, settings: Settings) -> tuple[FloatArray, FloatArray]:
@@ -180,3 +253,16 @@ def _energy_factors(state: FleetState, settings: Settings) -> tuple[FloatArray, 
         totals.append(total)
         heats.append(float(heat_over_it_energy(total, overhead)))
     return np.array(totals), np.array(heats)
+
+
+def in_proportion(twin: TwinState, total: FloatArray) -> FloatArray:
+    """(V, D) of ``total`` (V,) at each site that may serve, by capacity: where requests without a place wait."""
+    carried = twin.allowed * twin.capacity_rps
+    whole = carried.sum(axis=1, keepdims=True)
+    share = np.divide(carried, whole, out=np.zeros_like(carried), where=whole > 0)
+    return np.asarray(total[:, None] * share)
+
+
+def with_demand(twin: TwinState, requests: FloatArray) -> TwinState:
+    """The same fleet asked for other requests (V, R). The share of late requests keeps the old origins' weights."""
+    return replace(twin, requests=requests)

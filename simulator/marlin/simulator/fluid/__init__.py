@@ -1,0 +1,39 @@
+"""The fluid engine: what a plan does to a whole fleet in one epoch, for many plans and epochs at once.
+
+Requests are a flow here, not individuals: each (model, site) gets a rate, the rate a utilisation, and the curves of its
+replicas (``load_curves``) give time and power at it; equations (5) to (10) give the rest. ``simulate`` evaluates plans,
+``step`` also carries queue and awake replicas into the next epoch, ``estimate`` is what a planner asks about one plan.
+
+Two forms of the same formulas, held equal by a test: ``numpy_form`` for operator, demo and ``marlin plan``,
+``numba_form`` for training and experiments. The sibling that follows every request is ``request_level``.
+"""
+
+from marlin.simulator.fluid.engine import (
+    Form,
+    awake_for,
+    capacity_rps,
+    estimate,
+    plans_of,
+    simulate,
+    simulate_epochs,
+    simulate_plan,
+    step,
+)
+from marlin.simulator.fluid.marginal import joules_per_token, marginal_metrics
+from marlin.simulator.fluid.outcome import FluidResult, Plans
+
+__all__ = [
+    "FluidResult",
+    "Form",
+    "Plans",
+    "awake_for",
+    "capacity_rps",
+    "estimate",
+    "joules_per_token",
+    "marginal_metrics",
+    "plans_of",
+    "simulate",
+    "simulate_epochs",
+    "simulate_plan",
+    "step",
+]
