@@ -11,7 +11,8 @@ import pytest
 
 from marlin.api.errors import InputError
 from marlin.simulator.signals import hourly_signals, zone_signals
-from marlin.simulator.workload import epoch_requests, mean_tokens, trace_from
+from marlin.simulator.workload.burstgpt import aggregates_from
+from marlin.simulator.workload.epochs import epoch_requests
 
 GRID = "utc,zone,ci_lca_g_per_kwh,ci_direct_g_per_kwh,price_usd_per_mwh\n"
 
@@ -43,20 +44,25 @@ def test_signals_are_those_of_the_very_hour_with_the_tariff_s_floor_and_adder(tm
 
 
 def test_every_day_of_the_trace_is_there_from_midnight_utc_on(tmp_path: Path) -> None:
-    trace = trace_from(folder(tmp_path))
+    trace = aggregates_from(folder(tmp_path))
     assert trace.days == 1, "48 local hours at UTC+8 hold one whole UTC day"
-    requests = epoch_requests(0, 1, np.random.default_rng(0), trace)
+    requests = epoch_requests(trace, 0, 3600, np.random.default_rng(0))
     assert requests[:, 0].tolist() == list(range(8, 32))
-    assert sum(mean_tokens(0, trace)) == pytest.approx(800.0)
+    first_16_h, last_8_h = requests[:16].sum(), requests[16:].sum()
+    mean = (800 * first_16_h + 900 * last_8_h) / (first_16_h + last_8_h)
+    assert trace.day_sizes(0).sum() == pytest.approx(mean), "a day UTC has requests of two local days"
 
 
 @pytest.mark.parametrize(
     ("hourly", "message"),
-    [("0,0,1,2,3\n0,1,many,2,3\n", r"hourly_counts.csv:3: ValueError"), ("0,0\n", r"hourly_counts.csv:2: TypeError")],
+    [
+        ("0,0,1,2,3\n0,1,many,2,3\n", r"hourly_counts.csv:3: conversation is not a number \(it says 'many'\)"),
+        ("0,0\n", r"hourly_counts.csv:2: the line has not 5 fields"),
+    ],
 )
 def test_a_bad_row_is_refused_with_file_line_and_reason(tmp_path: Path, hourly: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        trace_from(folder(tmp_path, hourly=hourly))
+        aggregates_from(folder(tmp_path, hourly=hourly))
 
 
 def test_a_bad_grid_row_is_refused_with_file_line_and_reason(tmp_path: Path) -> None:
@@ -66,6 +72,6 @@ def test_a_bad_grid_row_is_refused_with_file_line_and_reason(tmp_path: Path) -> 
 
 
 def test_a_folder_without_the_files_is_told_what_it_should_be(tmp_path: Path) -> None:
-    for read in (trace_from, hourly_signals):
+    for read in (aggregates_from, hourly_signals):
         with pytest.raises(InputError, match="--data names a folder of full data"):
             read(tmp_path)

@@ -74,7 +74,7 @@ def simulate(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
     from marlin.simulator.fleet import Builder  # noqa: PLC0415
     from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
     from marlin.simulator.signals import hourly_signals, zone_signals  # noqa: PLC0415
-    from marlin.simulator.workload import trace_from  # noqa: PLC0415
+    from marlin.simulator.workload.burstgpt import aggregates_from  # noqa: PLC0415
 
     if fleet_file is None:
         documents = scenario_documents(scenario or "paper-8")
@@ -84,7 +84,7 @@ def simulate(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{fleet_file}: cannot be read: {error}") from error
     builder = Builder(documents, zone_signals if data is None else hourly_signals(data))
-    trace = None if data is None else trace_from(data)
+    trace = None if data is None else aggregates_from(data)
     maker = make_planner(planner_kind(planner), scheme=scheme_of(scheme), dispatch=Dispatch(dispatch.capitalize()))
     steps = run(
         builder,

@@ -21,13 +21,16 @@ from marlin.simulator.fleet import Builder, Demand
 from marlin.simulator.fluid import FluidResult, simulate_plan
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState, arrays_from
-from marlin.simulator.workload import Trace, epoch_requests, mean_tokens, model_requests, scaled, shipped_trace
+from marlin.simulator.workload.epochs import epoch_requests
+from marlin.simulator.workload.mix import expected_by_model, model_shares
+from marlin.simulator.workload.scaling import fit_scaling
+from marlin.simulator.workload.shipped import shipped_week
+from marlin.simulator.workload.trace import Trace
 
 FIRST_DAY: Final = datetime(2023, 6, 12, tzinfo=UTC)
 """The day whose signals the first trace day is paired with: inside the training months."""
 
 EPOCH_S: Final = 900.0
-_EPOCHS_PER_HOUR: Final = 4
 _SMOOTHING: Final = 0.7
 """Weight of the last epoch in the forecast."""
 
@@ -80,7 +83,7 @@ def run(
         builder: the fleet.
         decide: the planner.
         days: how many.
-        load: how the trace is scaled, one of ``workload.LOADS``.
+        load: how the trace is scaled, one of ``scaling.LOADS``.
         seed: of the split of hours into epochs.
         first_day: day of the trace to begin with.
         trace: whose arrivals. Default: the shipped week.
@@ -88,7 +91,7 @@ def run(
     Raises:
         InputError: the trace has fewer days, or the fleet cannot be simulated.
     """
-    trace = trace or shipped_trace()
+    trace = trace or shipped_week()
     if first_day + days > trace.days:
         raise InputError(f"{trace.name} has days 0 to {trace.days - 1}: {days} from day {first_day} on is too many")
     rng = np.random.default_rng(seed)
@@ -97,9 +100,11 @@ def run(
     expected: FloatArray | None = None
     waiting = np.zeros((len(names), len(builder.documents.datacenters)))  # (V, D) requests
     for day in range(days):
-        counts = epoch_requests(first_day + day, _EPOCHS_PER_HOUR, rng, trace)  # (E, 2)
-        sizes = mean_tokens(first_day + day, trace)
-        arrivals = _arrivals(builder, names, counts, load, sizes)  # (E, V)
+        counts = epoch_requests(trace, first_day + day, int(EPOCH_S), rng)  # (E, C)
+        prompt, output = trace.day_sizes(first_day + day)
+        sizes = (float(prompt), float(output))
+        raw = expected_by_model(counts, model_shares(trace))  # (E, 2)
+        arrivals = _arrivals(builder, names, raw, load, sizes)  # (E, V)
         for e, arrived in enumerate(arrivals):
             start = FIRST_DAY + timedelta(days=day, seconds=e * EPOCH_S)
 
@@ -149,7 +154,7 @@ def summarise(epochs: list[Epoch]) -> Summary:
 
 
 def _arrivals(
-    builder: Builder, names: list[str], counts: FloatArray, load: str, sizes: tuple[float, float]
+    builder: Builder, names: list[str], by_model: FloatArray, load: str, sizes: tuple[float, float]
 ) -> FloatArray:
     """Requests (E, V) of each pool in each epoch of a day, scaled to the fleet.
 
@@ -159,10 +164,11 @@ def _arrivals(
     nothing = {name: Demand((0.0,) * len(builder.origins()), *sizes) for name in names}
     twin = arrays_from(builder.state(FIRST_DAY, nothing, epoch=0, epoch_s=EPOCH_S, start_time=FIRST_DAY))
     capacity = twin.capacity_rps.sum(axis=1) * EPOCH_S  # (V,)
-    raw = model_requests(counts) if len(names) == 2 else counts.sum(axis=1)[:, None] * (capacity / capacity.sum())
+    raw = by_model if len(names) == 2 else by_model.sum(axis=1)[:, None] * (capacity / capacity.sum())
     # Each pool is scaled on its own: the busiest epoch of each needs what the load says of its own capacity.
-    factors = np.stack([scaled(raw[:, v] / capacity[v], load) for v in range(len(names))], axis=1)
-    return np.asarray(np.rint(raw * factors))
+    needed = raw / capacity
+    scaled = np.stack([fit_scaling(need, load).apply(need) for need in needed.T], axis=1)
+    return np.asarray(np.rint(scaled * capacity))
 
 
 def _placed(twin: TwinState, result: FluidResult) -> FloatArray:

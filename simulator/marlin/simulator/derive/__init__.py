@@ -18,10 +18,12 @@ MANIFEST: Final = "SHA256SUMS"
 
 TABLES: Final[Mapping[str, Callable[[Path], bytes]]] = {
     "accelerators.csv": hardware.accelerators,
+    "azure2024_hourly.csv": workload.azure_2024_hourly,
     "burstgpt_week_daily.csv": workload.week_daily,
     "burstgpt_week_hourly.csv": workload.week_hourly,
     "gpu_idle_power.csv": hardware.idle_power,
     "grid_profiles.csv": grid.grid_profiles,
+    "hour_profile.csv": workload.hour_profile,
     "models.csv": hardware.models,
     "node_types.csv": hardware.node_types,
     "power_fraction.csv": hardware.power_fractions,

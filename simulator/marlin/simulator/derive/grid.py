@@ -16,6 +16,26 @@ COP_PER_DEGREE: Final = -0.65
 INFRASTRUCTURE_OVERHEAD: Final = 0.13
 PUE_RANGE: Final = (1.2, 1.7)
 
+TIME_ZONES: Final = {
+    "AU-NSW": "Australia/Sydney",
+    "AU-VIC": "Australia/Melbourne",
+    "BR-SP": "America/Sao_Paulo",
+    "CA-ON": "America/Toronto",
+    "CL-SIC": "America/Santiago",
+    "DE-LU": "Europe/Berlin",
+    "GB": "Europe/London",
+    "IN-WE": "Asia/Kolkata",
+    "JP-TK": "Asia/Tokyo",
+    "KR": "Asia/Seoul",
+    "SG": "Asia/Singapore",
+    "US-CAL-CISO": "America/Los_Angeles",
+    "US-MIDA-PJM": "America/New_York",
+    "US-NY-NYIS": "America/New_York",
+    "US-TEX-ERCO": "America/Chicago",
+    "ZA": "Africa/Johannesburg",
+}
+"""Facts: the time zone in which most people of a grid zone live."""
+
 
 def cooling_cop(wetbulb_c: float) -> float:
     """COP of a site's cooling for a yearly mean wet bulb in degrees Celsius."""
@@ -42,7 +62,7 @@ def grid_profiles(data: Path) -> bytes:
 
 
 def zones(data: Path) -> bytes:
-    """``zones.csv``: coordinates, grid water, wet bulb, COP and the PUE that follows, per zone."""
+    """``zones.csv``: coordinates, time zone, grid water, wet bulb, COP and the PUE that follows, per zone."""
     wetbulb: dict[str, list[float]] = defaultdict(list)
     for row in read(data, "grid/zones_hourly_2023.csv.gz"):
         wetbulb[row["zone"]].append(float(row["wetbulb_c"]))
@@ -54,13 +74,13 @@ def zones(data: Path) -> bytes:
         cop = round(cooling_cop(mean_c), 2)
         rows.append(
             (
-                zone, place["azure_region"], place["lat"], place["lon"],
+                zone, place["azure_region"], place["lat"], place["lon"], TIME_ZONES[zone],
                 water[zone]["gi_l_per_kwh"], water[zone]["gi_paper_anchors_l_per_kwh"],
                 mean_c, cop, round(1.0 + INFRASTRUCTURE_OVERHEAD + 3.0 / cop, 3),
             )
         )  # fmt: skip
     columns = (
-        "zone", "azure_region", "latitude", "longitude", "water_l_per_kwh", "water_paper_l_per_kwh",
+        "zone", "azure_region", "latitude", "longitude", "time_zone", "water_l_per_kwh", "water_paper_l_per_kwh",
         "wetbulb_mean_c", "cooling_cop", "pue",
     )  # fmt: skip
     return table(columns, rows)
