@@ -59,7 +59,7 @@ def epoch_bounds(state: FleetState) -> tuple[datetime, datetime]:
     return state.start_time, state.start_time + timedelta(seconds=state.epoch_s)
 
 
-def build_plan(
+def build_plan(  # noqa: PLR0913 all of a plan, by name
     state: FleetState,
     proposal: Proposal,
     allowed: NDArray[np.bool_],  # (V, D)
@@ -69,6 +69,7 @@ def build_plan(
     dispatch: Dispatch,
     now: datetime | None,
     explanation: str,
+    awake: NDArray[np.float64] | None = None,  # (V, D) replicas, where pools can power down
 ) -> RoutingPlan:
     """The sealed plan of a proposal."""
     valid_from, valid_until = epoch_bounds(state)
@@ -85,6 +86,7 @@ def build_plan(
                 weights=_row(proposal.shares[v], mask),
                 order=order if dispatch is Dispatch.ORDERED else (),
                 cap=_caps(mask, state.max_utilization) if dispatch is Dispatch.ORDERED else (),
+                replicas=() if awake is None else tuple(int(count) for count in awake[v]),
                 by_origin=() if by_origin is None else tuple(_row(row, mask) for row in by_origin[v]),
             )
         )

@@ -140,8 +140,9 @@ def _state(
     from marlin.api.documents import load_documents  # noqa: PLC0415
     from marlin.api.errors import InputError  # noqa: PLC0415
     from marlin.simulator.fleet import Builder, loaded_state  # noqa: PLC0415
+    from marlin.simulator.hourly_signals import hourly_signals  # noqa: PLC0415
     from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
-    from marlin.simulator.signals import hourly_signals, zone_signals  # noqa: PLC0415
+    from marlin.simulator.signals import zone_signals  # noqa: PLC0415
 
     if fleet_file is None:
         documents = scenario_documents(scenario or "")

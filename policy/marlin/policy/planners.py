@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from marlin.api.errors import InputError
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
@@ -19,13 +21,13 @@ from marlin.policy.building import Proposal, allowed_sites, build_plan
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import OPTION_NAMES, Weights, scheme_weights
 from marlin.policy.planner import Decision, Planner
-from marlin.simulator.fluid import capacity_rps, estimate, marginal_metrics
+from marlin.simulator.constants import constant
+from marlin.simulator.fluid import awake_for, capacity_rps, estimate, marginal_metrics
 from marlin.simulator.twin_state import arrays_from
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from marlin.api.state import FleetState
@@ -111,15 +113,17 @@ class Baseline:
         twin = arrays_from(state)
         capacity = capacity_rps(twin)
         allowed = allowed_sites(state, capacity)
+        proposal = self.rule(state, capacity, allowed)
         plan = build_plan(
             state,
-            self.rule(state, capacity, allowed),
+            proposal,
             allowed,
             kind=self.kind,
             scheme=Scheme.BALANCED,
             dispatch=self.dispatch,
             now=now,
             explanation=f"{self.kind.option}: {self.reason}",
+            awake=_awake(state, twin, proposal, allowed),
         )
         return _decision(state, twin, plan, {})
 
@@ -155,6 +159,7 @@ class MeritOrder:
             dispatch=self.dispatch,
             now=now,
             explanation=f"merit-order {self.scheme.option}: {state.pools[0].name} fills {first}",
+            awake=_awake(state, twin, proposal, allowed),
         )
         record = {
             "weights": dict(zip(OPTION_NAMES, self.weights, strict=True)),
@@ -186,13 +191,30 @@ def _decision(state: FleetState, twin: TwinState, plan: RoutingPlan, record: dic
 def _baseline_plan(state: FleetState, twin: TwinState) -> RoutingPlan:
     capacity = capacity_rps(twin)
     allowed = allowed_sites(state, capacity)
+    proposal = baselines.capacity_proportional(state, capacity, allowed)
     return build_plan(
         state,
-        baselines.capacity_proportional(state, capacity, allowed),
+        proposal,
         allowed,
         kind=PlannerKind.CAPACITY_PROPORTIONAL,
         scheme=Scheme.BALANCED,
         dispatch=Dispatch.SHARES,
         now=None,
         explanation="",
+        awake=_awake(state, twin, proposal, allowed),
     )
+
+
+def _awake(
+    state: FleetState, twin: TwinState, proposal: Proposal, allowed: NDArray[np.bool_]
+) -> NDArray[np.float64] | None:
+    """Replicas to keep awake (V, D), None where no pool can power down: the paper's consolidation.
+
+    Enough for the upper quantile of the forecast, or the forecast itself where there is none, at a usual load.
+    """
+    if not twin.can_sleep.any():
+        return None
+    expected = np.array([pool.forecast_upper_requests or sum(pool.forecast_requests) for pool in state.pools])
+    shares = np.where(allowed, proposal.shares, 0.0)
+    shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
+    return awake_for(twin, shares * expected[:, None] / twin.epoch_s, constant("awake_utilization"))

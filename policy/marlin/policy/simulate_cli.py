@@ -70,10 +70,11 @@ def simulate(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
     from marlin.api.errors import InputError  # noqa: PLC0415
     from marlin.api.plan import Dispatch  # noqa: PLC0415
     from marlin.policy.planners import make_planner, planner_kind, scheme_of  # noqa: PLC0415
-    from marlin.simulator.experiment import run, summarise  # noqa: PLC0415
+    from marlin.simulator.experiment import Study, run, summarise  # noqa: PLC0415
     from marlin.simulator.fleet import Builder  # noqa: PLC0415
+    from marlin.simulator.hourly_signals import hourly_signals  # noqa: PLC0415
     from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
-    from marlin.simulator.signals import hourly_signals, zone_signals  # noqa: PLC0415
+    from marlin.simulator.signals import zone_signals  # noqa: PLC0415
     from marlin.simulator.workload.burstgpt import aggregates_from  # noqa: PLC0415
 
     if fleet_file is None:
@@ -86,15 +87,8 @@ def simulate(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
     builder = Builder(documents, zone_signals if data is None else hourly_signals(data))
     trace = None if data is None else aggregates_from(data)
     maker = make_planner(planner_kind(planner), scheme=scheme_of(scheme), dispatch=Dispatch(dispatch.capitalize()))
-    steps = run(
-        builder,
-        lambda state: maker.decide(state).plan,
-        days=days,
-        load=load,
-        seed=seed,
-        first_day=first_day,
-        trace=trace,
-    )
+    study = Study(builder, days=days, first_day=first_day, load=load, seed=seed, trace=trace)
+    steps = run(study, lambda state: maker.decide(state).plan)
     epochs = _with_progress(steps, days * 96)
     for warning in builder.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -132,12 +126,12 @@ def _write(out: Path, epochs: list[Epoch]) -> None:
             writer = csv.writer(file)
             writer.writerow(["start_time", "datacenter", "served", "energy_kwh", "carbon_gco2", "water_l", "cost_usd"])
             for epoch in epochs:
-                result = epoch.result
+                result = epoch.outcome
                 for d, name in enumerate(epoch.plan.datacenters):
                     arrays = (result.energy_kwh, result.carbon_gco2, result.water_l, result.cost_usd)
                     writer.writerow(
-                        [epoch.start_time.isoformat(), name, round(float(result.served[0, :, d].sum()), 3)]
-                        + [f"{float(array[0, d]):.6g}" for array in arrays]
+                        [epoch.start_time.isoformat(), name, round(float(result.served[:, d].sum()), 3)]
+                        + [f"{float(array[d]):.6g}" for array in arrays]
                     )
     except OSError as error:
         raise MarlinError(f"{out}: cannot be written: {error.strerror}") from error

@@ -1,15 +1,16 @@
 """A planner over days: plan each epoch from a forecast, carry the plan out on what really came, carry the rest over.
 
 The plan for an epoch is made from the epochs before it and never sees its arrivals. Planners come in as a function,
-because they live above the twin; signals are those of the scenario's zones on the day simulated.
+because they live above the twin; signals are those of the scenario's zones on the days simulated. After the last epoch
+the horizon runs on until nobody waits, and that counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -17,24 +18,51 @@ from marlin.api.errors import InputError
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import RoutingPlan
 from marlin.api.state import FleetState
+from marlin.simulator.constants import DEFAULT_SETTINGS, Settings
+from marlin.simulator.demand import DayDemand, Origins, day_demand
+from marlin.simulator.engines import Engine, FluidEngine, Left
 from marlin.simulator.fleet import Builder, Demand
-from marlin.simulator.fluid import FluidResult, simulate_plan
+from marlin.simulator.outcome import Outcome
 from marlin.simulator.physics import FloatArray
-from marlin.simulator.twin_state import TwinState, arrays_from
-from marlin.simulator.workload.epochs import epoch_requests
-from marlin.simulator.workload.mix import expected_by_model, model_shares
-from marlin.simulator.workload.scaling import fit_scaling
+from marlin.simulator.twin_state import arrays_from, with_demand
 from marlin.simulator.workload.shipped import shipped_week
-from marlin.simulator.workload.trace import Trace
+from marlin.simulator.workload.trace import S_PER_DAY, Trace
 
-FIRST_DAY: Final = datetime(2023, 6, 12, tzinfo=UTC)
-"""The day whose signals the first trace day is paired with: inside the training months."""
+FIRST_DATE: Final = datetime(2023, 6, 12, tzinfo=UTC)
+"""The day whose signals the first day simulated is paired with: inside the training months."""
 
-EPOCH_S: Final = 900.0
+EPOCH_S: Final = 900
+EPOCHS_PER_DAY: Final = S_PER_DAY // EPOCH_S
 _SMOOTHING: Final = 0.7
 """Weight of the last epoch in the forecast."""
 
 Decide = Callable[[FleetState], RoutingPlan]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is to be simulated, but for the planner."""
+
+    builder: Builder
+    """The fleet."""
+    days: int = 1
+    first_day: int = 0
+    """Day of the trace to begin with."""
+    load: str = "peak95"
+    """How each day is scaled to the fleet, one of ``workload.scaling.LOADS``."""
+    seed: int = 0
+    """Of everything that is drawn; every planner meets the same arrivals."""
+    trace: Trace | None = None
+    """Whose arrivals. Default: the shipped week of BurstGPT."""
+    first_date: datetime = FIRST_DATE
+    """Day whose signals the first day simulated is paired with."""
+    origins: Origins = Origins.UNIFORM
+    settings: Settings = DEFAULT_SETTINGS
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs there are, the running out not counted."""
+        return self.days * EPOCHS_PER_DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,134 +73,135 @@ class Epoch:
     plan: RoutingPlan
     forecast: FloatArray  # (V,) requests
     arrived: FloatArray  # (V,) requests
-    result: FluidResult  # of one plan
-
-    @property
-    def metrics(self) -> FloatArray:
-        """(4,) in the order of METRIC_NAMES."""
-        return np.asarray(self.result.metrics[0])
+    outcome: Outcome
+    is_run_out: bool = False
+    """Whether this is the time after the last epoch, in which nothing arrives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Sums over an experiment; the time to first token is a mean over requests."""
+    """Sums over an experiment; times to first token are over requests."""
 
     ttft_s: float
+    """Mean."""
+    ttft_p50_s: float
+    ttft_p95_s: float
+    ttft_p99_s: float
+    """Quantiles: means of the epochs' own, weighted by requests."""
     carbon_gco2: float
     water_l: float
     cost_usd: float
+    energy_kwh: float
     requests: float
     served_share: float
+    rejected: float
+    late_share: float
+    """Requests beyond the limit of their pool."""
+    awake_share: float
+    """Mean share of the replicas that were awake."""
     forecast_error: float
     """Mean absolute error of the forecast, over the mean demand."""
 
 
-def run(
-    builder: Builder,
-    decide: Decide,
-    *,
-    days: int,
-    load: str,
-    seed: int,
-    first_day: int = 0,
-    trace: Trace | None = None,
-) -> Iterator[Epoch]:
-    """Simulates ``days`` days, epoch by epoch.
+def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iterator[Epoch]:
+    """Simulates epoch by epoch.
 
     Args:
-        builder: the fleet.
+        study: what.
         decide: the planner.
-        days: how many.
-        load: how the trace is scaled, one of ``scaling.LOADS``.
-        seed: of the split of hours into epochs.
-        first_day: day of the trace to begin with.
-        trace: whose arrivals. Default: the shipped week.
+        engine: what carries the plans out. Default: the fluid engine's NumPy form.
 
     Raises:
         InputError: the trace has fewer days, or the fleet cannot be simulated.
     """
-    trace = trace or shipped_week()
-    if first_day + days > trace.days:
-        raise InputError(f"{trace.name} has days 0 to {trace.days - 1}: {days} from day {first_day} on is too many")
-    rng = np.random.default_rng(seed)
-    names = [pool.metadata.name for pool in builder.pools]
-    origins = len(builder.origins())
+    trace = study.trace or shipped_week()
+    engine = engine or FluidEngine()
+    if study.first_day + study.days > trace.days:
+        raise InputError(
+            f"{trace.name} has days 0 to {trace.days - 1}: {study.days} from day {study.first_day} on is too many"
+        )
+    # Demand and events draw from streams of their own, so that every engine and planner meets the same arrivals.
+    demand_rng, event_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(study.seed).spawn(2))
     expected: FloatArray | None = None
-    waiting = np.zeros((len(names), len(builder.documents.datacenters)))  # (V, D) requests
-    for day in range(days):
-        counts = epoch_requests(trace, first_day + day, int(EPOCH_S), rng)  # (E, C)
-        prompt, output = trace.day_sizes(first_day + day)
-        sizes = (float(prompt), float(output))
-        raw = expected_by_model(counts, model_shares(trace))  # (E, 2)
-        arrivals = _arrivals(builder, names, raw, load, sizes)  # (E, V)
-        for e, arrived in enumerate(arrivals):
-            start = FIRST_DAY + timedelta(days=day, seconds=e * EPOCH_S)
-
-            def state(
-                requests: FloatArray,
-                start: datetime = start,
-                sizes: tuple[float, float] = sizes,
-                waiting: FloatArray = waiting,
-            ) -> FleetState:
-                return builder.state(
-                    start,
-                    {
-                        name: Demand((float(n) / origins,) * origins, *sizes, backlog_requests=tuple(map(float, w)))
-                        for name, n, w in zip(names, requests, waiting, strict=True)
-                    },
-                    epoch=int(start.timestamp() // EPOCH_S),
-                    epoch_s=EPOCH_S,
-                    start_time=start,
-                )
-
+    left: Left[Any] | None = None
+    twin, plan, start = None, None, study.first_date
+    for day in range(study.days):
+        midnight = study.first_date + timedelta(days=day)
+        demand = day_demand(
+            study.builder,
+            trace,
+            study.first_day + day,
+            load=study.load,
+            start=midnight,
+            epoch_s=EPOCH_S,
+            rng=demand_rng,
+            origins=study.origins,
+        )
+        for e, requests in enumerate(demand.requests.astype(np.float64)):  # (V, R)
+            start = midnight + timedelta(seconds=e * EPOCH_S)
+            arrived = requests.sum(axis=1)
             forecast = arrived if expected is None else expected
-            plan = decide(state(forecast))
-            twin = arrays_from(state(arrived))
-            result = simulate_plan(twin, plan)
-            yield Epoch(start, plan, forecast, arrived, result)
+            state = _state(study.builder, start, forecast, demand, e, left)
+            plan = decide(state)
+            twin = with_demand(arrays_from(state, study.settings), requests)
+            outcome, left = engine.run(twin, plan, left, event_rng)
+            yield Epoch(start, plan, forecast, arrived, outcome)
             expected = forecast + _SMOOTHING * (arrived - forecast)
-            waiting = _placed(twin, result)
+    while twin is not None and plan is not None and left is not None:
+        more = engine.run_out(twin, plan, left)
+        if more is None:
+            return
+        outcome, following = more
+        nothing = np.zeros(len(outcome.queued))
+        yield Epoch(start + timedelta(seconds=EPOCH_S), plan, nothing, nothing, outcome, is_run_out=True)
+        if following.waiting.sum() >= left.waiting.sum():
+            return  # nothing may serve them any more
+        left = following
 
 
-def summarise(epochs: list[Epoch]) -> Summary:
+def summarise(epochs: Sequence[Epoch]) -> Summary:
     """What an experiment amounts to."""
-    metrics = np.array([epoch.metrics for epoch in epochs])  # (E, 4)
-    handled = np.array([e.result.served.sum() + e.result.rejected.sum() for e in epochs])
-    served = float(sum(e.result.served.sum() for e in epochs))
+    outcomes = [epoch.outcome for epoch in epochs]
+    metrics = np.array([outcome.metrics for outcome in outcomes])  # (E, 4)
+    counted = np.array([outcome.counted for outcome in outcomes])
+    weight = counted / max(counted.sum(), 1e-12)
+    served = float(sum(outcome.served.sum() for outcome in outcomes))
     arrived = np.array([e.arrived for e in epochs])
     forecast = np.array([e.forecast for e in epochs])
+    quantiles = weight @ np.array([outcome.ttft_quantiles_s for outcome in outcomes])  # (3,)
     sums = dict(zip(METRIC_NAMES, (float(x) for x in metrics.sum(axis=0)), strict=True))
+    regular = [epoch for epoch in epochs if not epoch.is_run_out]
     return Summary(
-        ttft_s=float((metrics[:, 0] * handled).sum() / max(handled.sum(), 1e-12)),
+        ttft_s=float(weight @ metrics[:, 0]),
+        ttft_p50_s=float(quantiles[0]),
+        ttft_p95_s=float(quantiles[1]),
+        ttft_p99_s=float(quantiles[2]),
         carbon_gco2=sums["carbon_gco2"],
         water_l=sums["water_l"],
         cost_usd=sums["cost_usd"],
+        energy_kwh=float(sum(outcome.energy_kwh.sum() for outcome in outcomes)),
         requests=float(arrived.sum()),
-        served_share=served / max(float(handled.sum()), 1e-12),
+        served_share=served / max(float(counted.sum()), 1e-12),
+        rejected=float(sum(outcome.rejected.sum() for outcome in outcomes)),
+        late_share=float(weight @ np.array([outcome.late_share for outcome in outcomes])),
+        awake_share=float(np.mean([epoch.outcome.awake_share for epoch in regular])),
         forecast_error=float(np.abs(forecast - arrived).sum() / max(arrived.sum(), 1e-12)),
     )
 
 
-def _arrivals(
-    builder: Builder, names: list[str], by_model: FloatArray, load: str, sizes: tuple[float, float]
-) -> FloatArray:
-    """Requests (E, V) of each pool in each epoch of a day, scaled to the fleet.
-
-    The trace has a smaller and a larger model. With two pools they are the first and the second; otherwise every pool
-    gets the trace's total in proportion to its capacity.
-    """
-    nothing = {name: Demand((0.0,) * len(builder.origins()), *sizes) for name in names}
-    twin = arrays_from(builder.state(FIRST_DAY, nothing, epoch=0, epoch_s=EPOCH_S, start_time=FIRST_DAY))
-    capacity = twin.capacity_rps.sum(axis=1) * EPOCH_S  # (V,)
-    raw = by_model if len(names) == 2 else by_model.sum(axis=1)[:, None] * (capacity / capacity.sum())
-    # Each pool is scaled on its own: the busiest epoch of each needs what the load says of its own capacity.
-    needed = raw / capacity
-    scaled = np.stack([fit_scaling(need, load).apply(need) for need in needed.T], axis=1)
-    return np.asarray(np.rint(scaled * capacity))
-
-
-def _placed(twin: TwinState, result: FluidResult) -> FloatArray:
-    """(V, D) where requests that wait are waiting: spread by capacity, as they may be served anywhere."""
-    carried = twin.allowed * twin.capacity_rps
-    share = carried / np.maximum(carried.sum(axis=1, keepdims=True), 1e-12)
-    return np.asarray(result.queued[0][:, None] * share)
+def _state(
+    builder: Builder, start: datetime, requests: FloatArray, demand: DayDemand, e: int, left: Left[Any] | None
+) -> FleetState:
+    """The fleet as a planner sees it before an epoch."""
+    prompt, output = (float(size) for size in demand.sizes)
+    pools = {}
+    for v, pool in enumerate(builder.pools):
+        expected = Demand(
+            tuple(float(x) for x in requests[v] * demand.origin_shares[e]),
+            prompt,
+            output,
+            backlog_requests=() if left is None else tuple(float(x) for x in left.waiting[v]),
+            awake_replicas=() if left is None else tuple(float(x) for x in left.awake[v]),
+        )
+        pools[pool.metadata.name] = expected
+    return builder.state(start, pools, epoch=int(start.timestamp() // EPOCH_S), epoch_s=EPOCH_S, start_time=start)

@@ -73,6 +73,23 @@ class Builder:
         stated = self._stated_origins()
         return tuple(origin.name for origin in stated) if stated else tuple(self._regions())
 
+    def origin_zones(self) -> tuple[str, ...]:
+        """Grid zone of each origin, for its local hour.
+
+        Raises:
+            InputError: an origin, or the site that stands for its region, has coordinates only.
+        """
+        stated = self._stated_origins()
+        pairs = (
+            [(origin.name, origin.zone) for origin in stated]
+            if stated
+            else [(name, zone) for name, (zone, _) in self._regions().items()]
+        )
+        for name, zone in pairs:
+            if zone is None:
+                raise InputError(f"origin {name} has no zone, so its local hour is not known; use uniform origins")
+        return tuple(zone for _, zone in pairs if zone is not None)
+
     def state(
         self, at: datetime, demand: Mapping[str, Demand], *, epoch: int, epoch_s: float, start_time: datetime
     ) -> FleetState:

@@ -24,10 +24,10 @@ from typing import Final
 
 import numpy as np
 
-from marlin.simulator import tables
 from marlin.simulator.constants import Reading
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.replica import ReplicaModel
+from marlin.simulator.workload.sizes import token_shape
 
 KNOTS: Final = np.array([0.0, 0.015, 0.04, 0.08, 0.15, 0.25, 0.38, 0.53, 0.68, 0.82, 0.92, 1.0])
 """(K,) utilisations between which curves are linear; closer where a first request changes most."""
@@ -39,15 +39,18 @@ _CACHED_CURVES: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class TokenSizes:
-    """Means of prompt and answer. The shape around them is the shipped one, scaled."""
+    """Means of prompt and answer. The shape around them is the shipped one, as ``workload.requests`` draws it."""
 
     prompt_tokens: float
     output_tokens: float
 
     def sample(self) -> tuple[FloatArray, FloatArray]:
-        """Equally likely prompts and outputs (S,), the outputs at least one token."""
-        shape = token_shape()
-        return shape[:, 0] * self.prompt_tokens, np.maximum(shape[:, 1] * self.output_tokens, 1.0)
+        """Equally likely prompts and outputs (S,), at least one token each."""
+        shape = token_shape()  # (S, 2)
+        prompts, outputs = (
+            1.0 + max(mean - 1.0, 0.0) * shape[:, i] for i, mean in enumerate((self.prompt_tokens, self.output_tokens))
+        )
+        return prompts, outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +143,6 @@ def batch_limit(model: ReplicaModel, sizes: TokenSizes) -> float:
     prompts, outputs = sizes.sample()
     held_tokens = float((outputs * (prompts + outputs / 2.0)).mean() / outputs.mean())
     return max(1.0, min(float(model.max_batch), model.kv_capacity_tokens / held_tokens))
-
-
-@lru_cache(maxsize=1)
-def token_shape() -> FloatArray:
-    """(S, 2) equally likely pairs of prompt and output length, over their means."""
-    pairs = np.array(
-        [(float(row["prompt_tokens"]), float(row["output_tokens"])) for row in tables.rows("token_quantiles.csv")]
-    )
-    return np.asarray(pairs / pairs.mean(axis=0))
 
 
 def _overlap(outputs: FloatArray) -> float:

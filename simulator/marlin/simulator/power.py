@@ -73,7 +73,8 @@ def decode_fractions(
     if figures := own_figures(profile):
         full_w = figures.get("watts", constant("own_figures_full_power") * tdp_w * tensor_parallel)
         full = full_w / (tdp_w * tensor_parallel)
-        points = {1.0: full * constant("own_figures_single_power"), max(2.0, figures["batch"]): full}
+        lone = full * (constant("own_figures_single_power") if figures["batch"] > 1 else 1.0)
+        points = {1.0: lone, max(2.0, figures["batch"]): full}
     else:
         points = _fractions(profile, gpu, tensor_parallel, "decode")
     return [float(np.interp(b, list(points), list(points.values()))) for b in batches]

@@ -5,7 +5,8 @@ power drawn at each batch, the time a prompt takes to read, what fits in memory,
 do or when it is asleep, and how long it takes to wake. The request-level engine steps through these tables; the fluid
 engine works with what they amount to at a given load (``load_curves``).
 
-A model is hashable, so that whatever is derived from it can be kept.
+A model is equal to itself only: ``replica_model`` gives the same one for the same input, and whatever is derived from
+it can be kept beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from marlin.simulator.profiles import load_profile
 BYTES_PER_GB = 1e9
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ReplicaModel:
     """One replica: a model on ``tensor_parallel`` GPUs of one type, with its part of the node around them."""
 

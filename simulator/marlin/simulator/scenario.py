@@ -14,9 +14,11 @@ from typing import Any, Final
 from marlin.api.datacenter import Datacenter
 from marlin.api.documents import Documents
 from marlin.api.errors import InputError
+from marlin.api.policy import MarlinPolicy
 from marlin.api.pool import InferencePool
 from marlin.simulator.profiles import available_profiles
-from marlin.simulator.signals import zone_pue
+from marlin.simulator.signals import available_zones, zone_pue
+from marlin.simulator.workload.facts import fact
 
 ZONES: Final = (
     "DE-LU",
@@ -44,10 +46,10 @@ NODE_TYPES: Final = (
     ("H100-80GB", 8),
 )
 
-LARGE_MODEL_SHARE: Final = 0.7
-"""Share of each node group that hosts the larger model (assumption, until it is fitted on the training days)."""
+LARGE_MODEL_SHARE: Final = fact("large_model_node_share")
+"""Share of each node group that hosts the larger model: its share of node-seconds on the training days."""
 
-MIN_NODES_TO_SPLIT: Final = 4
+MIN_NODES_TO_SPLIT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ def scenario_documents(name: str) -> Documents:
             InferencePool.model_validate(_pool(model, share, zones, groups))
             for model, share in (("Llama-2-7b", 1.0 - LARGE_MODEL_SHARE), ("Llama-2-70b", LARGE_MODEL_SHARE))
         ),
+        policies=(MarlinPolicy.model_validate(_policy(name)),),
     )
 
 
@@ -110,6 +113,18 @@ def _site(zone: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
             "location": {"region": zone.lower(), "zone": zone},
             "facility": {"powerUsageEffectiveness": f"{pue:.3f}"},
             "nodeGroups": groups,
+        },
+    }
+
+
+def _policy(name: str) -> dict[str, Any]:
+    """Both pools, and users in every zone there is, however few of them have a site (marlin-model, section 1)."""
+    return {
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {
+            "poolRefs": [{"name": "llama-2-7b"}, {"name": "llama-2-70b"}],
+            "planner": {"kind": "MeritOrder"},
+            "origins": [{"name": zone.lower(), "zone": zone} for zone in available_zones()],
         },
     }
 

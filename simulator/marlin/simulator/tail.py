@@ -39,18 +39,8 @@ def exceedance(model: ReplicaModel, sizes: TokenSizes, arrival_scv: float) -> Fl
     return _exceedance(curves, groups)
 
 
-def exceedance_at(
-    model: ReplicaModel,
-    sizes: TokenSizes,
-    arrival_scv: float,
-    times_s: FloatArray,  # (N,) may be negative: then the chance is 1
-) -> FloatArray:
-    """The same at any times: (K, N)."""
-    return interpolate(exceedance(model, sizes, arrival_scv), times_s)
-
-
 def interpolate(table: FloatArray, times_s: FloatArray) -> FloatArray:
-    """A table (..., T) over ``TIMES_S`` at other times (N,): (..., N); 1 before the first and 0 after the last."""
+    """A table (K, T) over ``TIMES_S`` at other times (...): (K, ...); 1 before the first and 0 after the last."""
     position = (np.log(np.maximum(times_s, _TINY)) - np.log(TIMES_S[0])) / np.log(TIMES_S[1] / TIMES_S[0])
     low = np.clip(np.floor(position).astype(np.int64), 0, len(TIMES_S) - 2)
     part = np.clip(position - low, 0.0, 1.0)

@@ -7,7 +7,7 @@ never change one. It is hashable by identity, so that what an engine prepares fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +19,7 @@ from marlin.simulator.load_curves import KNOTS, LoadCurves, TokenSizes, load_cur
 from marlin.simulator.physics import FloatArray, heat_over_it_energy, total_over_it_energy
 from marlin.simulator.power import accelerator
 from marlin.simulator.replica import ReplicaModel, host_w_per_accelerator, replica_model
-from marlin.simulator.tail import exceedance_at
+from marlin.simulator.tail import exceedance, interpolate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,14 +120,12 @@ def arrays_from(state: FleetState, settings: Settings = DEFAULT_SETTINGS) -> Twi
     hosted_gpus = np.zeros(len(sites))
     for v, pool in enumerate(state.pools):
         sizes = TokenSizes(pool.mean_prompt_tokens, pool.mean_output_tokens)
-        volume = _origin_share(pool)
+        late_at = _LateShares(sizes, pool.ttft_limit_s - origin_rtt_s, _origin_share(pool))
         for d in range(len(sites)):
             total_rps = sum(count * curves.capacity_rps for _, count, curves in placed[v][d])
-            limits_s = pool.ttft_limit_s - origin_rtt_s[:, d]  # (R,)
             for i, (model, count, even) in enumerate(placed[v][d]):
-                scv = round(even.capacity_rps / total_rps, 3) if total_rps > 0 else 1.0
+                scv = round(even.capacity_rps / total_rps, 3)
                 curves = load_curves(model, sizes, scv, settings.first_token)
-                late = exceedance_at(model, sizes, scv, limits_s) @ volume  # (K,)
                 model_index[v, d, i] = models.setdefault(model, len(models))
                 scalars["replicas"][v, d, i] = count
                 scalars["replica_rps"][v, d, i] = curves.capacity_rps
@@ -137,7 +135,7 @@ def arrays_from(state: FleetState, settings: Settings = DEFAULT_SETTINGS) -> Twi
                 scalars["wake_s"][v, d, i] = model.wake_s
                 knots["power_knots_w"][v, d, i] = curves.power_w
                 knots["first_token_knots_s"][v, d, i] = curves.first_token_s
-                knots["late_knots"][v, d, i] = late
+                knots["late_knots"][v, d, i] = late_at.knots(model, scv)[:, d]
                 hosted_gpus[d] += count * model.tensor_parallel
     pue, heat = _energy_factors(state, settings)
     every = scalars["replicas"].sum(axis=2)
@@ -200,6 +198,24 @@ def _deployments(state: FleetState, sites: dict[str, int], settings: Settings) -
         for cell in placed[v]:
             cell.sort(key=lambda entry: _joules_per_request(entry[2]))
     return placed
+
+
+@dataclass(frozen=True, slots=True)
+class _LateShares:
+    """Share of a pool's requests that come too late; replicas alike are looked up once."""
+
+    sizes: TokenSizes
+    left_s: FloatArray  # (R, D) what the network leaves of the limit
+    volume: FloatArray  # (R,) share of the requests from each origin
+    known: dict[tuple[ReplicaModel, float], FloatArray] = field(default_factory=dict)
+
+    def knots(self, model: ReplicaModel, arrival_scv: float) -> FloatArray:
+        """(K, D) at each knot and site."""
+        key = (model, arrival_scv)
+        if key not in self.known:
+            table = interpolate(exceedance(model, self.sizes, arrival_scv), self.left_s)  # (K, R, D)
+            self.known[key] = np.tensordot(table, self.volume, axes=(1, 0))
+        return self.known[key]
 
 
 def _joules_per_request(curves: LoadCurves) -> float:

@@ -21,6 +21,7 @@ from marlin.simulator.fluid.engine import (
 )
 from marlin.simulator.fluid.marginal import joules_per_token, marginal_metrics
 from marlin.simulator.fluid.outcome import FluidResult, Plans
+from marlin.simulator.fluid.quantiles import ttft_quantiles
 
 __all__ = [
     "FluidResult",
@@ -36,4 +37,5 @@ __all__ = [
     "simulate_epochs",
     "simulate_plan",
     "step",
+    "ttft_quantiles",
 ]

@@ -1,0 +1,95 @@
+"""A day of a trace as one fleet's requests: how many of each model, from which origin, in each epoch.
+
+This is where workload and fleet meet: what a day's requests need is counted in the fleet's own capacity, scaled to the
+load asked for, and made whole by the one rule of ``workload.scaling``. Both engines, every planner and the training
+environments get their days from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+
+from marlin.simulator.fleet import Builder, Demand
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import arrays_from
+from marlin.simulator.workload.epochs import epoch_requests
+from marlin.simulator.workload.mix import draw_by_model, model_shares
+from marlin.simulator.workload.origins import local_hour_shares, split_by_origin, uniform_shares
+from marlin.simulator.workload.scaling import fit_scaling, whole_requests
+from marlin.simulator.workload.trace import IntArray, Trace
+
+
+class Origins(StrEnum):
+    """Where a day's requests come from."""
+
+    UNIFORM = "uniform"
+    """The same number from every origin, always (the paper)."""
+    LOCAL_HOUR = "local-hour"
+    """Each origin asks most when its people are awake."""
+
+
+@dataclass(frozen=True, slots=True)
+class DayDemand:
+    """One day's requests."""
+
+    requests: IntArray  # (E, V, R)
+    origin_shares: FloatArray  # (E, R) what the requests were split by
+    sizes: FloatArray  # (2,) mean prompt and output tokens
+
+
+def day_demand(
+    builder: Builder,
+    trace: Trace,
+    day: int,
+    *,
+    load: str,
+    start: datetime,
+    epoch_s: int,
+    rng: np.random.Generator,
+    origins: Origins = Origins.UNIFORM,
+) -> DayDemand:
+    """A day of the trace, scaled to a fleet.
+
+    The trace has a smaller and a larger model. With two pools they are the first and the second; otherwise every pool
+    gets the trace's total in proportion to its capacity. Each pool is scaled on its own: the busiest epoch of each
+    needs what the load says of its own capacity.
+
+    Args:
+        builder: the fleet.
+        trace: whose arrivals.
+        day: day UTC of the trace.
+        load: one of ``workload.scaling.LOADS``.
+        start: the moment the day is paired with, for signals and local hours.
+        epoch_s: length of an epoch, s.
+        rng: splits, chooses and rounds.
+        origins: where the requests come from.
+
+    Raises:
+        InputError: the trace has no such day, or its day cannot be scaled so.
+    """
+    counts = epoch_requests(trace, day, epoch_s, rng)  # (E, C)
+    prompt, output = trace.day_sizes(day)
+    names = [pool.metadata.name for pool in builder.pools]
+    nothing = {name: Demand((0.0,) * len(builder.origins()), float(prompt), float(output)) for name in names}
+    twin = arrays_from(builder.state(start, nothing, epoch=0, epoch_s=epoch_s, start_time=start))
+    capacity = twin.capacity_rps.sum(axis=1) * epoch_s  # (V,)
+    if len(names) == 2:
+        by_pool = draw_by_model(counts, model_shares(trace), rng)  # (E, V)
+    else:
+        even = np.tile(capacity / capacity.sum(), (counts.shape[1], 1))  # (C, V)
+        by_pool = draw_by_model(counts, even, rng)
+    needed = by_pool / capacity  # (E, V)
+    multipliers = np.stack(
+        [fit_scaling(need, load).multipliers(need) if need.any() else need for need in needed.T], axis=1
+    )
+    requests = whole_requests(by_pool, multipliers, rng)
+    shares = (
+        uniform_shares(len(requests), len(builder.origins()))
+        if origins is Origins.UNIFORM
+        else local_hour_shares(builder.origin_zones(), start, len(requests), epoch_s)
+    )
+    return DayDemand(split_by_origin(requests, shares, rng), shares, np.array([prompt, output]))
