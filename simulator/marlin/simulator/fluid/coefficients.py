@@ -124,7 +124,7 @@ def _coefficients(twin: TwinState) -> Coefficients:
     curves = np.stack(
         [twin.power_knots_w, twin.first_token_knots_s * per_rps, twin.late_knots * per_rps], axis=-1
     )  # (V, D, L, K, 3)
-    busy_w = np.apply_along_axis(lambda knots: np.interp(twin.max_utilization, KNOTS, knots), -1, twin.power_knots_w)
+    busy_w = twin.power_knots_w @ _hat(twin.max_utilization)
     wake_j = twin.wake_s * twin.power_knots_w[..., 0]
     each = np.stack([twin.replica_rps, twin.asleep_w, wake_j, busy_w], axis=-1)  # (V, D, L, 4)
     count = twin.replicas
@@ -149,6 +149,11 @@ def _coefficients(twin: TwinState) -> Coefficients:
         inverse_width=1.0 / np.diff(KNOTS),
         segment=_segments(),
     )
+
+
+def _hat(utilization: float) -> FloatArray:
+    """(K,) weights of the knots that interpolate at one utilisation."""
+    return np.array([np.interp(utilization, KNOTS, unit) for unit in np.eye(len(KNOTS))])
 
 
 def _sums_before(values: FloatArray) -> FloatArray:

@@ -9,6 +9,7 @@ patience.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -26,6 +27,8 @@ PERCENTILES = (0.5, 0.95, 0.99)
 
 _WAITS = (np.arange(8) + 0.5) / 8.0
 """Points at which a wait spread evenly is taken, as parts of the longest."""
+
+_SHARE_STEPS = 256
 
 _tables: WeakKeyDictionary[TwinState, FloatArray] = WeakKeyDictionary()
 
@@ -95,20 +98,28 @@ def _network_included(twin: TwinState) -> FloatArray:
         return known
     models, sites, deployments = twin.replicas.shape
     table = np.zeros((models, sites, deployments, len(KNOTS), len(TIMES_S)))
-    left_s = TIMES_S - twin.rtt_s[..., None]  # (R, D, T)
-    alike: dict[tuple[int, ReplicaModel, float], FloatArray] = {}
     for v in range(models):
         sizes = TokenSizes(float(twin.prompt_tokens[v]), float(twin.output_tokens[v]))
+        # Shares that differ by a part in 256 move no quantile by what could be seen, and find the same table again.
+        mix = tuple(np.rint(twin.origin_share[v] * _SHARE_STEPS).astype(np.int64).tolist())
         for d in range(sites):
+            way_s = tuple(twin.rtt_s[:, d].tolist())
             for i in range(deployments):
-                if twin.model_index[v, d, i] < 0:
-                    continue
-                model = twin.models[twin.model_index[v, d, i]]
-                scv = round(float(twin.replica_rps[v, d, i] / twin.capacity_rps[v, d]), 3)
-                key = (v, model, scv)
-                if key not in alike:
-                    shifted = interpolate(exceedance(model, sizes, scv), left_s)  # (K, R, D, T)
-                    alike[key] = np.tensordot(twin.origin_share[v], shifted, axes=(0, 1))  # (K, D, T)
-                table[v, d, i] = alike[key][:, d]
+                if twin.model_index[v, d, i] >= 0:
+                    model = twin.models[twin.model_index[v, d, i]]
+                    scv = round(float(twin.replica_rps[v, d, i] / twin.capacity_rps[v, d]), 3)
+                    table[v, d, i] = _mixed(model, sizes, scv, way_s, mix)
     _tables[twin] = table
     return table
+
+
+@lru_cache(maxsize=4096)
+def _mixed(
+    model: ReplicaModel, sizes: TokenSizes, arrival_scv: float, way_s: tuple[float, ...], mix: tuple[int, ...]
+) -> FloatArray:
+    """One deployment's table (K, T), each origin's part moved by its round trip."""
+    weights = np.array(mix, dtype=np.float64)
+    weights = weights / weights.sum() if weights.any() else np.full(len(mix), 1.0 / len(mix))
+    table = exceedance(model, sizes, arrival_scv)  # (K, T)
+    moved = interpolate(table, TIMES_S - np.array(way_s)[:, None])  # (K, R, T)
+    return np.asarray(np.tensordot(weights, moved, axes=(0, 1)))
