@@ -58,6 +58,9 @@ class Study:
     """Day whose signals the first day simulated is paired with."""
     origins: Origins = Origins.UNIFORM
     settings: Settings = DEFAULT_SETTINGS
+    adjust: Callable[[FleetState], FleetState] | None = None
+    """Changes the fleet before each epoch, for planner and engine alike: a drained site, another capability. Default:
+    it stays as the documents say."""
 
     @property
     def epochs(self) -> int:
@@ -142,6 +145,7 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
             arrived = requests.sum(axis=1)
             forecast = arrived if expected is None else expected
             state = _state(study.builder, start, forecast, demand, e, left)
+            state = state if study.adjust is None else study.adjust(state)
             plan = decide(state)
             twin = with_demand(arrays_from(state, study.settings), requests)
             outcome, left = engine.run(twin, plan, left, event_rng)

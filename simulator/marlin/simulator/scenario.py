@@ -16,8 +16,9 @@ from marlin.api.documents import Documents
 from marlin.api.errors import InputError
 from marlin.api.policy import MarlinPolicy
 from marlin.api.pool import InferencePool
+from marlin.simulator import tables
 from marlin.simulator.profiles import available_profiles
-from marlin.simulator.signals import available_zones, zone_pue
+from marlin.simulator.signals import available_zones
 from marlin.simulator.workload.facts import fact
 
 ZONES: Final = (
@@ -105,16 +106,20 @@ def _spread(nodes: int) -> list[int]:
 
 
 def _site(zone: str, groups: list[dict[str, Any]]) -> dict[str, Any]:
-    pue = zone_pue(zone)
-    assert pue is not None, zone
     return {
         "metadata": {"name": zone.lower()},
         "spec": {
             "location": {"region": zone.lower(), "zone": zone},
-            "facility": {"powerUsageEffectiveness": f"{pue:.3f}"},
+            "facility": {"coolingPerformance": _cooling_performance()[zone]},
             "nodeGroups": groups,
         },
     }
+
+
+@cache
+def _cooling_performance() -> dict[str, str]:
+    """COP of each zone's cooling, from its climate (data/README.md)."""
+    return {row["zone"]: row["cooling_cop"] for row in tables.rows("zones.csv")}
 
 
 def _policy(name: str) -> dict[str, Any]:
