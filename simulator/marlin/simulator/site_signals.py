@@ -23,7 +23,7 @@ from marlin.api.signals import (
     WaterUnit,
 )
 from marlin.api.values import quantity_value
-from marlin.simulator.signals import SignalSource, ZoneSignals, available_zones
+from marlin.simulator.signals import SignalSource, UnknownZoneError, ZoneSignals, utc_of
 
 LITERS_PER_GALLON: Final = 3.785411784
 GRAMS_PER_POUND: Final = 453.59237
@@ -57,6 +57,9 @@ class SiteSignals:
     source: SignalSource
     """What provider BuiltIn means."""
     warn: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        utc_of(self.at)  # refuses a moment without a time zone: schedules would be read in the machine's own
 
     def carbon_gco2_per_kwh(self, signal: CarbonSignal | None) -> float:
         """Carbon intensity, gCO2eq/kWh."""
@@ -92,13 +95,20 @@ class SiteSignals:
     def _built_in(self, signal: Signal | None) -> ZoneSignals | None:
         own = signal.built_in.zone if signal is not None and signal.built_in is not None else None
         zone = own or self.zone
-        return self.source(zone, self.at) if zone is not None and zone in available_zones() else None
+        if zone is None:
+            return None
+        try:
+            return self.source(zone, self.at)
+        except UnknownZoneError:
+            return None
 
     def _stated(self, signal: Signal | None) -> float | None:
         """The value a static or scheduled source states, in its own unit."""
         if signal is not None and signal.static is not None:
             return quantity_value(signal.static.value)
         if signal is not None and signal.schedule is not None:
+            # From a moment to a local hour there is one way only, on the days of 23 and 25 hours too: an hour that is
+            # there twice has its entry's value twice, and an entry at an hour that is left out holds from the next on.
             hour = self.at.astimezone(ZoneInfo(signal.schedule.time_zone)).hour
             entries = sorted(signal.schedule.entries, key=lambda entry: entry.from_hour)
             current = [entry for entry in entries if entry.from_hour <= hour]

@@ -49,7 +49,7 @@ class Column:
         if self.labels:
             code = self.labels.get(text)
             return f"{self.name} is none of {', '.join(self.labels)}" if code is None else float(code)
-        value = _moment(text) if self.is_moment else _plain_number(text)
+        value = _moment(text) if self.is_moment else plain_number(text)
         if value is None:
             return f"{self.name} is not a {'date and time' if self.is_moment else 'number'}"
         if self.is_whole and value == value and abs(value) < np.inf and value != int(value):  # noqa: PLR0124 not NaN
@@ -74,11 +74,8 @@ def read_columns(
         InputError: the file cannot be read, lacks a column, has no row, or has a bad one (file, line and reason).
     """
     blocks = read_blocks(path, block_bytes)
-    header = next(csv.reader([next(blocks).data.decode("utf-8", "replace")]), [])
-    names = [name.strip() for name in header]
-    missing = [column.name for column in columns if column.name not in names]
-    if missing:
-        raise InputError(f"{path}:1: has no column {missing[0]!r}; it needs {', '.join(c.name for c in columns)}")
+    names = _header(next(blocks))
+    _refuse_missing(path, [column.name for column in columns], names)
     places = [names.index(column.name) for column in columns]
     last: list[float] = [-np.inf] * len(columns)  # value of each column in the last good row
     is_any = False
@@ -92,6 +89,44 @@ def read_columns(
             yield parsed
     if not is_any:
         raise InputError(f"{path}: has no rows below its header")
+
+
+def read_cells(path: Path, names: Sequence[str], judge: RowJudge) -> Iterator[tuple[int, list[str]]]:
+    """The rows as text, for tables with free words in them: line number, and one cell per name.
+
+    A name with a question mark behind it is a column that need not be there; its cell is then empty.
+
+    Raises:
+        InputError: as ``read_columns``.
+    """
+    blocks = read_blocks(path)
+    header = _header(next(blocks))
+    needed = [name for name in names if not name.endswith("?")]
+    _refuse_missing(path, needed, header)
+    places = [header.index(name) if (name := given.removesuffix("?")) in header else None for given in names]
+    is_any = False
+    for block in blocks:
+        for line, raw in _lines(block):
+            is_any = True
+            cells = _cells(raw, line, len(header), judge)
+            if cells is not None:
+                yield line, ["" if place is None else cells[place].strip() for place in places]
+    if not is_any:
+        raise InputError(f"{path}: has no rows below its header")
+
+
+def _header(block: Block) -> list[str]:
+    return [name.strip() for name in next(csv.reader([block.data.decode("utf-8", "replace").strip()]), [])]
+
+
+def _refuse_missing(path: Path, needed: Sequence[str], header: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise InputError(f"{path}:1: has no column {missing[0]!r}; it needs {', '.join(needed)}")
+
+
+def _lines(block: Block) -> Iterator[tuple[int, bytes]]:
+    return enumerate(block.data.removesuffix(b"\n").split(b"\n"), start=block.first_line)
 
 
 def _parse_fast(
@@ -154,7 +189,7 @@ def _parse_slowly(
 ) -> tuple[FloatArray, ...]:
     rows: list[list[float]] = []
     before = list(last)
-    for line, raw in enumerate(block.data.removesuffix(b"\n").split(b"\n"), start=block.first_line):
+    for line, raw in _lines(block):
         row = _row(raw, line, fields, columns, places, judge)
         if row is None:
             continue
@@ -171,16 +206,8 @@ def _parse_slowly(
 def _row(
     raw: bytes, line: int, fields: int, columns: Sequence[Column], places: Sequence[int], judge: RowJudge
 ) -> list[float] | None:
-    try:
-        cells = next(csv.reader([raw.decode("utf-8").rstrip("\r")], strict=True), [])
-    except UnicodeDecodeError:
-        judge.bad(line, "the line is not UTF-8")
-        return None
-    except csv.Error as error:
-        judge.bad(line, f"the line is not CSV: {error}")
-        return None
-    if len(cells) != fields:
-        judge.bad(line, f"the line has not {fields} fields", str(len(cells)) if cells else "nothing")
+    cells = _cells(raw, line, fields, judge)
+    if cells is None:
         return None
     row = []
     for column, place in zip(columns, places, strict=True):
@@ -193,8 +220,26 @@ def _row(
     return row
 
 
-def _plain_number(text: str) -> float | None:
-    """Python also reads underscores and digits of other scripts; a trace that has them was damaged."""
+def _cells(raw: bytes, line: int, fields: int, judge: RowJudge) -> list[str] | None:
+    try:
+        cells = next(csv.reader([raw.decode("utf-8").rstrip("\r")], strict=True), [])
+    except UnicodeDecodeError:
+        judge.bad(line, "the line is not UTF-8")
+        return None
+    except csv.Error as error:
+        judge.bad(line, f"the line is not CSV: {error}")
+        return None
+    if len(cells) != fields:
+        judge.bad(line, f"the line has not {fields} fields", f"{len(cells)} fields" if cells else "nothing")
+        return None
+    return cells
+
+
+def plain_number(text: str) -> float | None:
+    """The number a cell holds, or None.
+
+    Python would also read underscores and digits of other scripts; a trace that has them was damaged.
+    """
     if not text.isascii() or "_" in text:
         return None
     try:
