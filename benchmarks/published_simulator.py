@@ -247,8 +247,8 @@ def _day(by_site: Rows, lowest_carbon: Rows) -> dict[str, Any]:
     For those who have to make power out of requests there is a line per site, from its idlest period of both days to
     its busiest: the usual model of a datacenter's power.
     """
-    from marlin.simulator import tables  # noqa: PLC0415
     from marlin.simulator.signals import zone_signals  # noqa: PLC0415
+    from marlin.simulator.workload.shipped import shipped_week  # noqa: PLC0415
 
     sites = []
     for name, rows in by_site.items():
@@ -268,16 +268,14 @@ def _day(by_site: Rows, lowest_carbon: Rows) -> dict[str, Any]:
             }
         )
     first = next(iter(by_site.values()))
-    quantiles = tables.rows("token_quantiles.csv")
-    prompt, output = (sum(float(r[c]) for r in quantiles) for c in ("prompt_tokens", "output_tokens"))
-    tokens = float(tables.rows("burstgpt_week_daily.csv")[0]["mean_tokens_per_request"])
+    prompt_tokens, output_tokens = shipped_week().day_sizes(0)
     return {
         "start": first[0]["start_time"],
         "period_s": PERIOD_S,
         "requests": [sum(float(rows[e]["served"]) for rows in by_site.values()) for e in range(len(first))],
         "sites": sites,
-        "prompt_tokens": round(tokens * prompt / (prompt + output)),
-        "output_tokens": round(tokens * output / (prompt + output)),
+        "prompt_tokens": round(prompt_tokens),
+        "output_tokens": round(output_tokens),
         "models": [{"kavier": name, "share": share} for name, share in KAVIER_MODELS],
     }
 

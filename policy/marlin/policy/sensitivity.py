@@ -145,10 +145,8 @@ def table(rows: Sequence[Effect]) -> str:
         changes = " | ".join(f"{new / old - 1:+.1%}" for new, old in zip(row.metrics, base.metrics, strict=True))
         savings = " | ".join(f"{saving:.1%}" for saving in row.savings)
         mark = " (assumed)" if CONSTANTS[row.constant].is_assumption else ""
-        lines.append(
-            f"| {row.constant}{mark} | {row.value:g} {CONSTANTS[row.constant].unit.removesuffix('1')} | {changes} | {savings} | "
-            f"{row.served_share:.2%} |"
-        )
+        value = f"{row.value:g} {CONSTANTS[row.constant].unit.removesuffix('1')}".rstrip()
+        lines.append(f"| {row.constant}{mark} | {value} | {changes} | {savings} | {row.served_share:.2%} |")
     return "\n".join(lines)
 
 

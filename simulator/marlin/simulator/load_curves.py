@@ -63,6 +63,8 @@ class LoadCurves:
     """Largest mean batch: the replica's, or what the memory of equation (1) holds if that is less."""
     batch: FloatArray
     """Mean requests decoded together."""
+    in_flight: FloatArray
+    """Mean requests at the replica, by Little's law: those decoding, and those whose prompt is read or waits."""
     power_w: FloatArray
     """Mean power of replica and host, W."""
     first_token_s: FloatArray
@@ -126,6 +128,7 @@ def load_curves(
         capacity_rps=capacity_rps,
         batch_limit=limit,
         batch=chain @ n,
+        in_flight=chain @ n + rate * first_s,
         power_w=power_w,
         first_token_s=first_s,
         reading=reading,

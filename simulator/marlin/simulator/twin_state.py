@@ -59,6 +59,7 @@ class TwinState:
     power_knots_w: FloatArray  # (V, D, L, K) one replica, its part of the host included
     first_token_knots_s: FloatArray  # (V, D, L, K) without network
     late_knots: FloatArray  # (V, D, L, K) share of requests beyond the limit, network included
+    in_flight_knots: FloatArray  # (V, D, L, K) requests at one replica, those being read included
     asleep_w: FloatArray  # (V, D, L) one replica
     wake_s: FloatArray  # (V, D, L) from asleep to ready
 
@@ -135,6 +136,7 @@ def arrays_from(state: FleetState, settings: Settings = DEFAULT_SETTINGS) -> Twi
                 scalars["wake_s"][v, d, i] = model.wake_s
                 knots["power_knots_w"][v, d, i] = curves.power_w
                 knots["first_token_knots_s"][v, d, i] = curves.first_token_s
+                knots["in_flight_knots"][v, d, i] = curves.in_flight
                 knots["late_knots"][v, d, i] = late_at.knots(model, scv)[:, d]
                 hosted_gpus[d] += count * model.tensor_parallel
     pue, heat = _energy_factors(state, settings)
@@ -179,7 +181,7 @@ def arrays_from(state: FleetState, settings: Settings = DEFAULT_SETTINGS) -> Twi
 
 
 _REPLICA_FIELDS = ("replicas", "replica_rps", "batch_limit", "prefill_s", "asleep_w", "wake_s")
-_KNOT_FIELDS = ("power_knots_w", "first_token_knots_s", "late_knots")
+_KNOT_FIELDS = ("power_knots_w", "first_token_knots_s", "late_knots", "in_flight_knots")
 
 _Placed = list[list[list[tuple[ReplicaModel, float, LoadCurves]]]]
 

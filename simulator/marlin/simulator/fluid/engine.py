@@ -193,6 +193,7 @@ def _plans(
         cap=_each(cap, shape, "cap"),
         awake=_each(awake, shape, "awake"),
         rtt_s=None if by_origin is None else np.broadcast_to(_round_trip_s(twin, by_origin), shape).copy(),
+        by_origin=by_origin,
     )
 
 
@@ -244,6 +245,11 @@ def _evaluate(c: Coefficients, now: Conditions, plans: Plans, form: Form) -> Flu
     else:
         numpy_form.evaluate(c, now, plans, out)
     return result_from(out)
+
+
+def per_request(twin: TwinState) -> FloatArray:
+    """(3,) gCO2, L and USD of a served request under capacity-proportional routing: what a charge is counted in."""
+    return np.asarray(_per_request(coefficients(twin), conditions(twin), Form.NUMPY)[0])
 
 
 def _per_request(c: Coefficients, now: Conditions, form: Form) -> FloatArray:

@@ -24,6 +24,8 @@ class Plans:
     awake: FloatArray | None = None  # (B, V, D) replicas kept awake where the pool can power down; None is all
     rtt_s: FloatArray | None = None  # (B, V, D) mean round trip, where the origins' rows differ; None is the fleet's
 
+    by_origin: FloatArray | None = None  # (V, R, D) the origins' rows, of all plans; the fluid engine reads rtt_s
+
     def __len__(self) -> int:
         """B."""
         return len(self.shares)
@@ -36,6 +38,7 @@ class Plans:
             cap=None if self.cap is None else self.cap[piece],
             awake=None if self.awake is None else self.awake[piece],
             rtt_s=None if self.rtt_s is None else self.rtt_s[piece],
+            by_origin=self.by_origin,
         )
 
 
