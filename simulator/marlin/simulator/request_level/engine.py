@@ -79,12 +79,12 @@ class RequestLevelEngine:
         run_epoch(fleet, state, _plan(twin, fleet, plans), arrivals, start_s, end_s, tally)
         expected, counted = (
             len(requests) + waiting,
-            int(tally.served.sum() + tally.rejected.sum() + tally.waiting.sum()),
+            int(tally.sites["served"].sum() + tally.sites["waiting"].sum() + tally.models["rejected"].sum()),
         )
         assert counted == expected, f"requests were lost or made up: {counted}, not {expected}"
         left = Left(
-            tally.waiting.reshape(models, sites).astype(np.float64),
-            state.awake.reshape(models, sites).astype(np.float64),
+            tally.sites["waiting"].reshape(models, sites).astype(np.float64),
+            state.sites["awake"].reshape(models, sites).astype(np.float64),
             Inside(state, end_s),
         )
         return _outcome(twin, tally, state, duration_s), left
@@ -94,15 +94,13 @@ def _plan(twin: TwinState, fleet: RequestFleet, plans: Plans) -> RequestPlan:
     """The first plan as the events read it."""
     models, sites = twin.all_replicas.shape
     origins = len(twin.origins)
-    count = np.diff(fleet.first_replica)
+    count = fleet.places["last_replica"] - fleet.places["first_replica"]  # (S,)
     awake = count if plans.awake is None else np.rint(plans.awake[0].reshape(-1)).astype(np.int64)
-    awake = np.where(np.repeat(twin.can_sleep, sites), np.minimum(awake, count), count)
-    places = np.zeros(models * sites)
-    for s in range(models * sites):
-        for g in range(fleet.first_group[s], fleet.first_group[s + 1]):
-            size = fleet.group_first_replica[g + 1] - fleet.group_first_replica[g]
-            before = fleet.group_first_replica[g] - fleet.first_replica[s]
-            places[s] += min(max(awake[s] - before, 0), size) * fleet.group_places[g]
+    awake = np.where(np.repeat(twin.can_sleep, sites), np.clip(awake, 0, count), count)
+    place = fleet.replicas["site"][fleet.groups["first_replica"]]  # (G,)
+    before = fleet.groups["first_replica"] - fleet.places["first_replica"][place]
+    kept = np.clip(awake[place] - before, 0, fleet.groups["size"])
+    places = np.bincount(place, kept * fleet.groups["in_flight_limit"], minlength=len(count)).astype(np.float64)
     if plans.cap is not None:
         places = places * np.minimum(plans.cap[0].reshape(-1) / max(twin.max_utilization, 1e-12), 1.0)
     shares = plans.shares[0][:, None, :] if plans.by_origin is None else plans.by_origin
@@ -114,21 +112,21 @@ def _plan(twin: TwinState, fleet: RequestFleet, plans: Plans) -> RequestPlan:
 
 def _outcome(twin: TwinState, tally: TallyArrays, state: RequestState, duration_s: float) -> Outcome:
     models, sites = twin.all_replicas.shape
-    served = tally.served.reshape(models, sites).astype(np.float64)
-    rejected = tally.rejected.astype(np.float64)
+    served = tally.sites["served"].reshape(models, sites).astype(np.float64)
+    rejected = tally.models["rejected"].astype(np.float64)
     joules = tally.joules + twin.base_w * duration_s
     footprint = joules[:, None] * footprint_per_joule(twin)  # (D, 4)
     counted = served.sum() + rejected.sum()
-    seconds = tally.ttft_s.sum() + twin.settings.patience_s * rejected.sum()
+    seconds = tally.sites["ttft_s"].sum() + twin.settings.patience_s * rejected.sum()
     charge = twin.settings.unserved_charge_factor * per_request(twin) * rejected.sum() if rejected.any() else 0.0
     histogram = tally.histogram.sum(axis=0)
-    awake = state.awake.reshape(models, sites).astype(np.float64)
+    awake = state.sites["awake"].reshape(models, sites).astype(np.float64)
     capacity = twin.capacity_rps * awake / np.maximum(twin.all_replicas, 1.0)
-    ttft_s = tally.ttft_s.reshape(models, sites)
+    ttft_s = tally.sites["ttft_s"].reshape(models, sites)
     return Outcome(
         metrics=np.array([seconds / max(counted, 1.0), *(footprint[:, 1:].sum(axis=0) + charge)]),
         served=served,
-        queued=tally.waiting.reshape(models, sites).sum(axis=1).astype(np.float64),
+        queued=tally.sites["waiting"].reshape(models, sites).sum(axis=1).astype(np.float64),
         rejected=rejected,
         energy_kwh=footprint[:, 0],
         carbon_gco2=footprint[:, 1],
@@ -136,7 +134,7 @@ def _outcome(twin: TwinState, tally: TallyArrays, state: RequestState, duration_
         cost_usd=footprint[:, 3],
         ttft_s=np.divide(ttft_s, served, out=np.zeros_like(served), where=served > 0),
         ttft_quantiles_s=quantiles_s(counted_at(histogram, twin.settings.patience_s, int(rejected.sum())), QUANTILES),
-        late_share=float(tally.late.sum() / max(counted, 1.0)),
+        late_share=float(tally.models["late"].sum() / max(counted, 1.0)),
         utilization=np.divide(served / duration_s, capacity, out=np.zeros_like(served), where=capacity > 0),
         awake=awake,
         awake_share=float(awake.sum() / max(twin.all_replicas.sum(), 1.0)),

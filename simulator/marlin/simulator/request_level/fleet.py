@@ -1,12 +1,13 @@
-"""A fleet as the request-level engine steps through it: flat arrays of sites, deployments and single replicas.
+"""A fleet as the request-level engine steps through it: records of places, deployments and single replicas.
 
-A site here is one model at one datacenter, number v x D + d. Its replicas lie side by side, the ones that stay awake
-longest first, so "how many are awake" is a prefix. ``FleetState`` arrays change with events; the rest does not.
+A place is one model at one datacenter, number v x D + d. Its replicas lie side by side, the ones that stay awake
+longest first, so "how many are awake" is a prefix. What belongs together lies together in memory, because what an event
+costs is mostly fetching it. ``RequestFleet`` stays as it is; ``RequestState`` changes with events.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +18,55 @@ from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
 
 Ints = NDArray[np.int64]
+Records = NDArray[Any]
+"""A structured array; its fields are in the ``Final`` lists below."""
 
-QUEUE_MARGIN = 1.5
-"""Places in a site's queue, over what it could serve while a request is patient; whoever finds none would leave."""
-LEAST_QUEUE = 256
+QUEUE_MARGIN: Final = 1.5
+"""Room in a place's queue, over what it could serve while a request is patient; whoever finds none would leave."""
+LEAST_QUEUE: Final = 256
+
+_MODEL: Final = np.dtype(
+    [
+        ("prefill_w", "f8"),
+        ("idle_w", "f8"),
+        ("asleep_w", "f8"),
+        ("wake_s", "f8"),
+        ("kv_tokens", "i8"),
+        ("max_batch", "i8"),
+    ]
+)
+_REPLICA: Final = np.dtype(
+    [
+        ("model", "i8"),
+        ("group", "i8"),
+        ("site", "i8"),
+        ("pack_places", "f8"),  # requests in flight at the utilisation that pack fills to
+    ]
+)
+_GROUP: Final = np.dtype(
+    [
+        ("first_replica", "i8"),
+        ("size", "i8"),
+        ("rps", "f8"),  # capacity of one replica
+        ("in_flight_limit", "f8"),  # requests in flight of one replica at the utilisation limit
+    ]
+)
+_PLACE: Final = np.dtype(
+    [
+        ("first_replica", "i8"),
+        ("last_replica", "i8"),  # after the last
+        ("first_group", "i8"),
+        ("last_group", "i8"),  # after the last
+        ("queue_start", "i8"),
+        ("queue_size", "i8"),
+        ("is_allowed", "?"),
+    ],
+    align=True,
+)
 
 
 class RequestFleet(NamedTuple):
-    """What events do not change. S = V x D sites, G deployments of all sites, N replicas, M models, B largest batch."""
+    """What events do not change. S = V x D places, G deployments, N replicas, M models, B largest batch."""
 
     sites: int
     """D, datacenters."""
@@ -36,49 +78,58 @@ class RequestFleet(NamedTuple):
     decode_w: FloatArray  # (M, B + 1)
     prefill_tokens: FloatArray  # (M, P) ascending, padded with the last
     prefill_s: FloatArray  # (M, P)
-    prefill_w: FloatArray  # (M,)
-    idle_w: FloatArray  # (M,)
-    asleep_w: FloatArray  # (M,)
-    wake_s: FloatArray  # (M,)
-    kv_tokens: Ints  # (M,)
-    max_batch: Ints  # (M,)
-    replica_model: Ints  # (N,)
-    replica_group: Ints  # (N,)
-    replica_site: Ints  # (N,)
-    pack_places: FloatArray  # (N,) requests in flight at the utilisation that pack fills to
-    first_replica: Ints  # (S + 1,)
-    first_group: Ints  # (S + 1,)
-    group_first_replica: Ints  # (G + 1,)
-    group_rps: FloatArray  # (G,) one replica
-    group_places: FloatArray  # (G,) requests in flight of one replica at the utilisation limit
-    queue_start: Ints  # (S + 1,)
+    models: Records  # (M,) _MODEL
+    replicas: Records  # (N,) _REPLICA
+    groups: Records  # (G,) _GROUP
+    places: Records  # (S,) _PLACE
     rtt_s: FloatArray  # (R, D)
     ttft_limit_s: FloatArray  # (V,)
-    allowed: NDArray[np.bool_]  # (S,)
 
 
 def fleet_from(twin: TwinState) -> RequestFleet:
-    """The arrays of a fleet. Deployments need whole numbers of replicas; fractions are rounded."""
-    models, sites, deployments = twin.replicas.shape
-    count = np.rint(twin.replicas).astype(np.int64)
-    places = _at(twin.in_flight_knots, twin.max_utilization)
-    packed = _at(twin.in_flight_knots, twin.settings.pack_utilization)
-    groups: list[tuple[int, int, int]] = [
-        (v, d, i) for v in range(models) for d in range(sites) for i in range(deployments) if count[v, d, i] > 0
-    ]
-    index = tuple(np.array([group[axis] for group in groups], dtype=np.int64) for axis in range(3))
-    group_site = index[0] * sites + index[1]
-    group_count = count[index]
-    replica_group = np.repeat(np.arange(len(groups)), group_count)
-    group_model = twin.model_index[index].astype(np.int64)
+    """The records of a fleet. Deployments need whole numbers of replicas; fractions are rounded."""
+    count = np.rint(twin.replicas).astype(np.int64)  # (V, D, L)
+    n_places = count.shape[0] * count.shape[1]
+    where = np.nonzero(count)
+    groups = np.zeros(len(where[0]), dtype=_GROUP)
+    groups["size"] = count[where]
+    groups["first_replica"] = np.cumsum(groups["size"]) - groups["size"]
+    groups["rps"] = twin.replica_rps[where]
+    groups["in_flight_limit"] = _at(twin.in_flight_knots, twin.max_utilization)[where]
+    group_place = where[0] * count.shape[1] + where[1]
+
+    replica_group = np.repeat(np.arange(len(groups)), groups["size"])
+    replicas = np.zeros(len(replica_group), dtype=_REPLICA)
+    replicas["model"] = twin.model_index[where][replica_group]
+    replicas["group"] = replica_group
+    replicas["site"] = group_place[replica_group]
+    replicas["pack_places"] = _at(twin.in_flight_knots, twin.settings.pack_utilization)[where][replica_group]
+
+    edges = np.arange(n_places + 1)
+    replica_edges, group_edges = np.searchsorted(replicas["site"], edges), np.searchsorted(group_place, edges)
+    places = np.zeros(n_places, dtype=_PLACE)
+    places["first_replica"], places["last_replica"] = replica_edges[:-1], replica_edges[1:]
+    places["first_group"], places["last_group"] = group_edges[:-1], group_edges[1:]
+    queue = (twin.replica_rps * count).sum(axis=2).reshape(-1) * twin.settings.patience_s * QUEUE_MARGIN
+    places["queue_size"] = np.maximum(np.ceil(queue), LEAST_QUEUE)
+    places["queue_start"] = np.cumsum(places["queue_size"]) - places["queue_size"]
+    places["is_allowed"] = (twin.allowed & (count.sum(axis=2) > 0)).reshape(-1)
+
+    models = np.zeros(len(twin.models), dtype=_MODEL)
+    for m, model in enumerate(twin.models):
+        models[m] = (
+            model.prefill_w,
+            model.idle_w,
+            model.asleep_w,
+            model.wake_s,
+            model.kv_capacity_tokens,
+            model.max_batch,
+        )
     largest = max(model.max_batch for model in twin.models)
     points = max(len(model.prefill_points) for model in twin.models)
-    capacity = (twin.replica_rps * count).sum(axis=2).reshape(-1)  # (S,)
-    queue = np.maximum(np.ceil(capacity * twin.settings.patience_s * QUEUE_MARGIN), LEAST_QUEUE).astype(np.int64)
     padded = [[*m.prefill_points, *([m.prefill_points[-1]] * (points - len(m.prefill_points)))] for m in twin.models]
-    all_sites = np.arange(models * sites + 1)
     return RequestFleet(
-        sites=sites,
+        sites=count.shape[1],
         patience_s=twin.settings.patience_s,
         pack_utilization=twin.settings.pack_utilization if twin.settings.balancer is Balancer.PACK else 0.0,
         wakes=twin.settings.wakes_on_demand,
@@ -86,25 +137,12 @@ def fleet_from(twin: TwinState) -> RequestFleet:
         decode_w=np.array([_padded(m.decode_w, largest) for m in twin.models]),
         prefill_tokens=np.array([[x for x, _ in row] for row in padded]),
         prefill_s=np.array([[y for _, y in row] for row in padded]),
-        prefill_w=np.array([m.prefill_w for m in twin.models]),
-        idle_w=np.array([m.idle_w for m in twin.models]),
-        asleep_w=np.array([m.asleep_w for m in twin.models]),
-        wake_s=np.array([m.wake_s for m in twin.models]),
-        kv_tokens=np.array([m.kv_capacity_tokens for m in twin.models], dtype=np.int64),
-        max_batch=np.array([m.max_batch for m in twin.models], dtype=np.int64),
-        replica_model=group_model[replica_group],
-        replica_group=replica_group,
-        replica_site=group_site[replica_group],
-        pack_places=packed[index][replica_group],
-        first_replica=np.searchsorted(group_site[replica_group], all_sites),
-        first_group=np.searchsorted(group_site, all_sites),
-        group_first_replica=np.concatenate([[0], np.cumsum(group_count)]),
-        group_rps=twin.replica_rps[index],
-        group_places=places[index],
-        queue_start=np.concatenate([[0], np.cumsum(queue)]),
+        models=models,
+        replicas=replicas,
+        groups=groups,
+        places=places,
         rtt_s=twin.rtt_s,
         ttft_limit_s=twin.ttft_limit_s,
-        allowed=(twin.allowed & (count.sum(axis=2) > 0)).reshape(-1),
     )
 
 
@@ -118,82 +156,89 @@ def _at(knots: FloatArray, utilization: float) -> FloatArray:
     return np.asarray(knots @ weights)
 
 
-class RequestState(NamedTuple):
-    """What events change; a value for everybody outside ``kernel``. Q places in all queues together."""
+_REPLICA_STATE: Final = np.dtype(
+    [
+        ("clock_s", "f8"),  # start of the iteration it is in, or of its idleness
+        ("reading_until_s", "f8"),  # end of the iteration that reads prompts
+        ("rest_w", "f8"),  # power with nothing to do
+        ("ready_s", "f8"),  # when it is ready, while waking
+        ("steps", "i8"),  # decode steps done
+        ("batch", "i8"),  # requests decoding
+        ("tokens", "i8"),  # tokens in the cache
+        ("pending", "i8"),  # requests given to it whose prompt is not read yet
+        ("reading", "i8"),  # of them, those being read
+        ("turn", "i8"),  # admissions so far
+    ]
+)
+_DECODING: Final = np.dtype(
+    [
+        ("step", "i8"),  # at which it ends
+        ("tokens", "i8"),  # it holds then
+        ("turn", "i8"),  # when it was admitted
+    ]
+)
+_PENDING: Final = np.dtype(
+    [
+        ("ready_s", "f8"),  # since when it is at the replica
+        ("base_s", "f8"),  # its arrival less the network's round trip; NaN when it has its first token
+        ("prompt", "i8"),
+        ("output", "i8"),
+    ]
+)
+_QUEUED: Final = np.dtype([("arrival_s", "f8"), ("base_s", "f8"), ("prompt", "i8"), ("output", "i8")])
+_PLACE_STATE: Final = np.dtype(
+    [
+        ("awake", "i8"),  # replicas that take requests, a prefix
+        ("waking", "i8"),  # replicas after them that will be ready
+        ("in_flight", "i8"),  # requests at replicas
+        ("sweep", "i8"),  # replica to be looked at next
+        ("queue_head", "i8"),
+        ("queue_length", "i8"),
+        ("departures", "i8"),  # entries of its heap of departures, kept while it has a queue
+    ]
+)
+_DEPARTURE: Final = np.dtype([("at_s", "f8"), ("replica", "i8")])
+_GROUP_STATE: Final = np.dtype(
+    [
+        ("turn", "f8"),  # of the smooth weighted round robin over deployments
+        ("next", "i8"),  # replica whose turn it is
+    ]
+)
 
-    clock_s: FloatArray  # (N,) start of the iteration a replica is in, or of its idleness
-    reading_until_s: FloatArray  # (N,) end of the iteration that reads prompts; 0 when none does
-    steps: Ints  # (N,) decode steps done
-    batch: Ints  # (N,) requests decoding
-    tokens: Ints  # (N,) tokens in the cache
-    pending: Ints  # (N,) requests given to the replica whose prompt is not read yet
-    reading: Ints  # (N,) of them, those being read
-    rest_w: FloatArray  # (N,) power with nothing to do
-    heap_step: Ints  # (N, B) step at which each decoding request ends, a heap
-    heap_tokens: Ints  # (N, B) tokens it holds then
-    heap_turn: Ints  # (N, B) when it was admitted, in turns
-    turn: Ints  # (N,) admissions so far
-    pending_ready_s: FloatArray  # (N, B + 2) since when it is at the replica
-    pending_base_s: FloatArray  # (N, B + 2) its arrival less the network's round trip; NaN when it has its first token
-    pending_prompt: Ints  # (N, B + 2)
-    pending_output: Ints  # (N, B + 2)
-    awake: Ints  # (S,) replicas that take requests, a prefix
-    waking: Ints  # (S,) replicas after them that will be ready
-    ready_s: FloatArray  # (N,) when a waking replica is ready
-    in_flight: Ints  # (S,) requests at replicas
-    group_turn: FloatArray  # (G,) of the smooth weighted round robin over deployments
-    group_next: Ints  # (G,) replica whose turn it is
-    sweep: Ints  # (S,) replica to be looked at next
-    queue_head: Ints  # (S,)
-    queue_length: Ints  # (S,)
-    queue_base_s: FloatArray  # (Q,)
-    queue_arrival_s: FloatArray  # (Q,)
-    queue_prompt: Ints  # (Q,)
-    queue_output: Ints  # (Q,)
+
+class RequestState(NamedTuple):
+    """What events change; a value for everybody outside ``kernel``. Q requests fit into all queues together."""
+
+    replicas: Records  # (N,) _REPLICA_STATE
+    heap: Records  # (N, B) _DECODING, by the step at which they end
+    pending: Records  # (N, B + 2) _PENDING, in order of arrival
+    sites: Records  # (S,) _PLACE_STATE
+    groups: Records  # (G,) _GROUP_STATE
+    queue: Records  # (Q,) _QUEUED, a ring for each place
+    departures: Records  # (S, most replicas of one place) _DEPARTURE, by time
     share_turn: FloatArray  # (V, R, D) of the smooth weighted choice of a datacenter
 
 
 def initial_state(fleet: RequestFleet, at_s: float = 0.0) -> RequestState:
     """Nobody there, everybody awake."""
-    n, b, s = len(fleet.replica_model), fleet.step_s.shape[1] - 1, len(fleet.first_replica) - 1
-    g, q = len(fleet.group_rps), int(fleet.queue_start[-1])
-    pending = (n, b + 2)
-
-    def ints(*shape: int) -> Ints:
-        return np.zeros(shape, dtype=np.int64)
-
-    return RequestState(
-        clock_s=np.full(n, at_s),
-        reading_until_s=np.zeros(n),
-        steps=ints(n),
-        batch=ints(n),
-        tokens=ints(n),
-        pending=ints(n),
-        reading=ints(n),
-        rest_w=fleet.idle_w[fleet.replica_model],
-        heap_step=ints(n, b),
-        heap_tokens=ints(n, b),
-        heap_turn=ints(n, b),
-        turn=ints(n),
-        pending_ready_s=np.zeros(pending),
-        pending_base_s=np.zeros(pending),
-        pending_prompt=ints(*pending),
-        pending_output=ints(*pending),
-        awake=np.diff(fleet.first_replica),
-        waking=ints(s),
-        ready_s=np.zeros(n),
-        in_flight=ints(s),
-        group_turn=np.zeros(g),
-        group_next=fleet.group_first_replica[:-1].copy(),
-        sweep=fleet.first_replica[:-1].copy(),
-        queue_head=ints(s),
-        queue_length=ints(s),
-        queue_base_s=np.zeros(q),
-        queue_arrival_s=np.zeros(q),
-        queue_prompt=ints(q),
-        queue_output=ints(q),
+    n, b = len(fleet.replicas), fleet.step_s.shape[1] - 1
+    most = int((fleet.places["last_replica"] - fleet.places["first_replica"]).max())
+    state = RequestState(
+        replicas=np.zeros(n, dtype=_REPLICA_STATE),
+        heap=np.zeros((n, b), dtype=_DECODING),
+        pending=np.zeros((n, b + 2), dtype=_PENDING),
+        sites=np.zeros(len(fleet.places), dtype=_PLACE_STATE),
+        groups=np.zeros(len(fleet.groups), dtype=_GROUP_STATE),
+        queue=np.zeros(int(fleet.places["queue_size"].sum()), dtype=_QUEUED),
+        departures=np.zeros((len(fleet.places), most), dtype=_DEPARTURE),
         share_turn=np.zeros((len(fleet.ttft_limit_s), *fleet.rtt_s.shape)),
     )
+    state.replicas["clock_s"] = at_s
+    state.replicas["rest_w"] = fleet.models["idle_w"][fleet.replicas["model"]]
+    state.sites["awake"] = fleet.places["last_replica"] - fleet.places["first_replica"]
+    state.sites["sweep"] = fleet.places["first_replica"]
+    state.groups["next"] = fleet.groups["first_replica"]
+    return state
 
 
 def copied(state: RequestState) -> RequestState:

@@ -23,7 +23,7 @@ Times are seconds since the start of the experiment. Arrays are changed in place
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numba as nb
 import numpy as np
@@ -35,10 +35,14 @@ from marlin.simulator.request_level.tally import BINS, FIRST_BIN_S, LOG_BIN_WIDT
 
 MEMORY_WATERMARK: Final = 0.99
 """Part of the cache that admission may fill, so that growing answers do not preempt at once."""
-SWEPT: Final = 2
-"""Replicas of a site brought up to date whenever it is looked at: its load is known to within a round of them."""
+SWEPT: Final = 4
+"""Replicas of a place brought up to date whenever it seems to have no room."""
 
 NO_REPLICA: Final = -1
+
+_COMPILED: Final[dict[str, Any]] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+"""Nothing here allocates, so nobody has to count references: that took three quarters of the time."""
+
 _NEVER_S: Final = 1e300
 _SOON_S: Final = 1e-6
 """A prompt this much after a boundary has come by it: times are sums of many rounded steps."""
@@ -65,7 +69,7 @@ class Arrivals(NamedTuple):
     output_tokens: NDArray[np.int32]
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def run_epoch(
     fleet: RequestFleet,
     state: RequestState,
@@ -76,58 +80,50 @@ def run_epoch(
     tally: TallyArrays,
 ) -> None:
     """Carries one epoch out; ``state`` and ``tally`` are written."""
-    sites = len(fleet.first_replica) - 1
-    longest = 1
-    for s in range(sites):
-        longest = max(longest, fleet.first_replica[s + 1] - fleet.first_replica[s])
-    # The heap of a queueing site's departures; one at a time is in use, so they share their room.
-    heap_s = np.empty((sites, longest))
-    heap_replica = np.empty((sites, longest), dtype=np.int64)
-    heap_size = np.zeros(sites, dtype=np.int64)
+    sites = len(fleet.places)
     for s in range(sites):
         _set_awake(fleet, state, plan, s, start_s, tally)
     for s in range(sites):
-        if state.queue_length[s] > 0:
-            if fleet.allowed[s]:
-                _start_heap(fleet, state, s, start_s, heap_s, heap_replica, heap_size, tally)
+        if state.sites[s].queue_length > 0:
+            if fleet.places[s].is_allowed:
+                _start_heap(fleet, state, s, start_s, tally)
             else:
-                _move_queue(fleet, state, plan, s, start_s, heap_s, heap_replica, heap_size, tally)
+                _move_queue(fleet, state, plan, s, start_s, tally)
     for i in range(len(arrivals.at_s)):
         now_s = arrivals.at_s[i]
         v, r = arrivals.model[i], arrivals.origin[i]
-        d = _datacenter(fleet, state, plan, v, r, now_s, heap_s, heap_replica, heap_size, tally)
+        d = _datacenter(fleet, state, plan, v, r, now_s, tally)
         if d < 0:
-            tally.rejected[v] += 1
-            tally.late[v] += 1
+            tally.models[v].rejected += 1
+            tally.models[v].late += 1
             continue
         s = v * fleet.sites + d
         base_s = now_s - fleet.rtt_s[r, d]
         _arrive(
-            fleet, state, s, now_s, now_s, base_s, arrivals.prompt_tokens[i], arrivals.output_tokens[i],
-            heap_s, heap_replica, heap_size, tally,
+            fleet, state, s, now_s, now_s, base_s, arrivals.prompt_tokens[i], arrivals.output_tokens[i], tally,
         )  # fmt: skip
     for s in range(sites):
-        if state.queue_length[s] > 0:
-            _serve_queue(fleet, state, s, end_s, heap_s, heap_replica, heap_size, tally)
+        if state.sites[s].queue_length > 0:
+            _serve_queue(fleet, state, s, end_s, tally)
             _leave(fleet, state, s, end_s, tally)
-        for replica in range(fleet.first_replica[s], fleet.first_replica[s + 1]):
+        for replica in range(fleet.places[s].first_replica, fleet.places[s].last_replica):
             _advance(fleet, state, replica, end_s, tally)
         _ready(fleet, state, s, end_s)
-        waiting = state.queue_length[s]
-        for replica in range(fleet.first_replica[s], fleet.first_replica[s + 1]):
-            for k in range(state.pending[replica]):
-                if not np.isnan(state.pending_base_s[replica, k]):
+        waiting = state.sites[s].queue_length
+        for replica in range(fleet.places[s].first_replica, fleet.places[s].last_replica):
+            for k in range(state.replicas[replica].pending):
+                if not np.isnan(state.pending[replica, k].base_s):
                     waiting += 1
-        tally.waiting[s] = waiting
+        tally.sites[s].waiting = waiting
 
 
 # --- which datacenter
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _datacenter(
     fleet: RequestFleet, state: RequestState, plan: RequestPlan, v: int, r: int, now_s: float,
-    heap_s: FloatArray, heap_replica: Ints, heap_size: Ints, tally: TallyArrays,
+    tally: TallyArrays,
 ) -> int:  # fmt: skip
     """The datacenter of a request, -1 when none may serve the model."""
     if plan.is_ordered:
@@ -136,135 +132,137 @@ def _datacenter(
             if d < 0:
                 break
             s = v * fleet.sites + d
-            if (
-                fleet.allowed[s]
-                and _load(fleet, state, s, now_s, heap_s, heap_replica, heap_size, tally) < plan.places[s]
-            ):
+            if fleet.places[s].is_allowed and _load(fleet, state, s, plan.places[s], now_s, tally) < plan.places[s]:
                 return d
     else:
         best = -1
         for d in range(fleet.sites):
-            if fleet.allowed[v * fleet.sites + d]:
+            if fleet.places[v * fleet.sites + d].is_allowed:
                 state.share_turn[v, r, d] += plan.shares[v, r, d]
                 if plan.shares[v, r, d] > 0 and (best < 0 or state.share_turn[v, r, d] > state.share_turn[v, r, best]):
                     best = d
         if best >= 0:
             total = 0.0
             for d in range(fleet.sites):
-                if fleet.allowed[v * fleet.sites + d]:
+                if fleet.places[v * fleet.sites + d].is_allowed:
                     total += plan.shares[v, r, d]
             state.share_turn[v, r, best] -= total
             s = v * fleet.sites + best
-            if _load(fleet, state, s, now_s, heap_s, heap_replica, heap_size, tally) < plan.places[s]:
+            if _load(fleet, state, s, plan.places[s], now_s, tally) < plan.places[s]:
                 return best
     # Spill-over: most free places; where there are none, the least load for its size.
     most, least = -1, -1
     for d in range(fleet.sites):
         s = v * fleet.sites + d
-        if not fleet.allowed[s]:
+        if not fleet.places[s].is_allowed:
             continue
-        load = state.in_flight[s] + state.queue_length[s]
+        load = state.sites[s].in_flight + state.sites[s].queue_length
         if load < plan.places[s] and (
             most < 0
             or plan.places[s] - load
             > plan.places[v * fleet.sites + most]
-            - state.in_flight[v * fleet.sites + most]
-            - state.queue_length[v * fleet.sites + most]
+            - state.sites[v * fleet.sites + most].in_flight
+            - state.sites[v * fleet.sites + most].queue_length
         ):
             most = d
         if least < 0 or load * plan.places[v * fleet.sites + least] < plan.places[s] * (
-            state.in_flight[v * fleet.sites + least] + state.queue_length[v * fleet.sites + least]
+            state.sites[v * fleet.sites + least].in_flight + state.sites[v * fleet.sites + least].queue_length
         ):
             least = d
     return most if most >= 0 else least
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _load(
-    fleet: RequestFleet, state: RequestState, s: int, now_s: float,
-    heap_s: FloatArray, heap_replica: Ints, heap_size: Ints, tally: TallyArrays,
+    fleet: RequestFleet, state: RequestState, s: int, room: float, now_s: float,
+    tally: TallyArrays,
 ) -> int:  # fmt: skip
-    """Requests at a site, known to within a round of its replicas."""
-    first, last = fleet.first_replica[s], fleet.first_replica[s + 1]
-    if state.queue_length[s] > 0:
-        _serve_queue(fleet, state, s, now_s, heap_s, heap_replica, heap_size, tally)
+    """Requests at a site; at most so many, and exactly so once a round of its replicas was looked at.
+
+    What was not looked at since can only have become less, so nobody looks while there is room.
+    """
+    if state.sites[s].queue_length == 0 and state.sites[s].in_flight < room:
+        return state.sites[s].in_flight
+    first, last = fleet.places[s].first_replica, fleet.places[s].last_replica
+    if state.sites[s].queue_length > 0:
+        _serve_queue(fleet, state, s, now_s, tally)
     else:
         for _ in range(min(SWEPT, last - first)):
-            replica = state.sweep[s]
+            replica = state.sites[s].sweep
             _advance(fleet, state, replica, now_s, tally)
-            state.sweep[s] = replica + 1 if replica + 1 < last else first
-    return state.in_flight[s] + state.queue_length[s]
+            state.sites[s].sweep = replica + 1 if replica + 1 < last else first
+    return state.sites[s].in_flight + state.sites[s].queue_length
 
 
 # --- which replica
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _arrive(
     fleet: RequestFleet, state: RequestState, s: int, now_s: float, arrival_s: float, base_s: float,
-    prompt: int, output: int, heap_s: FloatArray, heap_replica: Ints, heap_size: Ints, tally: TallyArrays,
+    prompt: int, output: int, tally: TallyArrays,
 ) -> None:  # fmt: skip
     """A request comes to a site: to a replica with room, or into the queue."""
     _ready(fleet, state, s, now_s)
-    if state.queue_length[s] > 0:
-        _serve_queue(fleet, state, s, now_s, heap_s, heap_replica, heap_size, tally)
-    if state.queue_length[s] == 0:
+    if state.sites[s].queue_length > 0:
+        _serve_queue(fleet, state, s, now_s, tally)
+    if state.sites[s].queue_length == 0:
         replica = _replica(fleet, state, s, now_s, prompt, tally)
         if replica != NO_REPLICA:
             _give(state, replica, s, now_s, base_s, prompt, output)
             return
-        _start_heap(fleet, state, s, now_s, heap_s, heap_replica, heap_size, tally)
-    start, size = fleet.queue_start[s], fleet.queue_start[s + 1] - fleet.queue_start[s]
-    if state.queue_length[s] >= size:
-        tally.rejected[s // fleet.sites] += 1
-        tally.late[s // fleet.sites] += 1
+        _start_heap(fleet, state, s, now_s, tally)
+    start, size = fleet.places[s].queue_start, fleet.places[s].queue_size
+    if state.sites[s].queue_length >= size:
+        tally.models[s // fleet.sites].rejected += 1
+        tally.models[s // fleet.sites].late += 1
         return
-    place = start + (state.queue_head[s] + state.queue_length[s]) % size
-    state.queue_base_s[place] = base_s
-    state.queue_arrival_s[place] = arrival_s
-    state.queue_prompt[place] = prompt
-    state.queue_output[place] = output
-    state.queue_length[s] += 1
+    place = start + (state.sites[s].queue_head + state.sites[s].queue_length) % size
+    state.queue[place].base_s = base_s
+    state.queue[place].arrival_s = arrival_s
+    state.queue[place].prompt = prompt
+    state.queue[place].output = output
+    state.sites[s].queue_length += 1
     _wake(fleet, state, s, now_s, tally)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _replica(fleet: RequestFleet, state: RequestState, s: int, now_s: float, prompt: int, tally: TallyArrays) -> int:
     """An awake replica with room for a prompt, brought up to date; ``NO_REPLICA`` when all are full."""
-    first, awake = fleet.first_replica[s], state.awake[s]
+    first, awake = fleet.places[s].first_replica, state.sites[s].awake
     if fleet.pack_utilization > 0:
         for replica in range(first, first + awake):
-            if state.batch[replica] + state.pending[replica] >= fleet.pack_places[replica]:
+            if state.replicas[replica].batch + state.replicas[replica].pending >= fleet.replicas[replica].pack_places:
                 _advance(fleet, state, replica, now_s, tally)
-            if state.batch[replica] + state.pending[replica] < fleet.pack_places[replica]:
+            if state.replicas[replica].batch + state.replicas[replica].pending < fleet.replicas[replica].pack_places:
                 _advance(fleet, state, replica, now_s, tally)
                 if _has_room(fleet, state, replica, prompt):
                     return replica
     # Smooth weighted round robin: every deployment gains its weight, the richest pays the total.
     best, total, best_count = -1, 0.0, 0
-    for g in range(fleet.first_group[s], fleet.first_group[s + 1]):
-        count = min(max(first + awake - fleet.group_first_replica[g], 0), _size(fleet, g))
+    for g in range(fleet.places[s].first_group, fleet.places[s].last_group):
+        count = min(max(first + awake - fleet.groups[g].first_replica, 0), fleet.groups[g].size)
         if count <= 0:
             continue
-        weight = count * fleet.group_rps[g]
+        weight = count * fleet.groups[g].rps
         total += weight
-        state.group_turn[g] += weight
-        if best < 0 or state.group_turn[g] > state.group_turn[best]:
+        state.groups[g].turn += weight
+        if best < 0 or state.groups[g].turn > state.groups[best].turn:
             best, best_count = g, count
     if best < 0:
         return NO_REPLICA
-    state.group_turn[best] -= total
-    start = fleet.group_first_replica[best]
+    state.groups[best].turn -= total
+    start = fleet.groups[best].first_replica
     for _ in range(best_count):
-        replica = state.group_next[best]
+        replica = state.groups[best].next
         if replica >= start + best_count:
             replica = start
-        state.group_next[best] = replica + 1 if replica + 1 < start + best_count else start
+        state.groups[best].next = replica + 1 if replica + 1 < start + best_count else start
         _advance(fleet, state, replica, now_s, tally)
         if _has_room(fleet, state, replica, prompt):
             return replica
     for replica in range(first, first + awake):
-        if fleet.replica_group[replica] != best:
+        if fleet.replicas[replica].group != best:
             _advance(fleet, state, replica, now_s, tally)
             if _has_room(fleet, state, replica, prompt):
                 return replica
@@ -272,68 +270,65 @@ def _replica(fleet: RequestFleet, state: RequestState, s: int, now_s: float, pro
 
 
 @nb.njit(inline="always")
-def _size(fleet: RequestFleet, g: int) -> int:
-    return fleet.group_first_replica[g + 1] - fleet.group_first_replica[g]
-
-
-@nb.njit(cache=True, nogil=True, error_model="numpy")
 def _has_room(fleet: RequestFleet, state: RequestState, replica: int, prompt: int) -> bool:
     """Whether a replica has a place in its batch and memory for one more prompt, after those it was given."""
-    m = fleet.replica_model[replica]
-    if state.batch[replica] + state.pending[replica] >= fleet.max_batch[m]:
+    m = fleet.replicas[replica].model
+    if state.replicas[replica].batch + state.replicas[replica].pending >= fleet.models[m].max_batch:
         return False
-    tokens = state.tokens[replica] + prompt
-    for k in range(state.reading[replica], state.pending[replica]):
-        tokens += state.pending_prompt[replica, k]
-    return tokens <= MEMORY_WATERMARK * fleet.kv_tokens[m] or (state.batch[replica] + state.pending[replica] == 0)
+    tokens = state.replicas[replica].tokens + prompt
+    for k in range(state.replicas[replica].reading, state.replicas[replica].pending):
+        tokens += state.pending[replica, k].prompt
+    return tokens <= MEMORY_WATERMARK * fleet.models[m].kv_tokens or (
+        state.replicas[replica].batch + state.replicas[replica].pending == 0
+    )
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(inline="always")
 def _give(state: RequestState, replica: int, s: int, now_s: float, base_s: float, prompt: int, output: int) -> None:
-    k = state.pending[replica]
-    state.pending_ready_s[replica, k] = now_s
-    state.pending_base_s[replica, k] = base_s
-    state.pending_prompt[replica, k] = prompt
-    state.pending_output[replica, k] = output
-    state.pending[replica] = k + 1
-    state.in_flight[s] += 1
+    k = state.replicas[replica].pending
+    state.pending[replica, k].ready_s = now_s
+    state.pending[replica, k].base_s = base_s
+    state.pending[replica, k].prompt = prompt
+    state.pending[replica, k].output = output
+    state.replicas[replica].pending = k + 1
+    state.sites[s].in_flight += 1
 
 
 # --- one replica
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _advance(fleet: RequestFleet, state: RequestState, replica: int, until_s: float, tally: TallyArrays) -> None:
     """Brings one replica up to a time: all iterations that end by then, and those that have begun."""
-    m = fleet.replica_model[replica]
-    s = fleet.replica_site[replica]
+    m = fleet.replicas[replica].model
+    s = fleet.replicas[replica].site
     v, d = s // fleet.sites, s % fleet.sites
     joules = 0.0
     while True:
-        b = state.batch[replica]
-        if state.reading[replica] > 0:
-            if state.reading_until_s[replica] > until_s:
+        b = state.replicas[replica].batch
+        if state.replicas[replica].reading > 0:
+            if state.replicas[replica].reading_until_s > until_s:
                 break
             _end_reading(fleet, state, replica, s, v, tally)
             continue
         step_s = fleet.step_s[m, b]
-        if state.pending[replica] > 0:
-            ready_s = state.pending_ready_s[replica, 0]
+        if state.replicas[replica].pending > 0:
+            ready_s = state.pending[replica, 0].ready_s
             if b == 0:
-                at_s = max(state.clock_s[replica], ready_s)
+                at_s = max(state.replicas[replica].clock_s, ready_s)
                 if at_s > until_s:
                     break
-                joules += (at_s - state.clock_s[replica]) * state.rest_w[replica]
-                state.clock_s[replica] = at_s
+                joules += (at_s - state.replicas[replica].clock_s) * state.replicas[replica].rest_w
+                state.replicas[replica].clock_s = at_s
                 joules += _start_reading(fleet, state, replica, m)
                 continue
             # The first boundary at or after the prompt came.
-            steps = int(max(np.ceil((ready_s - state.clock_s[replica]) / step_s - 1e-9), 0.0))
+            steps = int(max(np.ceil((ready_s - state.replicas[replica].clock_s) / step_s - 1e-9), 0.0))
             fits = _first_fits(fleet, state, replica, m, b * steps)
-            to_end = state.heap_step[replica, 0] - state.steps[replica]
-            room = (fleet.kv_tokens[m] - state.tokens[replica]) // b
+            to_end = state.heap[replica, 0].step - state.replicas[replica].steps
+            room = (fleet.models[m].kv_tokens - state.replicas[replica].tokens) // b
             if fits and steps < to_end and steps <= room:
-                at_s = state.clock_s[replica] + steps * step_s
+                at_s = state.replicas[replica].clock_s + steps * step_s
                 if at_s > until_s:
                     joules += _decode(fleet, state, replica, m, b, _whole_steps(state, replica, until_s, step_s))
                     break
@@ -341,20 +336,20 @@ def _advance(fleet: RequestFleet, state: RequestState, replica: int, until_s: fl
                 joules += _start_reading(fleet, state, replica, m)
                 continue
         elif b == 0:
-            if until_s > state.clock_s[replica]:
-                joules += (until_s - state.clock_s[replica]) * state.rest_w[replica]
-                state.clock_s[replica] = until_s
+            if until_s > state.replicas[replica].clock_s:
+                joules += (until_s - state.replicas[replica].clock_s) * state.replicas[replica].rest_w
+                state.replicas[replica].clock_s = until_s
             break
-        steps = state.heap_step[replica, 0] - state.steps[replica]
-        room = (fleet.kv_tokens[m] - state.tokens[replica]) // b
+        steps = state.heap[replica, 0].step - state.replicas[replica].steps
+        room = (fleet.models[m].kv_tokens - state.replicas[replica].tokens) // b
         if room <= 0 and steps > 0:
             if b > 1:
                 _preempt(state, replica)
-                tally.preempted[v] += 1
+                tally.models[v].preempted += 1
                 continue
             room = steps  # a lone request may go beyond: nobody could make room for it
         taken = min(steps, room)
-        if state.clock_s[replica] + taken * step_s > until_s:
+        if state.replicas[replica].clock_s + taken * step_s > until_s:
             joules += _decode(fleet, state, replica, m, b, _whole_steps(state, replica, until_s, step_s))
             break
         joules += _decode(fleet, state, replica, m, b, taken)
@@ -364,46 +359,47 @@ def _advance(fleet: RequestFleet, state: RequestState, replica: int, until_s: fl
 
 @nb.njit(inline="always")
 def _whole_steps(state: RequestState, replica: int, until_s: float, step_s: float) -> int:
-    return int(max(np.floor((until_s - state.clock_s[replica]) / step_s), 0.0))
+    return int(max(np.floor((until_s - state.replicas[replica].clock_s) / step_s), 0.0))
 
 
 @nb.njit(inline="always")
 def _decode(fleet: RequestFleet, state: RequestState, replica: int, m: int, b: int, steps: int) -> float:
     """Any number of steps of one batch; the energy in J."""
-    state.clock_s[replica] += steps * fleet.step_s[m, b]
-    state.steps[replica] += steps
-    state.tokens[replica] += b * steps
+    state.replicas[replica].clock_s += steps * fleet.step_s[m, b]
+    state.replicas[replica].steps += steps
+    state.replicas[replica].tokens += b * steps
     return steps * fleet.step_s[m, b] * fleet.decode_w[m, b]
 
 
 @nb.njit(inline="always")
 def _first_fits(fleet: RequestFleet, state: RequestState, replica: int, m: int, more: int) -> bool:
-    return state.batch[replica] < fleet.max_batch[m] and (
-        state.tokens[replica] + more + state.pending_prompt[replica, 0] <= MEMORY_WATERMARK * fleet.kv_tokens[m]
+    return state.replicas[replica].batch < fleet.models[m].max_batch and (
+        state.replicas[replica].tokens + more + state.pending[replica, 0].prompt
+        <= MEMORY_WATERMARK * fleet.models[m].kv_tokens
     )
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(inline="always")
 def _start_reading(fleet: RequestFleet, state: RequestState, replica: int, m: int) -> float:
     """An iteration that reads the prompts that are there and fit; the energy in J."""
-    b = state.batch[replica]
-    now_s = state.clock_s[replica]
-    read, read_s, tokens = 0, 0.0, state.tokens[replica]
-    while read < state.pending[replica]:
-        prompt = state.pending_prompt[replica, read]
+    b = state.replicas[replica].batch
+    now_s = state.replicas[replica].clock_s
+    read, read_s, tokens = 0, 0.0, state.replicas[replica].tokens
+    while read < state.replicas[replica].pending:
+        prompt = state.pending[replica, read].prompt
         is_forced = b + read == 0
-        if state.pending_ready_s[replica, read] > now_s + _SOON_S or b + read >= fleet.max_batch[m]:
+        if state.pending[replica, read].ready_s > now_s + _SOON_S or b + read >= fleet.models[m].max_batch:
             break
-        if not is_forced and tokens + prompt > MEMORY_WATERMARK * fleet.kv_tokens[m]:
+        if not is_forced and tokens + prompt > MEMORY_WATERMARK * fleet.models[m].kv_tokens:
             break
         tokens += prompt
         read_s += _prefill_s(fleet, m, prompt)
         read += 1
     step_s = fleet.step_s[m, b] if b > 0 else 0.0
-    state.tokens[replica] = tokens
-    state.reading[replica] = read
-    state.reading_until_s[replica] = now_s + read_s + step_s
-    return read_s * fleet.prefill_w[m] + step_s * fleet.decode_w[m, b]
+    state.replicas[replica].tokens = tokens
+    state.replicas[replica].reading = read
+    state.replicas[replica].reading_until_s = now_s + read_s + step_s
+    return read_s * fleet.models[m].prefill_w + step_s * fleet.decode_w[m, b]
 
 
 @nb.njit(inline="always")
@@ -418,323 +414,335 @@ def _prefill_s(fleet: RequestFleet, m: int, prompt: int) -> float:
     return ys[k] + (ys[k + 1] - ys[k]) * (prompt - xs[k]) / (xs[k + 1] - xs[k])
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(inline="always")
 def _end_reading(fleet: RequestFleet, state: RequestState, replica: int, s: int, v: int, tally: TallyArrays) -> None:
     """The end of an iteration that read: first tokens, and a step of those who were decoding."""
-    now_s = state.reading_until_s[replica]
-    state.clock_s[replica] = now_s
-    if state.batch[replica] > 0:
-        state.steps[replica] += 1
-        state.tokens[replica] += state.batch[replica]
+    now_s = state.replicas[replica].reading_until_s
+    state.replicas[replica].clock_s = now_s
+    if state.replicas[replica].batch > 0:
+        state.replicas[replica].steps += 1
+        state.replicas[replica].tokens += state.replicas[replica].batch
         _end_finished(state, replica, s)
-    read = state.reading[replica]
+    read = state.replicas[replica].reading
     for k in range(read):
-        base_s = state.pending_base_s[replica, k]
+        base_s = state.pending[replica, k].base_s
         if not np.isnan(base_s):
             _first_token(fleet, tally, s, v, now_s - base_s)
-        prompt, output = state.pending_prompt[replica, k], state.pending_output[replica, k]
+        prompt, output = state.pending[replica, k].prompt, state.pending[replica, k].output
         if output > 1:
-            state.tokens[replica] += 1
-            _push(state, replica, state.steps[replica] + output - 1, prompt + output)
+            state.replicas[replica].tokens += 1
+            _push(state, replica, state.replicas[replica].steps + output - 1, prompt + output)
         else:
-            state.tokens[replica] -= prompt
-            state.in_flight[s] -= 1
-    left = state.pending[replica] - read
+            state.replicas[replica].tokens -= prompt
+            state.sites[s].in_flight -= 1
+    left = state.replicas[replica].pending - read
     for k in range(left):
-        state.pending_ready_s[replica, k] = state.pending_ready_s[replica, k + read]
-        state.pending_base_s[replica, k] = state.pending_base_s[replica, k + read]
-        state.pending_prompt[replica, k] = state.pending_prompt[replica, k + read]
-        state.pending_output[replica, k] = state.pending_output[replica, k + read]
-    state.pending[replica] = left
-    state.reading[replica] = 0
+        state.pending[replica, k].ready_s = state.pending[replica, k + read].ready_s
+        state.pending[replica, k].base_s = state.pending[replica, k + read].base_s
+        state.pending[replica, k].prompt = state.pending[replica, k + read].prompt
+        state.pending[replica, k].output = state.pending[replica, k + read].output
+    state.replicas[replica].pending = left
+    state.replicas[replica].reading = 0
 
 
 @nb.njit(inline="always")
 def _first_token(fleet: RequestFleet, tally: TallyArrays, s: int, v: int, ttft_s: float) -> None:
-    tally.served[s] += 1
-    tally.ttft_s[s] += ttft_s
+    tally.sites[s].served += 1
+    tally.sites[s].ttft_s += ttft_s
     if ttft_s > fleet.ttft_limit_s[v]:
-        tally.late[v] += 1
+        tally.models[v].late += 1
     place = int(np.log(max(ttft_s, FIRST_BIN_S) / FIRST_BIN_S) * _INVERSE_BIN_WIDTH)
     tally.histogram[v, min(place, BINS - 1)] += 1
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(inline="always")
 def _end_finished(state: RequestState, replica: int, s: int) -> None:
     """Requests whose last token came with the step just done leave."""
-    while state.batch[replica] > 0 and state.heap_step[replica, 0] <= state.steps[replica]:
-        state.tokens[replica] -= state.heap_tokens[replica, 0]
-        state.in_flight[s] -= 1
+    while state.replicas[replica].batch > 0 and state.heap[replica, 0].step <= state.replicas[replica].steps:
+        state.replicas[replica].tokens -= state.heap[replica, 0].tokens
+        state.sites[s].in_flight -= 1
         _pop(state, replica)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _preempt(state: RequestState, replica: int) -> None:
     """The request admitted last goes back to the head of the replica's own queue, to be read again."""
     last = 0
-    for k in range(1, state.batch[replica]):
-        if state.heap_turn[replica, k] > state.heap_turn[replica, last]:
+    for k in range(1, state.replicas[replica].batch):
+        if state.heap[replica, k].turn > state.heap[replica, last].turn:
             last = k
-    output = state.heap_step[replica, last] - state.steps[replica]
-    prompt = state.heap_tokens[replica, last] - output
-    state.tokens[replica] -= prompt
+    output = state.heap[replica, last].step - state.replicas[replica].steps
+    prompt = state.heap[replica, last].tokens - output
+    state.replicas[replica].tokens -= prompt
     # Take it out of the heap: the last entry takes its place, and the heap is put in order again.
-    size = state.batch[replica] - 1
-    state.heap_step[replica, last] = state.heap_step[replica, size]
-    state.heap_tokens[replica, last] = state.heap_tokens[replica, size]
-    state.heap_turn[replica, last] = state.heap_turn[replica, size]
-    state.batch[replica] = size
+    size = state.replicas[replica].batch - 1
+    state.heap[replica, last].step = state.heap[replica, size].step
+    state.heap[replica, last].tokens = state.heap[replica, size].tokens
+    state.heap[replica, last].turn = state.heap[replica, size].turn
+    state.replicas[replica].batch = size
     for k in range(size // 2 - 1, -1, -1):
         _sift_down(state, replica, k)
-    for k in range(state.pending[replica], 0, -1):
-        state.pending_ready_s[replica, k] = state.pending_ready_s[replica, k - 1]
-        state.pending_base_s[replica, k] = state.pending_base_s[replica, k - 1]
-        state.pending_prompt[replica, k] = state.pending_prompt[replica, k - 1]
-        state.pending_output[replica, k] = state.pending_output[replica, k - 1]
-    state.pending_ready_s[replica, 0] = state.clock_s[replica]
-    state.pending_base_s[replica, 0] = np.nan
-    state.pending_prompt[replica, 0] = prompt
-    state.pending_output[replica, 0] = output
-    state.pending[replica] += 1
+    for k in range(state.replicas[replica].pending, 0, -1):
+        state.pending[replica, k].ready_s = state.pending[replica, k - 1].ready_s
+        state.pending[replica, k].base_s = state.pending[replica, k - 1].base_s
+        state.pending[replica, k].prompt = state.pending[replica, k - 1].prompt
+        state.pending[replica, k].output = state.pending[replica, k - 1].output
+    state.pending[replica, 0].ready_s = state.replicas[replica].clock_s
+    state.pending[replica, 0].base_s = np.nan
+    state.pending[replica, 0].prompt = prompt
+    state.pending[replica, 0].output = output
+    state.replicas[replica].pending += 1
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(inline="always")
 def _push(state: RequestState, replica: int, step: int, tokens: int) -> None:
-    k = state.batch[replica]
-    state.batch[replica] = k + 1
-    turn = state.turn[replica]
-    state.turn[replica] = turn + 1
+    k = state.replicas[replica].batch
+    state.replicas[replica].batch = k + 1
+    turn = state.replicas[replica].turn
+    state.replicas[replica].turn = turn + 1
     while k > 0:
         parent = (k - 1) // 2
-        if state.heap_step[replica, parent] <= step:
+        if state.heap[replica, parent].step <= step:
             break
-        state.heap_step[replica, k] = state.heap_step[replica, parent]
-        state.heap_tokens[replica, k] = state.heap_tokens[replica, parent]
-        state.heap_turn[replica, k] = state.heap_turn[replica, parent]
+        state.heap[replica, k].step = state.heap[replica, parent].step
+        state.heap[replica, k].tokens = state.heap[replica, parent].tokens
+        state.heap[replica, k].turn = state.heap[replica, parent].turn
         k = parent
-    state.heap_step[replica, k] = step
-    state.heap_tokens[replica, k] = tokens
-    state.heap_turn[replica, k] = turn
+    state.heap[replica, k].step = step
+    state.heap[replica, k].tokens = tokens
+    state.heap[replica, k].turn = turn
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(inline="always")
 def _pop(state: RequestState, replica: int) -> None:
-    size = state.batch[replica] - 1
-    state.batch[replica] = size
-    state.heap_step[replica, 0] = state.heap_step[replica, size]
-    state.heap_tokens[replica, 0] = state.heap_tokens[replica, size]
-    state.heap_turn[replica, 0] = state.heap_turn[replica, size]
+    size = state.replicas[replica].batch - 1
+    state.replicas[replica].batch = size
+    state.heap[replica, 0].step = state.heap[replica, size].step
+    state.heap[replica, 0].tokens = state.heap[replica, size].tokens
+    state.heap[replica, 0].turn = state.heap[replica, size].turn
     _sift_down(state, replica, 0)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(inline="always")
 def _sift_down(state: RequestState, replica: int, k: int) -> None:
-    size = state.batch[replica]
+    size = state.replicas[replica].batch
     step, tokens, turn = (
-        state.heap_step[replica, k],
-        state.heap_tokens[replica, k],
-        state.heap_turn[replica, k],
+        state.heap[replica, k].step,
+        state.heap[replica, k].tokens,
+        state.heap[replica, k].turn,
     )
     while True:
         child = 2 * k + 1
         if child >= size:
             break
-        if child + 1 < size and state.heap_step[replica, child + 1] < state.heap_step[replica, child]:
+        if child + 1 < size and state.heap[replica, child + 1].step < state.heap[replica, child].step:
             child += 1
-        if state.heap_step[replica, child] >= step:
+        if state.heap[replica, child].step >= step:
             break
-        state.heap_step[replica, k] = state.heap_step[replica, child]
-        state.heap_tokens[replica, k] = state.heap_tokens[replica, child]
-        state.heap_turn[replica, k] = state.heap_turn[replica, child]
+        state.heap[replica, k].step = state.heap[replica, child].step
+        state.heap[replica, k].tokens = state.heap[replica, child].tokens
+        state.heap[replica, k].turn = state.heap[replica, child].turn
         k = child
-    state.heap_step[replica, k] = step
-    state.heap_tokens[replica, k] = tokens
-    state.heap_turn[replica, k] = turn
+    state.heap[replica, k].step = step
+    state.heap[replica, k].tokens = tokens
+    state.heap[replica, k].turn = turn
 
 
 # --- a site's queue
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _next_change_s(fleet: RequestFleet, state: RequestState, replica: int) -> float:
     """When a place of a replica may next become free."""
-    if state.reading[replica] > 0:
-        return state.reading_until_s[replica]
-    b = state.batch[replica]
+    if state.replicas[replica].reading > 0:
+        return state.replicas[replica].reading_until_s
+    b = state.replicas[replica].batch
     if b == 0:
-        return state.clock_s[replica]
-    m = fleet.replica_model[replica]
-    return state.clock_s[replica] + (state.heap_step[replica, 0] - state.steps[replica]) * fleet.step_s[m, b]
+        return state.replicas[replica].clock_s
+    m = fleet.replicas[replica].model
+    return (
+        state.replicas[replica].clock_s
+        + (state.heap[replica, 0].step - state.replicas[replica].steps) * fleet.step_s[m, b]
+    )
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _start_heap(
     fleet: RequestFleet, state: RequestState, s: int, now_s: float,
-    heap_s: FloatArray, heap_replica: Ints, heap_size: Ints, tally: TallyArrays,
+    tally: TallyArrays,
 ) -> None:  # fmt: skip
-    heap_size[s] = 0
-    first = fleet.first_replica[s]
-    for replica in range(first, first + state.awake[s]):
+    state.sites[s].departures = 0
+    first = fleet.places[s].first_replica
+    for replica in range(first, first + state.sites[s].awake):
         _advance(fleet, state, replica, now_s, tally)
-        _heap_push(s, max(_next_change_s(fleet, state, replica), now_s), replica, heap_s, heap_replica, heap_size)
+        _heap_push(state, s, max(_next_change_s(fleet, state, replica), now_s), replica)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _serve_queue(
     fleet: RequestFleet, state: RequestState, s: int, until_s: float,
-    heap_s: FloatArray, heap_replica: Ints, heap_size: Ints, tally: TallyArrays,
+    tally: TallyArrays,
 ) -> None:  # fmt: skip
     """Places that become free by a time are taken by whoever has waited longest."""
-    while state.queue_length[s] > 0:
+    while state.sites[s].queue_length > 0:
         ready_s = _NEVER_S
-        if state.waking[s] > 0:
-            ready_s = state.ready_s[fleet.first_replica[s] + state.awake[s]]
-        next_s = heap_s[s, 0] if heap_size[s] > 0 else _NEVER_S
+        if state.sites[s].waking > 0:
+            ready_s = state.replicas[fleet.places[s].first_replica + state.sites[s].awake].ready_s
+        next_s = state.departures[s, 0].at_s if state.sites[s].departures > 0 else _NEVER_S
         if min(next_s, ready_s) > until_s:
             return
         if ready_s < next_s:
-            replica, now_s = fleet.first_replica[s] + state.awake[s], ready_s
-            state.awake[s] += 1
-            state.waking[s] -= 1
+            replica, now_s = fleet.places[s].first_replica + state.sites[s].awake, ready_s
+            state.sites[s].awake += 1
+            state.sites[s].waking -= 1
             _advance(fleet, state, replica, now_s, tally)
         else:
-            replica, now_s = heap_replica[s, 0], next_s
-            _heap_pop(s, heap_s, heap_replica, heap_size)
+            replica, now_s = state.departures[s, 0].replica, next_s
+            _heap_pop(state, s)
             _advance(fleet, state, replica, now_s, tally)
         _leave(fleet, state, s, now_s, tally)
-        while state.queue_length[s] > 0:
-            start, size = fleet.queue_start[s], fleet.queue_start[s + 1] - fleet.queue_start[s]
-            place = start + state.queue_head[s]
-            if not _has_room(fleet, state, replica, state.queue_prompt[place]):
+        while state.sites[s].queue_length > 0:
+            start, size = fleet.places[s].queue_start, fleet.places[s].queue_size
+            place = start + state.sites[s].queue_head
+            if not _has_room(fleet, state, replica, state.queue[place].prompt):
                 break
             _give(
-                state, replica, s, now_s, state.queue_base_s[place], state.queue_prompt[place],
-                state.queue_output[place],
+                state, replica, s, now_s, state.queue[place].base_s, state.queue[place].prompt,
+                state.queue[place].output,
             )  # fmt: skip
-            state.queue_head[s] = (state.queue_head[s] + 1) % size
-            state.queue_length[s] -= 1
+            state.sites[s].queue_head = (state.sites[s].queue_head + 1) % size
+            state.sites[s].queue_length -= 1
         _advance(fleet, state, replica, now_s, tally)
         change_s = _next_change_s(fleet, state, replica)
         if change_s <= now_s:  # idle, and still no room: only a larger cache would help; look again a little later
             change_s = now_s + 1.0
-        _heap_push(s, change_s, replica, heap_s, heap_replica, heap_size)
+        _heap_push(state, s, change_s, replica)
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _leave(fleet: RequestFleet, state: RequestState, s: int, now_s: float, tally: TallyArrays) -> None:
     """Requests at the head of the queue whose patience has ended."""
     v = s // fleet.sites
-    size = fleet.queue_start[s + 1] - fleet.queue_start[s]
-    while state.queue_length[s] > 0:
-        place = fleet.queue_start[s] + state.queue_head[s]
-        if now_s - state.queue_arrival_s[place] <= fleet.patience_s:
+    size = fleet.places[s].queue_size
+    while state.sites[s].queue_length > 0:
+        place = fleet.places[s].queue_start + state.sites[s].queue_head
+        if now_s - state.queue[place].arrival_s <= fleet.patience_s:
             return
-        tally.rejected[v] += 1
-        tally.late[v] += 1
-        state.queue_head[s] = (state.queue_head[s] + 1) % size
-        state.queue_length[s] -= 1
+        tally.models[v].rejected += 1
+        tally.models[v].late += 1
+        state.sites[s].queue_head = (state.sites[s].queue_head + 1) % size
+        state.sites[s].queue_length -= 1
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _move_queue(
     fleet: RequestFleet, state: RequestState, plan: RequestPlan, s: int, now_s: float,
-    heap_s: FloatArray, heap_replica: Ints, heap_size: Ints, tally: TallyArrays,
+    tally: TallyArrays,
 ) -> None:  # fmt: skip
     """The queue of a site that may serve no more goes to the others."""
     v = s // fleet.sites
-    size = fleet.queue_start[s + 1] - fleet.queue_start[s]
-    while state.queue_length[s] > 0:
-        place = fleet.queue_start[s] + state.queue_head[s]
-        state.queue_head[s] = (state.queue_head[s] + 1) % size
-        state.queue_length[s] -= 1
-        d = _datacenter(fleet, state, plan, v, 0, now_s, heap_s, heap_replica, heap_size, tally)
+    size = fleet.places[s].queue_size
+    while state.sites[s].queue_length > 0:
+        place = fleet.places[s].queue_start + state.sites[s].queue_head
+        state.sites[s].queue_head = (state.sites[s].queue_head + 1) % size
+        state.sites[s].queue_length -= 1
+        d = _datacenter(fleet, state, plan, v, 0, now_s, tally)
         if d < 0:
-            tally.rejected[v] += 1
-            tally.late[v] += 1
+            tally.models[v].rejected += 1
+            tally.models[v].late += 1
             continue
         _arrive(
-            fleet, state, v * fleet.sites + d, now_s, state.queue_arrival_s[place], state.queue_base_s[place],
-            state.queue_prompt[place], state.queue_output[place], heap_s, heap_replica, heap_size, tally,
+            fleet, state, v * fleet.sites + d, now_s, state.queue[place].arrival_s, state.queue[place].base_s,
+            state.queue[place].prompt, state.queue[place].output, tally,
         )  # fmt: skip
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
-def _heap_push(s: int, at_s: float, replica: int, heap_s: FloatArray, heap_replica: Ints, heap_size: Ints) -> None:
-    k = heap_size[s]
-    heap_size[s] = k + 1
+@nb.njit(**_COMPILED)
+def _heap_push(state: RequestState, s: int, at_s: float, replica: int) -> None:
+    k = state.sites[s].departures
+    state.sites[s].departures = k + 1
     while k > 0:
         parent = (k - 1) // 2
-        if heap_s[s, parent] <= at_s:
+        if state.departures[s, parent].at_s <= at_s:
             break
-        heap_s[s, k], heap_replica[s, k] = heap_s[s, parent], heap_replica[s, parent]
+        state.departures[s, k].at_s, state.departures[s, k].replica = (
+            state.departures[s, parent].at_s,
+            state.departures[s, parent].replica,
+        )
         k = parent
-    heap_s[s, k], heap_replica[s, k] = at_s, replica
+    state.departures[s, k].at_s, state.departures[s, k].replica = at_s, replica
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
-def _heap_pop(s: int, heap_s: FloatArray, heap_replica: Ints, heap_size: Ints) -> None:
-    size = heap_size[s] - 1
-    heap_size[s] = size
-    at_s, replica = heap_s[s, size], heap_replica[s, size]
+@nb.njit(**_COMPILED)
+def _heap_pop(state: RequestState, s: int) -> None:
+    size = state.sites[s].departures - 1
+    state.sites[s].departures = size
+    at_s, replica = state.departures[s, size].at_s, state.departures[s, size].replica
     k = 0
     while True:
         child = 2 * k + 1
         if child >= size:
             break
-        if child + 1 < size and heap_s[s, child + 1] < heap_s[s, child]:
+        if child + 1 < size and state.departures[s, child + 1].at_s < state.departures[s, child].at_s:
             child += 1
-        if heap_s[s, child] >= at_s:
+        if state.departures[s, child].at_s >= at_s:
             break
-        heap_s[s, k], heap_replica[s, k] = heap_s[s, child], heap_replica[s, child]
+        state.departures[s, k].at_s, state.departures[s, k].replica = (
+            state.departures[s, child].at_s,
+            state.departures[s, child].replica,
+        )
         k = child
-    heap_s[s, k], heap_replica[s, k] = at_s, replica
+    state.departures[s, k].at_s, state.departures[s, k].replica = at_s, replica
 
 
 # --- who is awake
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _set_awake(
     fleet: RequestFleet, state: RequestState, plan: RequestPlan, s: int, now_s: float, tally: TallyArrays
 ) -> None:
     """The plan's replicas are awake, prewarmed at the cost of waking; the others finish and sleep."""
-    first, last = fleet.first_replica[s], fleet.first_replica[s + 1]
+    first, last = fleet.places[s].first_replica, fleet.places[s].last_replica
     _ready(fleet, state, s, now_s)
-    before, wanted = state.awake[s], min(max(plan.awake[s], 0), last - first)
+    before, wanted = state.sites[s].awake, min(max(plan.awake[s], 0), last - first)
     for replica in range(first, last):
-        m = fleet.replica_model[replica]
+        m = fleet.replicas[replica].model
         is_awake = replica - first < wanted
-        rest_w = fleet.idle_w[m] if is_awake else fleet.asleep_w[m]
-        if state.rest_w[replica] != rest_w:
+        rest_w = fleet.models[m].idle_w if is_awake else fleet.models[m].asleep_w
+        if state.replicas[replica].rest_w != rest_w:
             _advance(fleet, state, replica, now_s, tally)
-            state.rest_w[replica] = rest_w
+            state.replicas[replica].rest_w = rest_w
         if is_awake and replica - first >= before:
-            tally.joules[s % fleet.sites] += fleet.wake_s[m] * fleet.idle_w[m]
-    state.awake[s] = wanted
-    state.waking[s] = 0
+            tally.joules[s % fleet.sites] += fleet.models[m].wake_s * fleet.models[m].idle_w
+    state.sites[s].awake = wanted
+    state.sites[s].waking = 0
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _ready(fleet: RequestFleet, state: RequestState, s: int, now_s: float) -> None:
     """Replicas that have woken by now take requests."""
-    while state.waking[s] > 0 and state.ready_s[fleet.first_replica[s] + state.awake[s]] <= now_s:
-        state.awake[s] += 1
-        state.waking[s] -= 1
+    while (
+        state.sites[s].waking > 0
+        and state.replicas[fleet.places[s].first_replica + state.sites[s].awake].ready_s <= now_s
+    ):
+        state.sites[s].awake += 1
+        state.sites[s].waking -= 1
 
 
-@nb.njit(cache=True, nogil=True, error_model="numpy")
+@nb.njit(**_COMPILED)
 def _wake(fleet: RequestFleet, state: RequestState, s: int, now_s: float, tally: TallyArrays) -> None:
     """One more replica wakes for every batch that waits."""
     if not fleet.wakes:
         return
-    first = fleet.first_replica[s]
-    replica = first + state.awake[s] + state.waking[s]
-    if replica >= fleet.first_replica[s + 1]:
+    first = fleet.places[s].first_replica
+    replica = first + state.sites[s].awake + state.sites[s].waking
+    if replica >= fleet.places[s].last_replica:
         return
-    m = fleet.replica_model[replica]
-    if state.queue_length[s] <= state.waking[s] * fleet.max_batch[m]:
+    m = fleet.replicas[replica].model
+    if state.sites[s].queue_length <= state.sites[s].waking * fleet.models[m].max_batch:
         return
     _advance(fleet, state, replica, now_s, tally)
-    state.rest_w[replica] = fleet.idle_w[m]
-    state.ready_s[replica] = now_s + fleet.wake_s[m]
-    state.waking[s] += 1
+    state.replicas[replica].rest_w = fleet.models[m].idle_w
+    state.replicas[replica].ready_s = now_s + fleet.models[m].wake_s
+    state.sites[s].waking += 1

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from marlin.simulator.physics import FloatArray
-from marlin.simulator.request_level.fleet import Ints
+from marlin.simulator.request_level.fleet import Ints, Records
 
 FIRST_BIN_S: Final = 1e-3
 LOG_BIN_WIDTH: Final = 0.01
@@ -20,29 +20,36 @@ BINS: Final = 1320
 """From 1 ms to 540 s."""
 
 
-class TallyArrays(NamedTuple):
-    """What ``kernel`` adds to. S = V x D sites."""
+_PLACE_TALLY: Final = np.dtype(
+    [
+        ("served", "i8"),  # first tokens
+        ("waiting", "i8"),  # without a first token at the end
+        ("ttft_s", "f8"),  # sum over first tokens
+    ]
+)
+_MODEL_TALLY: Final = np.dtype(
+    [
+        ("rejected", "i8"),
+        ("late", "i8"),  # beyond the limit, rejected ones included
+        ("preempted", "i8"),  # times a request had to be read again
+    ]
+)
 
-    served: Ints  # (S,) first tokens
-    ttft_s: FloatArray  # (S,) sum over them
-    rejected: Ints  # (V,)
-    late: Ints  # (V,) beyond the limit, rejected ones included
-    waiting: Ints  # (S,) at the end, without a first token
-    preempted: Ints  # (V,) requests that had to be read again
+
+class TallyArrays(NamedTuple):
+    """What ``kernel`` adds to. S = V x D places."""
+
+    sites: Records  # (S,) _PLACE_TALLY
+    models: Records  # (V,) _MODEL_TALLY
     joules: FloatArray  # (D,) energy of the replicas and their part of the hosts
     histogram: Ints  # (V, BINS)
 
 
 def empty_tally(models: int, sites: int) -> TallyArrays:
     """Nothing yet."""
-    each = models * sites
     return TallyArrays(
-        served=np.zeros(each, dtype=np.int64),
-        ttft_s=np.zeros(each),
-        rejected=np.zeros(models, dtype=np.int64),
-        late=np.zeros(models, dtype=np.int64),
-        waiting=np.zeros(each, dtype=np.int64),
-        preempted=np.zeros(models, dtype=np.int64),
+        sites=np.zeros(models * sites, dtype=_PLACE_TALLY),
+        models=np.zeros(models, dtype=_MODEL_TALLY),
         joules=np.zeros(sites),
         histogram=np.zeros((models, BINS), dtype=np.int64),
     )
