@@ -18,8 +18,8 @@ Times are seconds since the start of the experiment. Arrays are changed in place
 
 # Compiled loops are written out, and their arguments are the state of a machine.
 # ruff: noqa: PLR0913, PLR0917, PLR0915, PLR0912, C901
-# An element of an array has no type of its own for the type checker.
-# mypy: disable-error-code="no-any-return"
+# For the type checker an element of an array, and a decorator given its options as a dict, have no type of their own.
+# mypy: disable-error-code="no-any-return, untyped-decorator"
 
 from __future__ import annotations
 
