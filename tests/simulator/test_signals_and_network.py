@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from marlin.api.errors import InputError
+from marlin.simulator.constants import Reading, constant
 from marlin.simulator.network import great_circle_km, round_trip_ms, zone_coordinates
-from marlin.simulator.signals import available_zones, zone_pue, zone_signals
+from marlin.simulator.signals import (
+    DEFAULT_OPTIONS,
+    CarbonAccounting,
+    PriceKind,
+    SignalOptions,
+    available_zones,
+    built_in_signals,
+    tariff_usd_per_kwh,
+    zone_signals,
+)
 
 NOON = datetime(2023, 6, 15, 12, tzinfo=UTC)
 
@@ -14,9 +25,6 @@ NOON = datetime(2023, 6, 15, 12, tzinfo=UTC)
 def test_all_sixteen_zones_have_plausible_signals_in_every_month_and_hour() -> None:
     assert len(available_zones()) == 16
     for zone in available_zones():
-        pue = zone_pue(zone)
-        assert pue is not None
-        assert 1.2 <= pue <= 1.7
         for month in range(1, 13):
             for hour in range(24):
                 signals = zone_signals(zone, NOON.replace(month=month, hour=hour))
@@ -24,6 +32,35 @@ def test_all_sixteen_zones_have_plausible_signals_in_every_month_and_hour() -> N
                 assert signals.carbon_gco2_per_kwh < signals.carbon_lifecycle_gco2_per_kwh
                 assert 0 < signals.water_l_per_kwh < 20
                 assert 0.04 <= signals.price_usd_per_kwh < 1.0, "a tariff is never below its adder"
+
+
+def test_carbon_is_direct_unless_the_life_cycle_is_asked_for() -> None:
+    direct = zone_signals("DE-LU", NOON)
+    lifecycle = zone_signals("DE-LU", NOON, SignalOptions(carbon=CarbonAccounting.LIFECYCLE))
+    assert lifecycle.carbon_gco2_per_kwh == direct.carbon_lifecycle_gco2_per_kwh > direct.carbon_gco2_per_kwh
+    assert replace(lifecycle, carbon_gco2_per_kwh=direct.carbon_gco2_per_kwh) == direct, "nothing else changes"
+
+
+def test_the_tariff_is_the_wholesale_price_floored_at_zero_and_an_adder() -> None:
+    adder = constant("price_adder_usd_per_kwh")
+    wholesale = built_in_signals(SignalOptions(price=PriceKind.WHOLESALE))("DE-LU", NOON).price_usd_per_kwh
+    assert zone_signals("DE-LU", NOON).price_usd_per_kwh == pytest.approx(max(0.0, wholesale) + adder)
+    assert tariff_usd_per_kwh(-0.2) == pytest.approx(adder)
+    assert tariff_usd_per_kwh(0.1) == pytest.approx(0.1 + adder)
+
+
+def test_the_paper_s_hydropower_uses_more_water_where_there_is_hydropower() -> None:
+    paper = built_in_signals(replace(DEFAULT_OPTIONS, water=Reading.PAPER))
+    ours = built_in_signals()
+    assert paper("BR-SP", NOON).water_l_per_kwh > 2 * ours("BR-SP", NOON).water_l_per_kwh
+    for zone in available_zones():
+        assert paper(zone, NOON).water_l_per_kwh >= ours(zone, NOON).water_l_per_kwh
+
+
+def test_a_leap_day_has_the_signals_of_february() -> None:
+    assert zone_signals("GB", datetime(2024, 2, 29, 7, tzinfo=UTC)) == zone_signals(
+        "GB", datetime(2023, 2, 3, 7, tzinfo=UTC)
+    )
 
 
 def test_a_local_time_means_the_same_moment() -> None:

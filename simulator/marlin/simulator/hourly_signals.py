@@ -123,8 +123,8 @@ def hourly_signals(
         skip_bad_rows: leave bad rows out, counted in ``bad_rows``. Default: the first is refused.
 
     Raises:
-        InputError: the file is missing, a row of it is not as documented (file, line and reason), or a zone has a gap
-            of more than a day.
+        InputError: the file is missing or has no good row, a row of it is not as documented (file, line and reason),
+            or a zone has a gap of more than a day.
     """
     file = path / HOURLY_FILE if path.is_dir() else path
     if not file.is_file():
@@ -133,6 +133,8 @@ def hourly_signals(
     rows: dict[str, dict[int, tuple[float, ...]]] = defaultdict(dict)
     for zone, hour, values in _read(file, options, judge):
         rows[zone][hour] = values
+    if not rows:
+        raise InputError(f"{file}: has no good row")
     zones = {zone: _zone_hours(str(file), zone, hours) for zone, hours in rows.items()}
     return HourlySignals(str(file), zones, options, judge.found)
 

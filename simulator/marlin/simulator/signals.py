@@ -132,12 +132,6 @@ def zone_water_l_per_kwh(zone: str, reading: Reading = Reading.OURS) -> float | 
     )
 
 
-def zone_pue(zone: str) -> float | None:
-    """The PUE that a zone's climate allows (data/README.md); None where it is not known."""
-    row = _zones().get(zone)
-    return None if row is None else float(row["pue"])
-
-
 def available_zones() -> tuple[str, ...]:
     """The zones with built-in signals."""
     return tuple(_zones())
