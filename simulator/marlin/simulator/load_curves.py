@@ -187,7 +187,9 @@ def _wait_for_prompts_s(
     """Mean wait for prompts that came before, (K,) s: Kraemer and Langenbach-Belz's G/G/1."""
     rho = np.minimum(reading, 0.99)
     variability = arrival_scv + scv_prefill
-    evenness = np.where(
-        rho > 0, np.exp(-2.0 * (1.0 - rho) / np.maximum(3.0 * rho, _TINY) * (1.0 - arrival_scv) ** 2 / variability), 0.0
-    )
+    if arrival_scv <= 1.0:
+        exponent = -2.0 * (1.0 - rho) / np.maximum(3.0 * rho, _TINY) * (1.0 - arrival_scv) ** 2 / variability
+    else:
+        exponent = -(1.0 - rho) * (arrival_scv - 1.0) / (arrival_scv + 4.0 * scv_prefill)
+    evenness = np.exp(exponent)
     return np.asarray(rho / (1.0 - rho) * variability / 2.0 * evenness * (prefill_s + step_s))

@@ -21,7 +21,7 @@ from marlin.simulator.load_curves import KNOTS, TokenSizes
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.replica import ReplicaModel
 from marlin.simulator.tail import TIMES_S, exceedance, interpolate
-from marlin.simulator.twin_state import TwinState
+from marlin.simulator.twin_state import TwinState, arrival_scv
 
 PERCENTILES = (0.5, 0.95, 0.99)
 
@@ -107,7 +107,7 @@ def _network_included(twin: TwinState) -> FloatArray:
             for i in range(deployments):
                 if twin.model_index[v, d, i] >= 0:
                     model = twin.models[twin.model_index[v, d, i]]
-                    scv = round(float(twin.replica_rps[v, d, i] / twin.capacity_rps[v, d]), 3)
+                    scv = arrival_scv(twin.settings, float(twin.replica_rps[v, d, i]), float(twin.capacity_rps[v, d]))
                     table[v, d, i] = _mixed(model, sizes, scv, way_s, mix)
     _tables[twin] = table
     return table

@@ -76,7 +76,7 @@ class RequestLevelEngine:
             requests.prompt_tokens,
             requests.output_tokens,
         )
-        run_epoch(fleet, state, _plan(twin, fleet, plans), arrivals, start_s, end_s, tally)
+        run_epoch(fleet, state, plan_of(twin, fleet, plans), arrivals, start_s, end_s, tally)
         expected, counted = (
             len(requests) + waiting,
             int(tally.sites["served"].sum() + tally.sites["waiting"].sum() + tally.models["rejected"].sum()),
@@ -90,7 +90,7 @@ class RequestLevelEngine:
         return _outcome(twin, tally, state, duration_s), left
 
 
-def _plan(twin: TwinState, fleet: RequestFleet, plans: Plans) -> RequestPlan:
+def plan_of(twin: TwinState, fleet: RequestFleet, plans: Plans) -> RequestPlan:
     """The first plan as the events read it."""
     models, sites = twin.all_replicas.shape
     origins = len(twin.origins)

@@ -107,7 +107,7 @@ def run_epoch(
             _serve_queue(fleet, state, s, end_s, tally)
             _leave(fleet, state, s, end_s, tally)
         for replica in range(fleet.places[s].first_replica, fleet.places[s].last_replica):
-            _advance(fleet, state, replica, end_s, tally)
+            _advance(fleet, state, replica, end_s, True, tally)
         _ready(fleet, state, s, end_s)
         waiting = state.sites[s].queue_length
         for replica in range(fleet.places[s].first_replica, fleet.places[s].last_replica):
@@ -189,7 +189,7 @@ def _load(
     else:
         for _ in range(min(SWEPT, last - first)):
             replica = state.sites[s].sweep
-            _advance(fleet, state, replica, now_s, tally)
+            _advance(fleet, state, replica, now_s, True, tally)
             state.sites[s].sweep = replica + 1 if replica + 1 < last else first
     return state.sites[s].in_flight + state.sites[s].queue_length
 
@@ -233,9 +233,9 @@ def _replica(fleet: RequestFleet, state: RequestState, s: int, now_s: float, pro
     if fleet.pack_utilization > 0:
         for replica in range(first, first + awake):
             if state.replicas[replica].batch + state.replicas[replica].pending >= fleet.replicas[replica].pack_places:
-                _advance(fleet, state, replica, now_s, tally)
+                _advance(fleet, state, replica, now_s, True, tally)
             if state.replicas[replica].batch + state.replicas[replica].pending < fleet.replicas[replica].pack_places:
-                _advance(fleet, state, replica, now_s, tally)
+                _advance(fleet, state, replica, now_s, True, tally)
                 if _has_room(fleet, state, replica, prompt):
                     return replica
     # Smooth weighted round robin: every deployment gains its weight, the richest pays the total.
@@ -258,12 +258,12 @@ def _replica(fleet: RequestFleet, state: RequestState, s: int, now_s: float, pro
         if replica >= start + best_count:
             replica = start
         state.groups[best].next = replica + 1 if replica + 1 < start + best_count else start
-        _advance(fleet, state, replica, now_s, tally)
+        _advance(fleet, state, replica, now_s, True, tally)
         if _has_room(fleet, state, replica, prompt):
             return replica
     for replica in range(first, first + awake):
         if fleet.replicas[replica].group != best:
-            _advance(fleet, state, replica, now_s, tally)
+            _advance(fleet, state, replica, now_s, True, tally)
             if _has_room(fleet, state, replica, prompt):
                 return replica
     return NO_REPLICA
@@ -298,8 +298,15 @@ def _give(state: RequestState, replica: int, s: int, now_s: float, base_s: float
 
 
 @nb.njit(**_COMPILED)
-def _advance(fleet: RequestFleet, state: RequestState, replica: int, until_s: float, tally: TallyArrays) -> None:
-    """Brings one replica up to a time: all iterations that end by then, and those that have begun."""
+def _advance(
+    fleet: RequestFleet, state: RequestState, replica: int, until_s: float, starts: bool, tally: TallyArrays
+) -> None:
+    """Brings one replica up to a time: all iterations that end by then, and those that have begun.
+
+    One that would begin to read at that very time does so only if it ``starts``: who frees a place and then fills it
+    wants the newcomer to be read with the others.
+    """
+    latest_s = until_s if starts else until_s - _SOON_S
     m = fleet.replicas[replica].model
     s = fleet.replicas[replica].site
     v, d = s // fleet.sites, s % fleet.sites
@@ -316,7 +323,7 @@ def _advance(fleet: RequestFleet, state: RequestState, replica: int, until_s: fl
             ready_s = state.pending[replica, 0].ready_s
             if b == 0:
                 at_s = max(state.replicas[replica].clock_s, ready_s)
-                if at_s > until_s:
+                if at_s > latest_s:
                     break
                 joules += (at_s - state.replicas[replica].clock_s) * state.replicas[replica].rest_w
                 state.replicas[replica].clock_s = at_s
@@ -329,7 +336,7 @@ def _advance(fleet: RequestFleet, state: RequestState, replica: int, until_s: fl
             room = (fleet.models[m].kv_tokens - state.replicas[replica].tokens) // b
             if fits and steps < to_end and steps <= room:
                 at_s = state.replicas[replica].clock_s + steps * step_s
-                if at_s > until_s:
+                if at_s > latest_s:
                     joules += _decode(fleet, state, replica, m, b, _whole_steps(state, replica, until_s, step_s))
                     break
                 joules += _decode(fleet, state, replica, m, b, steps)
@@ -560,10 +567,10 @@ def _next_change_s(fleet: RequestFleet, state: RequestState, replica: int) -> fl
     if b == 0:
         return state.replicas[replica].clock_s
     m = fleet.replicas[replica].model
-    return (
-        state.replicas[replica].clock_s
-        + (state.heap[replica, 0].step - state.replicas[replica].steps) * fleet.step_s[m, b]
-    )
+    # Its next end, or the step before which somebody has to make room: then the others go on faster.
+    steps = state.heap[replica, 0].step - state.replicas[replica].steps
+    room = max((fleet.models[m].kv_tokens - state.replicas[replica].tokens) // b, 1)
+    return state.replicas[replica].clock_s + min(steps, room) * fleet.step_s[m, b]
 
 
 @nb.njit(**_COMPILED)
@@ -574,7 +581,7 @@ def _start_heap(
     state.sites[s].departures = 0
     first = fleet.places[s].first_replica
     for replica in range(first, first + state.sites[s].awake):
-        _advance(fleet, state, replica, now_s, tally)
+        _advance(fleet, state, replica, now_s, True, tally)
         _heap_push(state, s, max(_next_change_s(fleet, state, replica), now_s), replica)
 
 
@@ -595,11 +602,11 @@ def _serve_queue(
             replica, now_s = fleet.places[s].first_replica + state.sites[s].awake, ready_s
             state.sites[s].awake += 1
             state.sites[s].waking -= 1
-            _advance(fleet, state, replica, now_s, tally)
+            _advance(fleet, state, replica, now_s, False, tally)
         else:
             replica, now_s = state.departures[s, 0].replica, next_s
             _heap_pop(state, s)
-            _advance(fleet, state, replica, now_s, tally)
+            _advance(fleet, state, replica, now_s, False, tally)
         _leave(fleet, state, s, now_s, tally)
         while state.sites[s].queue_length > 0:
             start, size = fleet.places[s].queue_start, fleet.places[s].queue_size
@@ -612,7 +619,7 @@ def _serve_queue(
             )  # fmt: skip
             state.sites[s].queue_head = (state.sites[s].queue_head + 1) % size
             state.sites[s].queue_length -= 1
-        _advance(fleet, state, replica, now_s, tally)
+        _advance(fleet, state, replica, now_s, True, tally)
         change_s = _next_change_s(fleet, state, replica)
         if change_s <= now_s:  # idle, and still no room: only a larger cache would help; look again a little later
             change_s = now_s + 1.0
@@ -711,7 +718,7 @@ def _set_awake(
         is_awake = replica - first < wanted
         rest_w = fleet.models[m].idle_w if is_awake else fleet.models[m].asleep_w
         if state.replicas[replica].rest_w != rest_w:
-            _advance(fleet, state, replica, now_s, tally)
+            _advance(fleet, state, replica, now_s, True, tally)
             state.replicas[replica].rest_w = rest_w
         if is_awake and replica - first >= before:
             tally.joules[s % fleet.sites] += fleet.models[m].wake_s * fleet.models[m].idle_w
@@ -742,7 +749,7 @@ def _wake(fleet: RequestFleet, state: RequestState, s: int, now_s: float, tally:
     m = fleet.replicas[replica].model
     if state.sites[s].queue_length <= state.sites[s].waking * fleet.models[m].max_batch:
         return
-    _advance(fleet, state, replica, now_s, tally)
+    _advance(fleet, state, replica, now_s, True, tally)
     state.replicas[replica].rest_w = fleet.models[m].idle_w
     state.replicas[replica].ready_s = now_s + fleet.models[m].wake_s
     state.sites[s].waking += 1
