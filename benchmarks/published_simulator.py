@@ -31,7 +31,17 @@ from figures import Figure
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CACHE: Final = ROOT / ".cache" / "published"
-DAY: Final = ("--scenario", "paper-8", "--planner", "round-robin", "--dispatch", "shares", "--days", "1")
+DAY: Final = (
+    "--scenario",
+    "paper-8",
+    "--planner",
+    "round-robin",
+    "--dispatch",
+    "shares",
+    "--days",
+    "1",
+    "--no-compare",
+)
 LOWEST_CARBON_DAY: Final = (
     "--scenario",
     "paper-8",
@@ -41,6 +51,7 @@ LOWEST_CARBON_DAY: Final = (
     "min-carbon",
     "--days",
     "1",
+    "--no-compare",
 )
 PERIOD_S: Final = 900
 RUNS: Final = 3

@@ -1,10 +1,8 @@
-"""``marlin plan`` and ``marlin simulate`` as a person calls them."""
+"""``marlin plan`` as a person calls it."""
 
 from __future__ import annotations
 
-import csv
 import json
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -63,31 +61,9 @@ def test_weights_lie_between_the_schemes() -> None:
         (["plan", "--scenario", "demo-3", "--planner", "oracle"], "planner oracle is not built yet"),
         (["plan", "--scenario", "demo-3", "--at", "noon"], "is not a time such as"),
         (["plan", "--fleet", "no-such.yaml"], "no-such.yaml: cannot be read"),
-        (["simulate", "--load", "mean99"], "load 'mean99' is not known"),
-        (["simulate", "--scenario", "paper-8", "--fleet", "x.yaml"], "either --scenario or --fleet"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(arguments: list[str], message: str) -> None:
     shown = run(*arguments, code=2)
     assert message in shown
     assert "Traceback" not in shown
-
-
-def test_simulate_reports_the_four_metrics_and_a_row_per_epoch_and_site(tmp_path: Path) -> None:
-    out = tmp_path / "day.csv"
-    shown = run("simulate", "--scenario", "8x12", "--out", str(out))
-    assert "served" in shown
-    rows = list(csv.DictReader(out.read_text().splitlines()))
-    assert len(rows) == 96 * 8
-    assert {row["datacenter"] for row in rows} >= {"de-lu", "sg"}
-
-
-def test_simulate_is_reproducible_and_merit_order_saves_carbon_without_dropping_requests() -> None:
-    base = json.loads(run("simulate", "--scenario", "8x12", "--json"))
-    assert base == json.loads(run("simulate", "--scenario", "8x12", "--json"))
-    merit = json.loads(
-        run("simulate", "--scenario", "8x12", "--planner", "merit-order", "--scheme", "min-carbon", "--json")
-    )
-    assert merit["requests"] == base["requests"]
-    assert merit["carbon_gco2"] < base["carbon_gco2"]
-    assert merit["served_share"] >= base["served_share"] - 1e-9

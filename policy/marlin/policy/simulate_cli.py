@@ -1,157 +1,238 @@
-"""``marlin simulate``: a planner in the digital twin, over days."""
+"""``marlin simulate``: a planner in the digital twin, over days.
+
+This module holds the options only. ``simulator.scenario_file`` checks them together with what a scenario file says,
+``simulating`` runs the experiment, ``simulate_report`` shows it, ``simulator.results`` writes it.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
-    from marlin.simulator.experiment import Epoch, Summary
+    from marlin.simulator.scenario_file import Scenario
 
 # Everything that needs NumPy or pydantic is imported inside the functions, so that --help answers at once.
 
+_GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
+    "What is simulated": ("scenario", "fleet", "trace", "load", "days", "first_day", "first_date", "origins", "seed"),
+    "Who plans": ("planner", "scheme", "dispatch", "no_compare"),
+    "What happens to the fleet": ("power_down", "balancer", "drain", "fail"),
+    "How it is counted": ("carbon", "price", "data", "skip_bad_rows", "engine", "form", "settings"),
+    "Where it goes": ("out", "detail", "as_json", "quiet"),
+}
 
-@click.command()
-@click.option("--scenario", default=None, help="A built-in fleet, e.g. paper-8 or 8x12. Default: paper-8.")
+
+class _Grouped(click.Command):
+    """A command whose help lists its options by what they are about."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes one section for each group, and the rest under Options."""
+        grouped = {name for names in _GROUPS.values() for name in names}
+        rest = tuple(parameter.name or "" for parameter in self.get_params(ctx) if parameter.name not in grouped)
+        by_name = {parameter.name: parameter for parameter in self.get_params(ctx)}
+        for title, names in {**_GROUPS, "Options": rest}.items():
+            records = [record for name in names if (record := by_name[name].get_help_record(ctx)) is not None]
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+@click.command(cls=_Grouped)
+@click.option("--scenario", metavar="NAME|FILE", help="A built-in fleet, or a scenario file. Default: paper-8.")
+@click.option("--fleet", metavar="FILE", help="Datacenter and InferencePool documents instead of a built-in fleet.")
 @click.option(
-    "--fleet", "fleet_file", type=click.Path(path_type=Path), help="File of Datacenter and InferencePool documents."
+    "--trace",
+    metavar="NAME|FILE",
+    help="Whose arrivals, e.g. azure2024, a file, mmpp:burst_ratio=20. Default: burstgpt.",
 )
-@click.option("--planner", default="capacity-proportional", show_default=True, help="The planner.")
-@click.option("--scheme", default="balanced", show_default=True, help="What it leans towards.")
-@click.option("--dispatch", type=click.Choice(["ordered", "shares"]), default="ordered", show_default=True)
-@click.option("--load", default="peak95", show_default=True, help="peak95, mean30, mean56 or mean80.")
-@click.option("--days", default=1, show_default=True, type=click.IntRange(1, 365), help="Days of the trace.")
-@click.option("--first-day", default=0, show_default=True, type=click.IntRange(min=0), help="Day to begin with.")
+@click.option("--load", metavar="LOAD", help="peak95, mean30, mean56 or mean80. Default: peak95.")
+@click.option("--days", type=int, help="How many. Default: 1.")
+@click.option("--first-day", type=int, help="Day of the trace to begin with. Default: 0.")
+@click.option("--first-date", metavar="DATE", help="Date whose signals the first day gets. Default: 2023-06-12.")
+@click.option(
+    "--origins", metavar="HOW", help="uniform, or local-hour: more requests where it is day. Default: uniform."
+)
+@click.option("--seed", type=int, help="Of everything that is drawn. Default: 0.")
+@click.option("--planner", metavar="NAME", help="The planner. Default: capacity-proportional.")
+@click.option(
+    "--scheme",
+    metavar="NAME",
+    help="What it leans towards: balanced, min-ttft, min-carbon, min-water or min-cost. Default: balanced.",
+)
+@click.option(
+    "--dispatch",
+    metavar="HOW",
+    help="ordered: one site filled after the other; or shares. Default: ordered for merit-order, else shares.",
+)
+@click.option("--no-compare", is_flag=True, help="Do not run capacity-proportional beside it.")
+@click.option(
+    "--power-down",
+    metavar="HOW",
+    help="What idle replicas of all pools can do: None, IdlePState, Sleep or "
+    "ScaleToZero. Default: what each pool says.",
+)
+@click.option(
+    "--balancer", metavar="HOW", help="How a site spreads requests over replicas: spread or pack. Default: spread."
+)
+@click.option(
+    "--drain",
+    multiple=True,
+    metavar="SITE[@EPOCHS]",
+    help="A site that gets nothing, all the time or e.g. sg@8-20; planners know. May be repeated.",
+)
+@click.option(
+    "--fail",
+    multiple=True,
+    metavar="SITE[@EPOCHS]",
+    help="A site that fails: the first epoch's plan still counts on it. May be repeated.",
+)
+@click.option("--carbon", metavar="HOW", help="direct: at the power plant; or lifecycle. Default: direct.")
+@click.option("--price", metavar="HOW", help="tariff or wholesale. Default: tariff.")
 @click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of full data: every day of BurstGPT, and signals hour by hour. Default: the shipped tables.",
+    metavar="FOLDER",
+    help="Full data: every day of BurstGPT, signals hour by hour. Default: the shipped tables.",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the workload.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="CSV with a row per epoch and datacenter.")
+@click.option("--skip-bad-rows", is_flag=True, help="Leave bad rows of data files out, and count them.")
+@click.option(
+    "--engine", metavar="NAME", help="fluid, or request-level: each request followed, for small fleets. Default: fluid."
+)
+@click.option("--form", metavar="NAME", help="Of the fluid engine: numpy, or numba for months. Default: numpy.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A constant of the twin, e.g. patience_s=30. May be repeated.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="A row per epoch and datacenter: .parquet or .csv."
+)
+@click.option("--detail", is_flag=True, help="Beside --out also a row per epoch, per pool, per pool and datacenter.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def simulate(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by name
-    scenario: str | None,
-    fleet_file: Path | None,
-    planner: str,
-    scheme: str,
-    dispatch: str,
-    load: str,
-    days: int,
-    first_day: int,
-    data: Path | None,
-    seed: int,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+@click.option("--quiet", is_flag=True, help="No progress.")
+def simulate(
+    out: Path | None, *, detail: bool, as_json: bool, quiet: bool, no_compare: bool, **given: Any
+) -> None:  # fmt: skip
     """Run a planner in the digital twin.
 
-    Replays BurstGPT days, scaled to the fleet, in epochs of 15 minutes: each plan is made from a forecast and carried
-    out on the arrivals that really come. Prints time to first token, carbon, water and cost, and the share of requests
-    that were served.
+    Replays days of a trace, scaled to the fleet, in epochs of 15 minutes: each plan is made from a forecast and carried
+    out on the arrivals that really come. Prints time to first token, carbon, water, cost and the share of requests
+    that were served, with capacity-proportional routing of the same requests beside them. Options change what a
+    scenario file says.
 
     \b
     Examples:
-      marlin simulate --planner capacity-proportional
-      marlin simulate --scenario paper-8 --planner merit-order --scheme min-carbon --days 6
-      marlin simulate --fleet fleet.yaml --planner nearest --dispatch shares --out day.csv
-      marlin simulate --scenario 8x12 --load mean56 --json
+      marlin simulate --planner merit-order --scheme min-carbon
+      marlin simulate --scenario paper-8 --planner merit-order --days 6 --out run.parquet
+      marlin simulate --scenario 8x12 --load mean56 --power-down Sleep --set patience_s=30 --json
+      marlin simulate --fleet fleet.yaml --planner merit-order --drain sg --fail gb@40-56
+      marlin simulate --scenario my-study.yaml --seed 1 --out run.csv --detail
       marlin simulate --data full-data --first-day 28 --days 7
     """  # noqa: D301 the backslash is click's mark for a block to keep
-    if scenario and fleet_file:
-        raise click.UsageError("give either --scenario or --fleet")
-    from marlin.api.documents import load_documents  # noqa: PLC0415
-    from marlin.api.errors import InputError  # noqa: PLC0415
-    from marlin.api.plan import Dispatch  # noqa: PLC0415
-    from marlin.policy.planners import make_planner, planner_kind, scheme_of  # noqa: PLC0415
-    from marlin.simulator.experiment import Study, run, summarise  # noqa: PLC0415
-    from marlin.simulator.fleet import Builder  # noqa: PLC0415
-    from marlin.simulator.hourly_signals import hourly_signals  # noqa: PLC0415
-    from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
-    from marlin.simulator.signals import zone_signals  # noqa: PLC0415
-    from marlin.simulator.workload.burstgpt import aggregates_from  # noqa: PLC0415
+    if detail and out is None:
+        raise click.UsageError("--detail needs --out: its tables lie beside that file")
+    from marlin.policy.simulate_report import as_json as summary_json  # noqa: PLC0415
+    from marlin.policy.simulate_report import identity, progress, table  # noqa: PLC0415
+    from marlin.policy.simulating import prepare  # noqa: PLC0415
+    from marlin.simulator.results import ResultsWriter  # noqa: PLC0415
 
-    if fleet_file is None:
-        documents = scenario_documents(scenario or "paper-8")
-    else:
-        try:
-            documents = load_documents(fleet_file.read_text(encoding="utf-8"), str(fleet_file))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{fleet_file}: cannot be read: {error}") from error
-    builder = Builder(documents, zone_signals if data is None else hourly_signals(data))
-    trace = None if data is None else aggregates_from(data)
-    maker = make_planner(planner_kind(planner), scheme=scheme_of(scheme), dispatch=Dispatch(dispatch.capitalize()))
-    study = Study(builder, days=days, first_day=first_day, load=load, seed=seed, trace=trace)
-    steps = run(study, lambda state: maker.decide(state).plan)
-    epochs = _with_progress(steps, days * 96)
-    for warning in builder.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    if out is not None:
-        _write(out, epochs)
-    summary = summarise(epochs)
+    scenario = _scenario(given | ({"compare": False} if no_compare else {}))
+    experiment = prepare(scenario)
+    study, planner = experiment.study, experiment.planner
+
+    writer = None if out is None else ResultsWriter(out, identity(experiment), detail=detail)
+    with progress(scenario.planner, study.epochs, quiet=quiet) as watch:
+        if writer is None:
+            summary = experiment.run(planner, watch)
+        else:
+            with writer:
+                summary = experiment.run(planner, [*watch, lambda epoch, tally: writer.add(epoch)])
+    against = None
+    if experiment.baseline is not None:
+        with progress("capacity-proportional", study.epochs, quiet=quiet) as watch:
+            against = experiment.run(experiment.baseline, watch)
+    for note in experiment.notes():
+        click.echo(f"warning: {note}", err=True)
     if as_json:
-        json.dump(asdict(summary) | {"planner": planner, "load": load, "days": days, "seed": seed}, sys.stdout)
-        click.echo()
+        click.echo(json.dumps(summary_json(experiment, summary, against)))
         return
-    _print(summary, f"{planner}, {load}, {days} day{'s' if days > 1 else ''}")
-
-
-def _with_progress(steps: object, total: int) -> list[Epoch]:
-    """Collects the epochs; a bar on a terminal, a line per simulated day otherwise."""
     from rich.console import Console  # noqa: PLC0415
-    from rich.progress import track  # noqa: PLC0415
 
-    console = Console(stderr=True)
-    if console.is_terminal:
-        return list(track(steps, total=total, description="simulating", console=console))  # type: ignore[arg-type]
-    epochs: list[Epoch] = []
-    for epoch in steps:  # type: ignore[attr-defined]
-        epochs.append(epoch)
-        if len(epochs) % 96 == 0:
-            click.echo(f"simulated day {len(epochs) // 96} of {total // 96}", err=True)
-    return epochs
+    Console().print(table(experiment, summary, against))
+    if writer is not None:
+        click.echo(f"wrote {', '.join(map(str, writer.files))}")
 
 
-def _write(out: Path, epochs: list[Epoch]) -> None:
-    from marlin.api.errors import MarlinError  # noqa: PLC0415
+def _scenario(given: Mapping[str, Any]) -> Scenario:
+    """What the options say, over what a scenario file says."""
+    from pydantic.alias_generators import to_camel  # noqa: PLC0415
+
+    from marlin.simulator.scenario_file import checked  # noqa: PLC0415
+
+    written = {to_camel(name): value for name, value in given.items() if _is_given(name, value)}
+    named = written.pop("scenario", None)
+    in_file: dict[str, Any] = {}
+    if named is not None and _is_file(named):
+        in_file = _read(named)
+    elif named is not None and "fleet" in written:
+        raise click.UsageError("give either --scenario or --fleet")
+    elif named is not None:
+        written["base"] = named
+    if "fleet" in written:
+        in_file.pop("base", None)
+    if "settings" in written:
+        written["settings"] = in_file.get("settings", {}) | _settings(written["settings"])
+
+    def where(location: tuple[int | str, ...]) -> str:
+        key = str(location[0])
+        if key not in written:
+            return f"{named}: {key}"
+        if key == "settings":
+            return " ".join(["--set", *map(str, location[1:])])
+        return {"base": "--scenario"}.get(key, "--" + "".join(f"-{c.lower()}" if c.isupper() else c for c in key))
+
+    return checked(in_file | written, where)
+
+
+def _is_given(name: str, value: object) -> bool:
+    """Whether an option was written: a number may be 0, but a switch that is off says nothing."""
+    return value is not None and value != () and (value is not False or name == "compare")
+
+
+def _is_file(named: str) -> bool:
+    return named.endswith((".yaml", ".yml", ".json")) or "/" in named
+
+
+def _read(named: str) -> dict[str, Any]:
+    from marlin.api.errors import InputError  # noqa: PLC0415
+    from marlin.simulator.scenario_file import load_scenario  # noqa: PLC0415
 
     try:
-        with out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["start_time", "datacenter", "served", "energy_kwh", "carbon_gco2", "water_l", "cost_usd"])
-            for epoch in epochs:
-                result = epoch.outcome
-                for d, name in enumerate(epoch.plan.datacenters):
-                    arrays = (result.energy_kwh, result.carbon_gco2, result.water_l, result.cost_usd)
-                    writer.writerow(
-                        [epoch.start_time.isoformat(), name, round(float(result.served[:, d].sum()), 3)]
-                        + [f"{float(array[d]):.6g}" for array in arrays]
-                    )
-    except OSError as error:
-        raise MarlinError(f"{out}: cannot be written: {error.strerror}") from error
+        text = Path(named).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{named}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return load_scenario(text, named)
 
 
-def _print(summary: Summary, title: str) -> None:
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+def _settings(texts: tuple[str, ...]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE, e.g. patience_s=30", param_hint="--set")
+        found[name.strip()] = _value(value.strip())
+    return found
 
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in (
-        ("time to first token, mean, s", f"{summary.ttft_s:.3f}"),
-        ("carbon, kgCO2", f"{summary.carbon_gco2 / 1000:,.1f}"),
-        ("water, L", f"{summary.water_l:,.0f}"),
-        ("cost, USD", f"{summary.cost_usd:,.2f}"),
-        ("requests", f"{summary.requests:,.0f}"),
-        ("served", f"{summary.served_share:.2%}"),
-        ("forecast error", f"{summary.forecast_error:.0%}"),
-    ):
-        table.add_row(name, value)
-    Console().print(table)
+
+def _value(text: str) -> object:
+    if text.lower() in {"true", "false"}:
+        return text.lower() == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text

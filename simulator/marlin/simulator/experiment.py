@@ -7,8 +7,8 @@ the horizon runs on until nobody waits, and that counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -61,6 +61,8 @@ class Study:
     adjust: Callable[[FleetState], FleetState] | None = None
     """Changes the fleet before each epoch, for planner and engine alike: a drained site, another capability. Default:
     it stays as the documents say."""
+    surprise: Callable[[FleetState], FleetState] | None = None
+    """Changes it after the plan was made, for the engine alone: a site that fails. Default: nothing happens."""
 
     @property
     def epochs(self) -> int:
@@ -147,6 +149,7 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
             state = _state(study.builder, start, forecast, demand, e, left)
             state = state if study.adjust is None else study.adjust(state)
             plan = decide(state)
+            state = state if study.surprise is None else study.surprise(state)
             twin = with_demand(arrays_from(state, study.settings), requests)
             outcome, left = engine.run(twin, plan, left, event_rng)
             yield Epoch(start, plan, forecast, arrived, outcome)
@@ -163,34 +166,66 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
         left = following
 
 
-def summarise(epochs: Sequence[Epoch]) -> Summary:
+@dataclass(slots=True)
+class Tally:
+    """Adds epochs up one by one, so that an experiment of any length needs no memory for the past."""
+
+    metrics: FloatArray = field(default_factory=lambda: np.zeros(4))  # (4,) the first weighted by requests
+    epochs: int = 0
+    _counted: float = 0.0
+    _served: float = 0.0
+    _rejected: float = 0.0
+    _arrived: float = 0.0
+    _missed: float = 0.0
+    _energy_kwh: float = 0.0
+    _late: float = 0.0
+    _awake: float = 0.0
+    _quantiles: FloatArray = field(default_factory=lambda: np.zeros(3))  # (3,) weighted by requests
+
+    def add(self, epoch: Epoch) -> None:
+        """Counts one more epoch."""
+        outcome = epoch.outcome
+        counted = outcome.counted
+        self.metrics += outcome.metrics * (counted, 1.0, 1.0, 1.0)
+        self._counted += counted
+        self._served += float(outcome.served.sum())
+        self._rejected += float(outcome.rejected.sum())
+        self._arrived += float(epoch.arrived.sum())
+        self._missed += float(np.abs(epoch.forecast - epoch.arrived).sum())
+        self._energy_kwh += float(outcome.energy_kwh.sum())
+        self._late += counted * outcome.late_share
+        self._quantiles += counted * outcome.ttft_quantiles_s
+        if not epoch.is_run_out:
+            self.epochs += 1
+            self._awake += outcome.awake_share
+
+    def summary(self) -> Summary:
+        """What it amounts to so far."""
+        counted = max(self._counted, 1e-12)
+        ttft_s, *sums = (float(x) for x in self.metrics / (counted, 1.0, 1.0, 1.0))
+        p50_s, p95_s, p99_s = (float(x) for x in self._quantiles / counted)
+        return Summary(
+            ttft_s=ttft_s,
+            ttft_p50_s=p50_s,
+            ttft_p95_s=p95_s,
+            ttft_p99_s=p99_s,
+            **dict(zip(METRIC_NAMES[1:], sums, strict=True)),
+            energy_kwh=self._energy_kwh,
+            requests=self._arrived,
+            served_share=self._served / counted,
+            rejected=self._rejected,
+            late_share=self._late / counted,
+            awake_share=self._awake / max(self.epochs, 1),
+            forecast_error=self._missed / max(self._arrived, 1e-12),
+        )
+
+
+def summarise(epochs: Iterable[Epoch]) -> Summary:
     """What an experiment amounts to."""
-    outcomes = [epoch.outcome for epoch in epochs]
-    metrics = np.array([outcome.metrics for outcome in outcomes])  # (E, 4)
-    counted = np.array([outcome.counted for outcome in outcomes])
-    weight = counted / max(counted.sum(), 1e-12)
-    served = float(sum(outcome.served.sum() for outcome in outcomes))
-    arrived = np.array([e.arrived for e in epochs])
-    forecast = np.array([e.forecast for e in epochs])
-    quantiles = weight @ np.array([outcome.ttft_quantiles_s for outcome in outcomes])  # (3,)
-    sums = dict(zip(METRIC_NAMES, (float(x) for x in metrics.sum(axis=0)), strict=True))
-    regular = [epoch for epoch in epochs if not epoch.is_run_out]
-    return Summary(
-        ttft_s=float(weight @ metrics[:, 0]),
-        ttft_p50_s=float(quantiles[0]),
-        ttft_p95_s=float(quantiles[1]),
-        ttft_p99_s=float(quantiles[2]),
-        carbon_gco2=sums["carbon_gco2"],
-        water_l=sums["water_l"],
-        cost_usd=sums["cost_usd"],
-        energy_kwh=float(sum(outcome.energy_kwh.sum() for outcome in outcomes)),
-        requests=float(arrived.sum()),
-        served_share=served / max(float(counted.sum()), 1e-12),
-        rejected=float(sum(outcome.rejected.sum() for outcome in outcomes)),
-        late_share=float(weight @ np.array([outcome.late_share for outcome in outcomes])),
-        awake_share=float(np.mean([epoch.outcome.awake_share for epoch in regular])),
-        forecast_error=float(np.abs(forecast - arrived).sum() / max(arrived.sum(), 1e-12)),
-    )
+    tally = Tally()
+    for epoch in epochs:
+        tally.add(epoch)
+    return tally.summary()
 
 
 def _state(

@@ -1,0 +1,165 @@
+"""An action is a plan: numbers between -1 and 1 in, shares, orders and awake replicas out.
+
+Each (model, site) has one number per channel: ``preference`` always, ``fill`` under ordered dispatch, ``margin`` where
+a pool can power down. In between stands an ``Intent``, whose parts can be mixed: what four agents propose is blended
+there (marlin-model, section 7), never in raw actions. Sites that may not serve get exactly nothing.
+
+An action of zeros is capacity-proportional routing under ``shares``; under ``ordered`` it is so with ``fill`` at -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlin.api.plan import Dispatch
+from marlin.simulator.environments.lanes import groups
+from marlin.simulator.environments.proportional import awake_replicas, by_capacity, expected_rps
+from marlin.simulator.fluid import Plans
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import TwinState
+
+PREFERENCE_SCALE: Final = 6.0
+"""Logit of a preference of 1: one site at 1 and another at -1 share e^12 to 1, which is all to nothing."""
+
+MARGIN_OCTAVES: Final = 1.0
+"""A margin of 1 keeps replicas awake for twice the rate that is expected, -1 for half of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActionLayout:
+    """Which numbers an action holds: V x D x channels, the channels of a (model, site) side by side."""
+
+    models: int
+    sites: int
+    dispatch: Dispatch
+    can_power_down: bool
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of a (model, site)'s numbers, in order."""
+        fill = ("fill",) if self.dispatch is Dispatch.ORDERED else ()
+        return ("preference", *fill, *(("margin",) if self.can_power_down else ()))
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return self.models * self.sites * len(self.channels)
+
+    def split(self, actions: FloatArray) -> dict[str, FloatArray]:
+        """Actions (N, size) by channel, each (N, V, D) and between -1 and 1.
+
+        Raises:
+            ValueError: there are more or fewer numbers, or one is not finite.
+        """
+        array = np.asarray(actions, dtype=np.float64)
+        if array.ndim != 2 or array.shape[1] != self.size:
+            raise ValueError(f"an action has {self.size} numbers, not an array of shape {array.shape[1:]}")
+        if not np.isfinite(array).all():
+            raise ValueError("an action must be finite: look for a NaN in the policy that made it")
+        cells = np.clip(array, -1.0, 1.0).reshape(len(array), self.models, self.sites, -1)
+        return {name: cells[..., i] for i, name in enumerate(self.channels)}
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a decision maker wants. Any weighted mean of intents is one: leading axes are the caller's."""
+
+    shares: FloatArray  # (..., V, D) on the simplex, 0 where masked
+    fill: FloatArray  # (..., V, D) part of the utilisation limit to fill a site to, in turn; 1 under shares
+    margin: FloatArray  # (..., V, D) awake capacity over what the expected rate needs; 1 where nothing sleeps
+
+
+Blend = Callable[[Intent, FloatArray], Intent]
+"""From J proposals (leading axis J) and the observation (F,) to one intent; phase 2 of the paper is such a function."""
+
+
+def equal_blend(proposals: Intent, observation: FloatArray) -> Intent:
+    """The mean of the proposals."""
+    return Intent(proposals.shares.mean(axis=0), proposals.fill.mean(axis=0), proposals.margin.mean(axis=0))
+
+
+def intents(
+    layout: ActionLayout,
+    actions: FloatArray,  # (N, size)
+    allowed: NDArray[np.bool_],  # (N, V, D)
+    capacity_rps: FloatArray,  # (N, V, D)
+) -> Intent:
+    """What actions mean: a softmax over the sites that may serve, each weighted by its capacity.
+
+    The capacity stands before the exponential, so that a preference says how far a site is favoured over its size and
+    does not have to learn the size.
+
+    Raises:
+        ValueError: an action has the wrong size, or a number that is not finite.
+    """
+    parts = layout.split(actions)
+    one = np.ones_like(parts["preference"])
+    return Intent(
+        shares=by_capacity(capacity_rps * np.exp(PREFERENCE_SCALE * parts["preference"]), allowed),
+        fill=(1.0 + parts["fill"]) / 2.0 if "fill" in parts else one,
+        margin=2.0 ** (MARGIN_OCTAVES * parts["margin"]) if "margin" in parts else one,
+    )
+
+
+def plans(
+    intent: Intent,  # (N, V, D)
+    dispatch: Dispatch,
+    twins: Sequence[TwinState],
+    index: NDArray[np.int64],  # (N,) into twins
+    allowed: NDArray[np.bool_],  # (N, V, D)
+    high: FloatArray,  # (N, V) upper forecast, requests: what replicas are kept awake for
+) -> Plans:
+    """The plans of N intents.
+
+    Under ``ordered`` sites are filled from the most to the least favoured for their size; ties go by position.
+    """
+    shares = np.ascontiguousarray(intent.shares)
+    if dispatch is Dispatch.SHARES:
+        rate = expected_rps(twins, index, shares, high)
+        return Plans(shares=shares, awake=awake_replicas(twins, index, rate * intent.margin))
+    capacity = np.stack([twins[i].capacity_rps for i in index])  # (N, V, D)
+    limit = capacity * np.array([twins[i].max_utilization for i in index])[:, None, None] * allowed
+    favour = np.where(allowed, shares / np.maximum(capacity, 1e-12), -1.0)
+    order = np.argsort(-favour, axis=2, kind="stable")
+    epoch_s = np.array([twins[i].epoch_s for i in index])
+    rate = _filled(order, intent.fill * limit, limit, high / epoch_s[:, None])
+    awake = awake_replicas(twins, index, rate * intent.margin)
+    ready = capacity if awake is None else _awake_rps(twins, index, awake)
+    return Plans(
+        shares=shares,
+        order=np.where(np.take_along_axis(allowed, order, axis=2), order, -1),
+        # The engine fills a part of what is awake; an intent speaks of the whole site.
+        cap=np.minimum(intent.fill * limit / np.maximum(ready, 1e-12), 1.0),
+        awake=awake,
+    )
+
+
+def _filled(order: NDArray[np.int64], room: FloatArray, limit: FloatArray, demand_rps: FloatArray) -> FloatArray:
+    """Rates (N, V, D) when ``demand_rps`` (N, V) fills ``room`` in turn, and then what is free up to the limit."""
+    in_turn = np.take_along_axis(room, order, axis=2)
+    before = np.cumsum(in_turn, axis=2) - in_turn
+    taken = np.clip(demand_rps[:, :, None] - before, 0.0, in_turn)
+    rate = np.zeros_like(room)
+    np.put_along_axis(rate, order, taken, axis=2)
+    free = np.maximum(limit - rate, 0.0)
+    total = free.sum(axis=2, keepdims=True)
+    rest = np.minimum(np.maximum(demand_rps[:, :, None] - rate.sum(axis=2, keepdims=True), 0.0), total)
+    return np.asarray(rate + free * (rest / np.maximum(total, 1e-12)))
+
+
+def _awake_rps(twins: Sequence[TwinState], index: NDArray[np.int64], awake: FloatArray) -> FloatArray:
+    """Capacity (N, V, D) of the replicas that are awake, the thriftiest first."""
+    ready = np.zeros_like(awake)
+    for i, rows in groups(index):
+        twin = twins[i]
+        left = awake[rows]
+        for k in range(twin.replicas.shape[2]):
+            here = np.minimum(left, twin.replicas[:, :, k])
+            ready[rows] += here * twin.replica_rps[:, :, k]
+            left = left - here
+    return ready

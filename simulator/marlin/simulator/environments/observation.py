@@ -1,0 +1,189 @@
+"""What a policy sees before an epoch: one flat vector, every number of a size near 1, in named slices.
+
+Signals are divided by fixed references, not by this fleet's own means, so that a number means the same on every fleet.
+Most of it is known before the day begins or follows from past arrivals, and is laid out once per episode; queue and
+awake replicas follow from the plans, and come last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from math import prod
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlin.simulator.environments.course import Course
+from marlin.simulator.environments.forecast import Forecast
+from marlin.simulator.load_curves import KNOTS
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import USUAL_UTILIZATION, TwinState
+
+LIMIT: Final = 10.0
+"""Observations are clipped to plus and minus this."""
+
+CARBON_GCO2_PER_KWH: Final = 500.0
+WATER_L_PER_KWH: Final = 5.0
+PRICE_USD_PER_KWH: Final = 0.1
+RTT_S: Final = 0.3
+PROMPT_TOKENS: Final = 1000.0
+OUTPUT_TOKENS: Final = 200.0
+TTFT_LIMIT_S: Final = 5.0
+"""References: a number at its reference is observed as 1."""
+
+_DAY_S: Final = 86_400.0
+_WEEK_S: Final = 7 * _DAY_S
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One named part of the vector."""
+
+    name: str
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        """One past its last number."""
+        return self.start + prod(self.shape)
+
+
+def layout(models: int, sites: int) -> dict[str, Slice]:
+    """The slices of an observation, in order."""
+    v, d = (models,), (sites,)
+    both = (models, sites)
+    shapes = {
+        "time": (4,),
+        "forecast": v,
+        "forecast_low": v,
+        "forecast_high": v,
+        "prompt_tokens": v,
+        "output_tokens": v,
+        "ttft_limit": v,
+        "can_power_down": v,
+        "available": both,
+        "capacity": both,
+        "rtt": both,
+        "energy": both,
+        "carbon": d,
+        "water": d,
+        "price": d,
+        "pue": d,
+        "backlog": both,
+        "awake": both,
+    }
+    slices, start = {}, 0
+    for name, shape in shapes.items():
+        slices[name] = Slice(name, start, shape)
+        start = slices[name].stop
+    return slices
+
+
+DYNAMIC: Final = ("backlog", "awake")
+"""What depends on the plans so far; the last slices."""
+
+
+def size(models: int, sites: int) -> int:
+    """Numbers in an observation."""
+    return layout(models, sites)["awake"].stop
+
+
+def named(observation: FloatArray, models: int, sites: int) -> dict[str, FloatArray]:
+    """Observations (..., F) by name, each (..., *shape)."""
+    return {
+        s.name: observation[..., s.start : s.stop].reshape(*observation.shape[:-1], *s.shape)
+        for s in layout(models, sites).values()
+    }
+
+
+def known(course: Course, forecast: Forecast) -> NDArray[np.float32]:
+    """(E + 1, K) what does not depend on plans, of each epoch and the one after the last.
+
+    That one holds the last epoch's signals and availability: nobody plans it, but whoever learns from an episode that
+    was cut off asks what came next.
+    """
+    starts = course.starts()
+    rows = []
+    for e, start in enumerate(starts):
+        seen = course.seen[min(e, len(course) - 1)]
+        allowed = course.seen_allowed[min(e, len(course) - 1)]
+        rows.append(np.concatenate([_time(start), _demand(seen, forecast, e), _sites(seen, allowed)]))
+    return _clipped(np.array(rows))
+
+
+def dynamic(
+    backlog: FloatArray,  # (N, V) requests
+    awake: FloatArray,  # (N, V, D) replicas
+    capacity_rps: FloatArray,  # (N, V, D)
+    allowed: NDArray[np.bool_],  # (N, V, D)
+    all_replicas: FloatArray,  # (N, V, D)
+    patience_s: FloatArray,  # (N,)
+) -> NDArray[np.float32]:
+    """(N, 2 V D) what depends on the plans so far.
+
+    The engine has one queue per model before all sites: it waits at each open site in proportion to capacity, and is
+    observed as the part of users' patience that it takes to work off.
+    """
+    open_rps = (capacity_rps * allowed).sum(axis=2)  # (N, V)
+    wait_s = np.divide(backlog, open_rps, out=np.zeros_like(backlog), where=open_rps > 0)
+    waits = np.where(allowed, (wait_s / patience_s[:, None])[:, :, None], 0.0)
+    share = np.divide(awake, all_replicas, out=np.zeros_like(awake), where=all_replicas > 0)
+    return _clipped(np.concatenate([waits.reshape(len(backlog), -1), share.reshape(len(backlog), -1)], axis=1))
+
+
+def _clipped(values: FloatArray) -> NDArray[np.float32]:
+    return np.clip(values, -LIMIT, LIMIT).astype(np.float32)
+
+
+def _time(start: datetime) -> FloatArray:
+    """(4,) sine and cosine of the time of day and of the week, UTC."""
+    seconds = start.timestamp() + 3 * _DAY_S  # 1 January 1970 was a Thursday: weeks begin on Monday
+    day, week = (2.0 * np.pi * (seconds % length) / length for length in (_DAY_S, _WEEK_S))
+    return np.array([np.sin(day), np.cos(day), np.sin(week), np.cos(week)])
+
+
+def _demand(seen: TwinState, forecast: Forecast, e: int) -> FloatArray:
+    """(7 V,) of each model: forecast, interval, tokens, limit, capability."""
+    whole = np.maximum(seen.capacity_rps.sum(axis=1) * seen.epoch_s, 1e-12)
+    return np.concatenate(
+        [
+            forecast.mean[e] / whole,
+            forecast.low[e] / whole,
+            forecast.high[e] / whole,
+            seen.prompt_tokens / PROMPT_TOKENS,
+            seen.output_tokens / OUTPUT_TOKENS,
+            seen.ttft_limit_s / TTFT_LIMIT_S,
+            seen.can_sleep.astype(np.float64),
+        ]
+    )
+
+
+def _sites(seen: TwinState, allowed: NDArray[np.bool_]) -> FloatArray:
+    """(4 V D + 4 D,) availability, capacity, distance, thrift; then the signals."""
+    capacity = seen.capacity_rps
+    energy_j = _joules_per_request(seen)
+    usual_j = (energy_j * capacity).sum(axis=1, keepdims=True) / np.maximum(capacity.sum(axis=1, keepdims=True), 1e-12)
+    both = (
+        allowed.astype(np.float64),
+        capacity / np.maximum(capacity.sum(axis=1, keepdims=True), 1e-12),
+        seen.mean_rtt_s / RTT_S,
+        energy_j / np.maximum(usual_j, 1e-12),
+    )
+    signals = (
+        seen.carbon_gco2_per_kwh / CARBON_GCO2_PER_KWH,
+        seen.water_l_per_kwh / WATER_L_PER_KWH,
+        seen.price_usd_per_kwh / PRICE_USD_PER_KWH,
+        seen.total_over_it,
+    )
+    return np.concatenate([*(part.reshape(-1) for part in both), *signals])
+
+
+def _joules_per_request(seen: TwinState) -> FloatArray:
+    """(V, D) IT energy of a request at the usual load; 0 where nothing serves the model."""
+    weights = np.array([np.interp(USUAL_UTILIZATION, KNOTS, unit) for unit in np.eye(len(KNOTS))])  # (K,)
+    power_w = (seen.replicas * (seen.power_knots_w @ weights)).sum(axis=2)
+    rate = USUAL_UTILIZATION * seen.capacity_rps
+    return np.asarray(np.divide(power_w, rate, out=np.zeros_like(power_w), where=rate > 0))

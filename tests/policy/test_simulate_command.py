@@ -1,0 +1,185 @@
+"""``marlin simulate`` as a person calls it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from marlin.api.cli import marlin
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(marlin, ["simulate", "--quiet", *arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.output
+
+
+def summary(*arguments: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(run("--scenario", "demo-3", "--json", *arguments))
+    return result
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--load mean99", "--load: 'mean99' is not known; did you mean mean80?"),
+        ("--scenario paper-9", "--scenario: 'paper-9' is not known; did you mean paper-8?"),
+        ("--scenario paper-8 --fleet x.yaml", "either --scenario or --fleet"),
+        ("--scenario no-such.yaml", "no-such.yaml: cannot be read: No such file"),
+        ("--fleet no-such.yaml", "no-such.yaml: cannot be read: No such file"),
+        ("--planner merit", "--planner: 'merit' is not known; did you mean merit-order?"),
+        ("--planner oracle", "planner oracle is not built yet"),
+        ("--scheme min-carbn", "--scheme: 'min-carbn' is not known; did you mean min-carbon?"),
+        ("--dispatch order", "--dispatch: 'order' is not known; did you mean ordered?"),
+        ("--power-down slep", "--power-down: 'slep' is not known; did you mean Sleep?"),
+        ("--balancer pck", "--balancer: 'pck' is not known; did you mean pack?"),
+        ("--engine fluidd", "--engine: 'fluidd' is not known; did you mean fluid?"),
+        ("--days 0", "--days: input should be greater than or equal to 1"),
+        ("--first-date 2023-13-01", "--first-date: input should be a valid date"),
+        ("--set patience_s=9999", "--set patience_s: 9999 is not between 10 and 300 s"),
+        ("--set patince_s=30", "did you mean patience_s?"),
+        ("--set patience_s", "'patience_s' is not NAME=VALUE"),
+        ("--set blowdown=theirs", "--set blowdown: 'theirs' is not known; there are ours, paper"),
+        ("--drain sgg", "drain: the fleet has no 'sgg'; did you mean sg?"),
+        ("--fail sg@9-3", "'sg@9-3' ends before it begins"),
+        ("--fail sg@96", "sg@96 is after the last epoch, which is 95"),
+        ("--trace burst", "trace 'burst' is not known; did you mean burstgpt?"),
+        ("--out run.xlsx", "run.xlsx: results end in .parquet or .csv"),
+        ("--detail", "--detail needs --out"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_what_was_probably_meant(arguments: str, message: str) -> None:
+    shown = run(*arguments.split(), code=2)
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_the_summary_shows_quantiles_and_the_share_served_beside_every_saving() -> None:
+    shown = run("--scenario", "demo-3", "--planner", "merit-order")
+    for word in ("capacity-proportional", "difference", "TTFT p99, s", "carbon, kgCO2eq", "energy, kWh", "served"):
+        assert word in shown
+    assert shown.count("100.000%") == 2
+
+
+def test_csv_holds_a_row_per_epoch_and_site_that_adds_up_to_the_summary(tmp_path: Path) -> None:
+    out = tmp_path / "day.csv"
+    found = summary("--out", str(out))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert len(rows) == 96 * 3
+    assert {row["datacenter"] for row in rows} == {"de-lu", "us-cal-ciso", "sg"}
+    assert sum(float(row["energy_kwh"]) for row in rows) == pytest.approx(found["energy_kwh"], rel=1e-6)
+    assert sum(float(row["served"]) for row in rows) == pytest.approx(found["requests"] - found["rejected"], rel=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["day.csv"]
+
+
+def test_the_same_seed_gives_the_same_and_another_seed_other_arrivals() -> None:
+    assert summary() == summary()
+    assert summary("--seed", "1")["requests"] != summary()["requests"]
+
+
+def test_merit_order_saves_carbon_on_the_same_requests_and_drops_none() -> None:
+    found = summary("--planner", "merit-order", "--scheme", "min-carbon")
+    base = found["baseline"]
+    assert found["requests"] == base["requests"]
+    assert found["change"]["carbon_gco2"] == pytest.approx(found["carbon_gco2"] / base["carbon_gco2"] - 1)
+    assert found["change"]["carbon_gco2"] < 0
+    assert found["served_share"] >= base["served_share"] - 1e-9
+
+
+def test_the_baseline_is_the_planner_capacity_proportional_with_shares() -> None:
+    alone = summary("--planner", "capacity-proportional")
+    assert "baseline" not in alone
+    assert alone["dispatch"] == "shares"
+    beside = summary("--planner", "nearest")["baseline"]
+    assert beside == {name: alone[name] for name in beside}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--set idle_accelerator_w=120",
+        "--carbon lifecycle",
+        "--price wholesale",
+        "--first-date 2023-12-01",
+        "--origins local-hour",
+        "--balancer pack",
+        "--power-down ScaleToZero",
+        "--load mean30",
+        "--first-day 1",
+        "--trace azure2024",
+        "--dispatch ordered",
+        "--drain sg",
+        "--fail sg@40-56",
+    ],
+)
+def test_each_option_changes_what_is_simulated(option: str) -> None:
+    plain, changed = summary("--no-compare"), summary("--no-compare", *option.split())
+    metrics = ("ttft_s", "carbon_gco2", "water_l", "cost_usd")
+    assert [plain[name] for name in metrics] != [changed[name] for name in metrics]
+
+
+def test_a_drained_site_gets_nothing_and_a_failed_one_nothing_while_it_is_out(tmp_path: Path) -> None:
+    out = tmp_path / "day.csv"
+    found = summary("--drain", "sg", "--fail", "de-lu@4-6", "--out", str(out))
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert {float(row["served"]) for row in rows if row["datacenter"] == "sg"} == {0.0}
+    planned = {int(r["epoch"]): float(r["share_planned"]) for r in rows if r["datacenter"] == "de-lu"}
+    served = {int(r["epoch"]): float(r["served"]) for r in rows if r["datacenter"] == "de-lu"}
+    assert [epoch for epoch in range(3, 9) if served[epoch] == 0] == [4, 5, 6]
+    assert [epoch for epoch in range(3, 9) if planned[epoch] == 0] == [5, 6]  # the first one came unforeseen
+    total = sum(float(row["served"]) for row in rows) + found["rejected"]
+    assert total == pytest.approx(found["requests"], rel=1e-6)
+
+
+def test_options_change_what_a_scenario_file_says_and_zero_counts_as_said(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        "scenario:\n  base: demo-3\n  seed: 7\n  load: mean56\n  settings: {patience_s: 30, idle_accelerator_w: 90}\n"
+    )
+    said = json.loads(run("--scenario", str(file), "--seed", "0", "--set", "patience_s=40", "--json"))["scenario"]
+    assert (said["seed"], said["load"]) == (0, "mean56")
+    assert said["settings"] == {"patience_s": 40, "idle_accelerator_w": 90}
+
+
+def test_a_fleet_file_can_be_simulated_and_only_some_of_its_sites_kept(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(f"scenario:\n  fleet: {ROOT}/examples/fleet/fleet.yaml\n  datacenters: [nowhere]\n")
+    assert "the fleet has no 'nowhere'" in run("--scenario", str(file), code=2)
+    out = tmp_path / "run.csv"
+    run("--fleet", str(ROOT / "examples/fleet/fleet.yaml"), "--out", str(out))
+    sites = sorted({row["datacenter"] for row in csv.DictReader(out.read_text().splitlines())})
+    file.write_text(f"scenario:\n  fleet: {ROOT}/examples/fleet/fleet.yaml\n  datacenters: {sites[:2]}\n")
+    run("--scenario", str(file), "--out", str(out))
+    assert sorted({row["datacenter"] for row in csv.DictReader(out.read_text().splitlines())}) == sites[:2]
+
+
+def test_both_engines_meet_the_same_requests() -> None:
+    tiny = ("--no-compare", "--load", "mean30")
+    fluid, level = summary(*tiny), summary(*tiny, "--engine", "request-level")
+    assert level["requests"] == fluid["requests"]
+    assert level["energy_kwh"] == pytest.approx(fluid["energy_kwh"], rel=0.1)
+
+
+def test_without_a_terminal_each_simulated_day_is_a_line_on_standard_error() -> None:
+    result = CliRunner().invoke(marlin, ["simulate", "--scenario", "demo-3", "--days", "2", "--no-compare", "--json"])
+    lines = result.stderr.splitlines()
+    assert ["2023-06-12" in lines[0], "2023-06-13" in lines[1], len(lines)] == [True, True, 2]
+    assert json.loads(result.stdout)["days"] == 2
+
+
+def test_bad_rows_are_refused_or_counted(tmp_path: Path) -> None:
+    trace = tmp_path / "requests.csv"
+    header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    good = "".join(f"{hour * 3600 + 5},ChatGPT,100,50,150,API log\n" for hour in range(48))
+    trace.write_text(header + good + "170000,ChatGPT,many,50,150,API log\n")
+    assert f"{trace}:50:" in run("--scenario", "demo-3", "--trace", str(trace), code=2)
+    found = summary("--trace", str(trace), "--skip-bad-rows", "--no-compare")
+    assert found["bad_rows"] == 1
+    assert "1 bad row was skipped" in found["notes"][0]
