@@ -42,7 +42,7 @@ def summary(*arguments: str) -> dict[str, Any]:
         ("--balancer pck", "--balancer: 'pck' is not known; did you mean pack?"),
         ("--engine fluidd", "--engine: 'fluidd' is not known; did you mean fluid?"),
         ("--days 0", "--days: input should be greater than or equal to 1"),
-        ("--first-date 2023-13-01", "--first-date: input should be a valid date"),
+        ("--first-date 2023-13-01", "--first-date: '2023-13-01': write a date, such as 2023-06-12"),
         ("--set patience_s=9999", "--set patience_s: 9999 is not between 10 and 300 s"),
         ("--set patince_s=30", "did you mean patience_s?"),
         ("--set patience_s", "'patience_s' is not NAME=VALUE"),

@@ -1,7 +1,8 @@
 """``marlin simulate``: a planner in the digital twin, over days.
 
-This module holds the options only. ``simulator.scenario_file`` checks them together with what a scenario file says,
-``simulating`` runs the experiment, ``simulate_report`` shows it, ``simulator.results`` writes it.
+This module holds the options only. ``simulator.scenario_text`` reads a scenario file, ``simulator.scenario_file``
+checks what it says together with the options, ``simulating`` runs the experiment, ``simulate_report`` shows it,
+``simulator.results`` writes it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "How it is counted": ("carbon", "price", "data", "skip_bad_rows", "engine", "form", "settings"),
     "Where it goes": ("out", "detail", "as_json", "quiet"),
 }
+
+
+def _print_schema(context: click.Context, parameter: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted:
+        from marlin.simulator.scenario_file import scenario_schema  # noqa: PLC0415
+
+        click.echo(scenario_schema(), nl=False)
+        context.exit()
 
 
 class _Grouped(click.Command):
@@ -115,6 +124,14 @@ class _Grouped(click.Command):
 @click.option("--detail", is_flag=True, help="Beside --out also a row per epoch, per pool, per pool and datacenter.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON schema of scenario files, for an editor.",
+)
 def simulate(
     out: Path | None, *, detail: bool, as_json: bool, quiet: bool, no_compare: bool, **given: Any
 ) -> None:  # fmt: skip
@@ -137,7 +154,7 @@ def simulate(
     if detail and out is None:
         raise click.UsageError("--detail needs --out: its tables lie beside that file")
     from marlin.policy.simulate_report import as_json as summary_json  # noqa: PLC0415
-    from marlin.policy.simulate_report import identity, progress, table  # noqa: PLC0415
+    from marlin.policy.simulate_report import heading, identity, progress, table  # noqa: PLC0415
     from marlin.policy.simulating import prepare  # noqa: PLC0415
     from marlin.simulator.results import ResultsWriter  # noqa: PLC0415
 
@@ -163,6 +180,7 @@ def simulate(
         return
     from rich.console import Console  # noqa: PLC0415
 
+    click.echo(heading(experiment))
     Console().print(table(experiment, summary, against))
     if writer is not None:
         click.echo(f"wrote {', '.join(map(str, writer.files))}")
@@ -210,7 +228,7 @@ def _is_file(named: str) -> bool:
 
 def _read(named: str) -> dict[str, Any]:
     from marlin.api.errors import InputError  # noqa: PLC0415
-    from marlin.simulator.scenario_file import load_scenario  # noqa: PLC0415
+    from marlin.simulator.scenario_text import load_scenario  # noqa: PLC0415
 
     try:
         text = Path(named).read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ share of the requests that was served, because the easiest way to save is not to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,24 +20,36 @@ from rich.table import Table
 from marlin.api.metrics import METRIC_NAMES
 from marlin.policy.simulating import Experiment, Watch
 from marlin.simulator.experiment import EPOCHS_PER_DAY, Epoch, Summary, Tally
+from marlin.simulator.scenario_file import DEFAULT_BASE
 
-_COMPARED: Final[tuple[tuple[str, Callable[[Summary], float], str], ...]] = (
-    ("TTFT mean, s", lambda s: s.ttft_s, "{:.3f}"),
-    ("TTFT p50, s", lambda s: s.ttft_p50_s, "{:.3f}"),
-    ("TTFT p95, s", lambda s: s.ttft_p95_s, "{:.3f}"),
-    ("TTFT p99, s", lambda s: s.ttft_p99_s, "{:.3f}"),
-    ("carbon, kgCO2eq", lambda s: s.carbon_gco2 / 1000, "{:,.1f}"),
-    ("water, L", lambda s: s.water_l, "{:,.0f}"),
-    ("cost, USD", lambda s: s.cost_usd, "{:,.2f}"),
-    ("energy, kWh", lambda s: s.energy_kwh, "{:,.0f}"),
+
+def _number(form: str) -> Callable[[float], str]:
+    return lambda value: f"{value:{form}}"
+
+
+def _whole_only_if_whole(share: float) -> str:
+    """A share in percent, cut instead of rounded: 100.000% is said only where nobody was left out."""
+    return f"{math.floor(share * 1e5 + 1e-7) / 1e5:.3%}"
+
+
+_Row = tuple[str, Callable[[Summary], float], Callable[[float], str]]
+_COMPARED: Final[tuple[_Row, ...]] = (
+    ("TTFT mean, s", lambda s: s.ttft_s, _number(".3f")),
+    ("TTFT p50, s", lambda s: s.ttft_p50_s, _number(".3f")),
+    ("TTFT p95, s", lambda s: s.ttft_p95_s, _number(".3f")),
+    ("TTFT p99, s", lambda s: s.ttft_p99_s, _number(".3f")),
+    ("carbon, kgCO2eq", lambda s: s.carbon_gco2 / 1000, _number(",.1f")),
+    ("water, L", lambda s: s.water_l, _number(",.0f")),
+    ("cost, USD", lambda s: s.cost_usd, _number(",.2f")),
+    ("energy, kWh", lambda s: s.energy_kwh, _number(",.0f")),
 )
-_STATED: Final[tuple[tuple[str, Callable[[Summary], float], str], ...]] = (
-    ("requests", lambda s: s.requests, "{:,.0f}"),
-    ("served", lambda s: s.served_share, "{:.3%}"),
-    ("rejected", lambda s: s.rejected, "{:,.0f}"),
-    ("too late", lambda s: s.late_share, "{:.3%}"),
-    ("replicas awake", lambda s: s.awake_share, "{:.1%}"),
-    ("forecast error", lambda s: s.forecast_error, "{:.0%}"),
+_STATED: Final[tuple[_Row, ...]] = (
+    ("requests", lambda s: s.requests, _number(",.0f")),
+    ("served", lambda s: s.served_share, _whole_only_if_whole),
+    ("rejected", lambda s: s.rejected, _number(",.0f")),
+    ("too late", lambda s: s.late_share, _number(".3%")),
+    ("replicas awake", lambda s: s.awake_share, _number(".1%")),
+    ("forecast error", lambda s: s.forecast_error, _number(".0%")),
 )
 
 
@@ -113,25 +126,27 @@ def changes(summary: Summary, against: Summary) -> Mapping[str, float | None]:
     }
 
 
-def table(experiment: Experiment, summary: Summary, against: Summary | None) -> Table:
-    """The summary, with capacity-proportional beside it where it was run."""
+def heading(experiment: Experiment) -> str:
+    """What was simulated, in a line."""
     scenario = experiment.scenario
     scheme = f" {scenario.scheme}" if scenario.planner == "merit-order" else ""
     days = f"{scenario.days} day{'s' if scenario.days > 1 else ''}"
-    drawn = Table(
-        title=f"{scenario.planner}{scheme}, {experiment.dispatch.value.lower()}; {scenario.load}, {days}",
-        title_justify="left",
-        show_header=against is not None,
-    )
+    where = scenario.fleet or scenario.base or DEFAULT_BASE
+    return f"{where}, {scenario.load}, {days}: {scenario.planner}{scheme}, {experiment.dispatch.value.lower()}"
+
+
+def table(experiment: Experiment, summary: Summary, against: Summary | None) -> Table:
+    """The summary, with capacity-proportional beside it where it was run."""
+    drawn = Table(show_header=against is not None)
     drawn.add_column("")
-    drawn.add_column(scenario.planner, justify="right")
+    drawn.add_column(experiment.scenario.planner, justify="right")
     if against is not None:
         drawn.add_column("capacity-proportional", justify="right")
         drawn.add_column("difference", justify="right")
     for name, value_of, form in (*_COMPARED, *_STATED):
-        cells = [form.format(value_of(summary))]
+        cells = [form(value_of(summary))]
         if against is not None:
-            cells.append(form.format(value_of(against)))
+            cells.append(form(value_of(against)))
             is_compared = any(name == compared for compared, *_ in _COMPARED)
             cells.append(_percent(value_of(summary), value_of(against)) if is_compared else "")
         drawn.add_row(name, *cells)

@@ -29,7 +29,7 @@ from marlin.simulator.fluid import Form
 from marlin.simulator.hourly_signals import HourlySignals, hourly_signals
 from marlin.simulator.outages import outage, without
 from marlin.simulator.scenario import scenario_documents
-from marlin.simulator.scenario_file import Scenario, nearest
+from marlin.simulator.scenario_file import DEFAULT_BASE, Scenario, nearest
 from marlin.simulator.signals import CarbonAccounting, PriceKind, SignalOptions, built_in_signals
 from marlin.simulator.workload.burstgpt import aggregates_from
 from marlin.simulator.workload.names import trace_by_name
@@ -150,7 +150,7 @@ def baseline() -> Planner:
 
 def _documents(scenario: Scenario) -> Documents:
     if scenario.fleet is None:
-        return scenario_documents(scenario.base or "paper-8")
+        return scenario_documents(scenario.base or DEFAULT_BASE)
     try:
         text = Path(scenario.fleet).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

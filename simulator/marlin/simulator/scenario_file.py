@@ -1,9 +1,9 @@
 """A scenario: everything ``marlin simulate`` may be told about an experiment, as one checked value.
 
-It comes from a YAML file with the single key ``scenario``, from the command line, or from a file of which the command
-line changes a part. All three are checked here, so that a mistake is refused with the same words: the file and line or
-the option, and the nearest name that is known. Where results go is no part of a scenario. Nothing but the scenario
-file is read; ``policy.simulating`` makes an experiment of it.
+It comes from a YAML file (``scenario_text``), from the command line, or from a file of which the command line changes a
+part. All three are checked here, so that a mistake is refused with the same words: the file and line or the option, and
+the nearest name that is known. The JSON schema for editors and the reference page are made from the same fields. Where
+results go is no part of a scenario. Nothing is read here; ``policy.simulating`` makes an experiment of it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,21 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, time
-from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
-import yaml
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, core_schema
 
-from marlin.api.documents import MAX_DOCUMENT_BYTES
 from marlin.api.errors import InputError
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.api.pool import PowerDown
@@ -32,6 +39,13 @@ from marlin.simulator.outages import outage
 from marlin.simulator.scenario import PRESETS
 from marlin.simulator.signals import CarbonAccounting, PriceKind
 from marlin.simulator.workload.scaling import LOADS
+
+FIRST_DATE: Final = date(1970, 1, 1)
+LAST_DATE: Final = date(2999, 12, 31)
+"""Between these epochs can be numbered, and signals are those of the same day in a year that is known."""
+
+DEFAULT_BASE: Final = "paper-8"
+"""The fleet where none is named."""
 
 ENGINES: Final = ("fluid", "request-level")
 
@@ -76,8 +90,23 @@ def _outage(text: str) -> str:
     return text
 
 
+def _date(given: object) -> date:
+    """Text as a date; a number is refused, which pydantic would take for seconds since 1970."""
+    try:
+        found = date.fromisoformat(given) if isinstance(given, str) else given
+    except ValueError:
+        found = None
+    if type(found) is not date:
+        raise ValueError(f"{given!r}: write a date, such as 2023-06-12")
+    if not FIRST_DATE <= found <= LAST_DATE:
+        raise ValueError(f"{found} is not between {FIRST_DATE} and {LAST_DATE}")
+    return found
+
+
 def _settings(given: Mapping[str, object]) -> Mapping[str, object]:
     for name, value in given.items():
+        if name == "balancer":
+            raise ValueError("balancer is no setting but a key of its own")
         if name not in SETTINGS:
             raise ValueError(f"{name} is not known; {nearest(name, SETTINGS)}")
         _check_setting(name, value)
@@ -99,6 +128,17 @@ def _check_setting(name: str, value: object) -> None:
         raise ValueError(f"{name}: {value!r} is not known; {nearest(value, Reading)}")
 
 
+_MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "blowdown": "Cooling water let off: evaporation / (cycles of concentration - 1), or the paper's / (1 - phi).",
+        "first_token": "Time to it: reading the prompt and one decode step, or the paper's execution time / tokens.",
+        "gpu_power": "Fractions of the GPUs' TDP and the host beside them, or the paper's equation (4) on the node's.",
+        "wakes_on_demand": "Whether a site wakes more replicas than the plan keeps awake when requests have to wait.",
+    }
+)
+"""What the settings that are no numbers say."""
+
+
 def _settings_schema() -> dict[str, Any]:
     properties: dict[str, Any] = {}
     for f in fields(Settings):
@@ -112,14 +152,18 @@ def _settings_schema() -> dict[str, Any]:
                 "default": constant.value,
                 "description": f"{constant.source}{unit}.",
             }
-        elif f.name == "wakes_on_demand":
-            properties[f.name] = {"type": "boolean", "default": True}
         elif f.name in SETTINGS:
-            properties[f.name] = {"enum": list(Reading), "default": Reading.OURS}
+            kind = {"type": "boolean"} if f.name == "wakes_on_demand" else {"enum": list(Reading)}
+            properties[f.name] = {**kind, "default": f.default, "description": _MEANINGS[f.name]}
     return {"properties": properties, "additionalProperties": False}
 
 
-_OutageText = Annotated[str, AfterValidator(_outage)]
+_OutageText = Annotated[
+    str,
+    AfterValidator(_outage),
+    WithJsonSchema({"type": "string", "pattern": r"^[a-z0-9][a-z0-9.-]*(@[0-9]{1,6}(-[0-9]{1,6})?)?$"}),
+]
+_Date = Annotated[date, BeforeValidator(_date)]
 _Count = Annotated[int, Field(ge=0, strict=True)]
 _Base = Annotated[str, OneOf(tuple(PRESETS))]
 _Load = Annotated[str, OneOf(tuple(LOADS))]
@@ -138,7 +182,11 @@ _Price = Annotated[str, OneOf(tuple(PriceKind))]
 class Scenario(ApiModel):
     """An experiment."""
 
-    base: _Base | None = Field(default=None, description="A built-in fleet. Default: paper-8, where no fleet is named.")
+    model_config = ConfigDict(json_schema_extra={"not": {"required": ["base", "fleet"]}})
+
+    base: _Base | None = Field(
+        default=None, description=f"A built-in fleet. Default: {DEFAULT_BASE}, where no fleet is named."
+    )
     fleet: str | None = Field(
         default=None,
         description="Instead: a file of Datacenter, InferencePool and MarlinPolicy documents, from where the scenario "
@@ -170,7 +218,7 @@ class Scenario(ApiModel):
     load: _Load = Field(default="peak95", description="How each day is scaled to the fleet.")
     days: Annotated[int, Field(ge=1, le=3650, strict=True)] = Field(default=1, description="Days simulated.")
     first_day: _Count = Field(default=0, description="Day of the trace to begin with.")
-    first_date: date = Field(default=date(2023, 6, 12), description="Date whose signals the first day is paired with.")
+    first_date: _Date = Field(default=date(2023, 6, 12), description="Date whose signals the first day is paired with.")
     origins: _Origins = Field(
         default="uniform", description="Where requests come from: evenly, or more where it is day (local-hour)."
     )
@@ -218,11 +266,14 @@ class Scenario(ApiModel):
         return Settings(balancer=Balancer(self.balancer), **given)
 
 
-class _File(ApiModel):
+class ScenarioFile(ApiModel):
     """A scenario file."""
 
     scenario: Scenario = Field(description="The experiment.")
 
+
+KEYS: Final = tuple(f.alias or name for name, f in Scenario.model_fields.items())
+"""The keys of a scenario as a file has them."""
 
 Where = Callable[[tuple[int | str, ...]], str]
 """The place of a value in what a person wrote, for the beginning of a message."""
@@ -232,8 +283,11 @@ def checked(values: Mapping[str, object], where: Where) -> Scenario:
     """A scenario from keys as a file has them.
 
     Raises:
-        InputError: the first value that is wrong; ``where`` says where it stands.
+        InputError: the first key or value that is wrong; ``where`` says where it stands.
     """
+    for key in values:
+        if key not in KEYS:
+            raise InputError(f"{where((key,))}: unknown key; {nearest(key, KEYS)}")
     try:
         scenario = Scenario.model_validate(dict(values))
     except ValidationError as error:
@@ -243,105 +297,52 @@ def checked(values: Mapping[str, object], where: Where) -> Scenario:
     return scenario
 
 
-def load_scenario(text: str, source: str) -> dict[str, Any]:
-    """The keys of a scenario file, checked.
-
-    Args:
-        text: its content.
-        source: its name, for messages; paths in it are meant from where it lies.
-
-    Raises:
-        InputError: it is not YAML, or a key or value is wrong: file, line, key, and the nearest known name.
-    """
-    if len(text) > MAX_DOCUMENT_BYTES:
-        raise InputError(f"{source}: larger than {MAX_DOCUMENT_BYTES // 2**20} MiB")
-    try:
-        node: yaml.Node | None = yaml.compose(text, yaml.SafeLoader)
-        document: object = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{source}:{line}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not valid YAML: {error or type(error).__name__}".splitlines()[0]) from None
-    values = document.get("scenario") if isinstance(document, dict) and len(document) == 1 else None
-    if not isinstance(values, dict):
-        raise InputError(f"{source}:1: a scenario file has one key, scenario, and under it what is to be simulated")
-
-    def where(location: tuple[int | str, ...]) -> str:
-        path = ("scenario", *location)
-        return f"{source}:{_line(node, path)}: {'.'.join(map(str, path))}"
-
-    _refuse_doubles(node, source)
-    checked(values, where)
-    return _with_paths(values, Path(source).parent)
-
-
 def scenario_schema() -> str:
     """The JSON schema of a scenario file, for editors."""
-    schema = _File.model_json_schema(by_alias=True)
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "MARLIN scenario"} | schema
-    return json.dumps(schema, indent=2) + "\n"
+    schema = _without_titles(ScenarioFile.model_json_schema(by_alias=True))
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "MARLIN scenario"}
+    return json.dumps(head | schema, indent=2) + "\n"
+
+
+def _without_titles(node: Any) -> Any:
+    """A schema without the titles that pydantic makes of names: an editor would show them beside the same names."""
+    if isinstance(node, dict):
+        return {k: _without_titles(v) for k, v in node.items() if not (k == "title" and isinstance(v, str))}
+    return [_without_titles(item) for item in node] if isinstance(node, list) else node
 
 
 def scenario_keys() -> list[tuple[str, str, str]]:
     """(key, default, description) of each key, for the reference."""
     rows = []
-    for name, f in Scenario.model_fields.items():
+    for key, f in zip(KEYS, Scenario.model_fields.values(), strict=True):
         default = f.get_default(call_default_factory=True)
         shown = "" if default in (None, (), {}, "") else json.dumps(default, default=str)
-        rows.append((f.alias or name, shown, f.description or ""))
+        rows.append((key, shown, f.description or ""))
     return rows
 
 
-def _with_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths in a file are relative to it; a trace may be a path, with or without a name before it."""
-    moved = dict(values)
-    for key in ("fleet", "data"):
-        if isinstance(moved.get(key), str):
-            moved[key] = str(folder / moved[key])
-    word, colon, path = str(moved.get("trace", "")).rpartition(":")
-    if path and "=" not in path and (folder / path).exists():
-        moved["trace"] = f"{word}{colon}{folder / path}"
-    return moved
+_WANTED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "tuple_type": "write a list, such as [sg, gb]",
+        "dict_type": "write names and values, such as patience_s: 30",
+        "string_type": "write a text",
+        "int_type": "write a whole number",
+        "int_from_float": "write a whole number",
+        "bool_type": "write true or false",
+    }
+)
+"""What to do, in a person's words, where pydantic speaks of Python's types."""
 
 
 def _first_problem(error: ValidationError, where: Where) -> str:
     problem = error.errors(include_url=False)[0]
     location = problem["loc"]
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        known = [f.alias or name for name, f in Scenario.model_fields.items()]
-        message = f"unknown key; {nearest(location[-1], known)}"
+    message = _WANTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    if problem["type"] in _WANTED and problem["input"] is not None:
+        message = f"{problem['input']!r}: {message}"
     elif problem["type"] == "value_error" and location == ("settings",) and isinstance(problem["input"], dict):
         # The message begins with the setting that is wrong; its line is nearer to the mistake than that of settings.
         name = message.split(":")[0].split(" ")[0]
         location = (*location, name) if name in problem["input"] else location
         message = message.removeprefix(f"{name}: ")
     return f"{where(location)}: {message[:1].lower()}{message[1:]}"
-
-
-def _line(node: yaml.Node | None, path: tuple[int | str, ...]) -> int:
-    """The line of the last part of a path that is there."""
-    line = 1 if node is None else node.start_mark.line + 1
-    for part in path:
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((key, value) for key, value in node.value if key.value == str(part)), None)
-            if pair is None:
-                break
-            line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _refuse_doubles(node: yaml.Node | None, source: str) -> None:
-    """YAML takes the last of two equal keys without a word; a person meant one of them."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        if key.value in seen:
-            raise InputError(f"{source}:{key.start_mark.line + 1}: {key.value} is there twice")
-        seen.add(key.value)
-        _refuse_doubles(value, source)
