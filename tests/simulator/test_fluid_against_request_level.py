@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from marlin.api.pool import PowerDown
-from marlin.simulator.validation import Comparison, day, stationary
+from marlin.simulator.validation import Comparison, Steady, day, stationary
 
 TTFT, P95, FOOTPRINT = 0.10, 0.20, 0.03
 
@@ -24,11 +24,13 @@ def assert_near(found: Comparison, *, p95: float = P95) -> None:
 
 @pytest.mark.parametrize("load", [0.30, 0.60, 0.80, 0.95])
 def test_at_a_steady_load(load: float) -> None:
-    assert_near(stationary("8x12", load, epochs=1, epoch_s=300.0))
+    assert_near(stationary(Steady("8x12", load, epochs=1, epoch_s=300.0)))
 
 
 def test_with_replicas_asleep() -> None:
-    assert_near(stationary("8x12", 0.6, epochs=1, epoch_s=300.0, power_down=PowerDown.SLEEP, awake_utilization=0.85))
+    assert_near(
+        stationary(Steady("8x12", 0.6, epochs=1, epoch_s=300.0, power_down=PowerDown.SLEEP, awake_utilization=0.85))
+    )
 
 
 def test_through_a_day_whose_queues_are_carried_from_epoch_to_epoch() -> None:

@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from marlin.api.pool import PowerDown
-from marlin.simulator.constants import Balancer, Settings
+from marlin.simulator.constants import DEFAULT_SETTINGS, Balancer, Settings
 from marlin.simulator.demand import day_demand
 from marlin.simulator.engines import Left
 from marlin.simulator.experiment import EPOCH_S, FIRST_DATE
@@ -59,55 +59,51 @@ class Comparison:
     """Share served by each engine."""
 
 
-def stationary(
-    scenario: str,
-    load: float,
-    sizes: tuple[float, float] = SIZES[0],
-    *,
-    settings: Settings | None = None,
-    power_down: PowerDown = PowerDown.NONE,
-    awake_utilization: float | None = None,
-    seed: int = 0,
-    epochs: int = COUNTED_EPOCHS,
-    epoch_s: float = EPOCH_S,
-) -> Comparison:
-    """A constant load.
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """A constant load on a built-in fleet."""
 
-    Args:
-        scenario: a built-in fleet.
-        load: part of each model's capacity.
-        sizes: mean prompt and output tokens.
-        settings: of the physics.
-        power_down: what idle replicas can do.
-        awake_utilization: keep as many awake as carry the load at this utilisation. Default: all.
-        seed: of the requests.
-        epochs: how many are counted.
-        epoch_s: length of an epoch, s.
-    """
-    state = loaded_state(Builder(scenario_documents(scenario)), FIRST_DATE, load, epoch_s=epoch_s)
-    changes = {"mean_prompt_tokens": sizes[0], "mean_output_tokens": sizes[1], "power_down": power_down}
+    scenario: str
+    load: float
+    """Part of each model's capacity."""
+    sizes: tuple[float, float] = SIZES[0]
+    """Mean prompt and output tokens."""
+    settings: Settings = DEFAULT_SETTINGS
+    power_down: PowerDown = PowerDown.NONE
+    awake_utilization: float | None = None
+    """Keep as many awake as carry the load at this utilisation. None: all."""
+    epochs: int = COUNTED_EPOCHS
+    """How many are counted."""
+    epoch_s: float = EPOCH_S
+    seed: int = 0
+
+
+def stationary(case: Steady) -> Comparison:
+    """Compares the engines at a constant load, after epochs that are not counted."""
+    state = loaded_state(Builder(scenario_documents(case.scenario)), FIRST_DATE, case.load, epoch_s=case.epoch_s)
+    changes = {"mean_prompt_tokens": case.sizes[0], "mean_output_tokens": case.sizes[1], "power_down": case.power_down}
     pools = tuple(pool.model_copy(update=changes) for pool in state.pools)
-    twin = arrays_from(state.model_copy(update={"pools": pools}), settings or Settings())
+    twin = arrays_from(state.model_copy(update={"pools": pools}), case.settings)
     capacity = twin.capacity_rps.sum(axis=1)  # (V,)
-    each = np.rint(load * capacity * twin.epoch_s / len(twin.origins))
+    each = np.rint(case.load * capacity * twin.epoch_s / len(twin.origins))
     counts = np.repeat(each[:, None], len(twin.origins), axis=1)
     twin = replace(twin, requests=counts)
     shares = twin.capacity_rps / capacity[:, None]
     awake = None
-    if awake_utilization is not None:
-        awake = awake_for(twin, shares * load * capacity[:, None], awake_utilization)
+    if case.awake_utilization is not None:
+        awake = awake_for(twin, shares * case.load * capacity[:, None], case.awake_utilization)
         twin = replace(twin, awake_before=awake)
     plans = Plans(shares[None], awake=None if awake is None else awake[None])
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(case.seed)
     outcomes: list[Outcome] = []
     left: Left[Inside] | None = None
-    for _ in range(WARM_EPOCHS + epochs):
-        requests = draw_requests(counts.astype(np.int64), np.tile(sizes, (len(counts), 1)), twin.epoch_s, rng)
+    for _ in range(WARM_EPOCHS + case.epochs):
+        requests = draw_requests(counts.astype(np.int64), np.tile(case.sizes, (len(counts), 1)), twin.epoch_s, rng)
         outcome, left = RequestLevelEngine().replay(twin, plans, left, requests, twin.epoch_s)
         outcomes.append(outcome)
     flow = simulate(twin, shares, awake=awake)
-    name = f"{scenario}, {load:.0%}, {sizes[0]:.0f} / {sizes[1]:.0f} tokens"
-    return _compared(name, [(twin, flow)] * epochs, outcomes[WARM_EPOCHS:])
+    name = f"{case.scenario}, {case.load:.0%}, {case.sizes[0]:.0f} / {case.sizes[1]:.0f} tokens"
+    return _compared(name, [(twin, flow)] * case.epochs, outcomes[WARM_EPOCHS:])
 
 
 def day(scenario: str, load: str, *, first_day: int = 0, seed: int = 0) -> Comparison:
@@ -196,21 +192,23 @@ def comparisons(*, full: bool) -> Iterator[Comparison]:
     """All cases of the page; without ``full`` those that take seconds."""
     for sizes in SIZES:
         for load in LOADS:
-            yield stationary("8x12", load, sizes)
+            yield stationary(Steady("8x12", load, sizes))
     for load in LOADS[1:]:
         yield replace(
-            stationary("8x12", load, settings=Settings(balancer=Balancer.PACK)), case=f"8x12, {load:.0%}, pack"
+            stationary(Steady("8x12", load, settings=Settings(balancer=Balancer.PACK))), case=f"8x12, {load:.0%}, pack"
         )
     for load in LOADS[1:4]:
         yield replace(
-            stationary("8x12", load, power_down=PowerDown.SLEEP, awake_utilization=0.85),
+            stationary(Steady("8x12", load, power_down=PowerDown.SLEEP, awake_utilization=0.85)),
             case=f"8x12, {load:.0%}, Sleep, awake for 85 %",
         )
     yield day("8x12", "peak95")
     yield day("8x12", "mean56", first_day=3)
     if full:
         for load in LOADS[1:]:
-            yield stationary("8x120", load, epochs=2)  # ten times the requests of 8x12: chance is smaller already
+            yield stationary(
+                Steady("8x120", load, epochs=2)
+            )  # ten times the requests of 8x12: chance is smaller already
         yield day("8x120", "peak95")
 
 
