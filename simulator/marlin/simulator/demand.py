@@ -16,11 +16,11 @@ import numpy as np
 from marlin.simulator.fleet import Builder, Demand
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import arrays_from
-from marlin.simulator.workload.epochs import epoch_requests
+from marlin.simulator.workload.epochs import check_day, epoch_requests
 from marlin.simulator.workload.mix import draw_by_model, model_shares
 from marlin.simulator.workload.origins import local_hour_shares, split_by_origin, uniform_shares
 from marlin.simulator.workload.scaling import fit_scaling, whole_requests
-from marlin.simulator.workload.trace import IntArray, Trace
+from marlin.simulator.workload.trace import S_PER_DAY, IntArray, Trace
 
 
 class Origins(StrEnum):
@@ -39,6 +39,77 @@ class DayDemand:
     requests: IntArray  # (E, V, R)
     origin_shares: FloatArray  # (E, R) what the requests were split by
     sizes: FloatArray  # (2,) mean prompt and output tokens
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DayFrame:
+    """A day but for its chance, worked out once: ``draw`` then takes a millisecond."""
+
+    trace: Trace
+    day: int
+    load: str
+    epoch_s: int
+    capacity: FloatArray  # (V,) requests of an epoch that the whole fleet could carry
+    origin_shares: FloatArray  # (E, R)
+    sizes: FloatArray  # (2,) mean prompt and output tokens
+
+    def draw(self, rng: np.random.Generator) -> DayDemand:
+        """One day of requests.
+
+        Args:
+            rng: splits, chooses and rounds.
+
+        Raises:
+            InputError: the day cannot be scaled to the load asked for.
+        """
+        counts = epoch_requests(self.trace, self.day, self.epoch_s, rng)  # (E, C)
+        if len(self.capacity) == 2:
+            by_pool = draw_by_model(counts, model_shares(self.trace), rng)  # (E, V)
+        else:
+            even = np.tile(self.capacity / self.capacity.sum(), (counts.shape[1], 1))  # (C, V)
+            by_pool = draw_by_model(counts, even, rng)
+        needed = by_pool / self.capacity  # (E, V)
+        multipliers = np.stack(
+            [fit_scaling(need, self.load).multipliers(need) if need.any() else need for need in needed.T], axis=1
+        )
+        requests = whole_requests(by_pool, multipliers, rng)
+        return DayDemand(split_by_origin(requests, self.origin_shares, rng), self.origin_shares, self.sizes)
+
+
+def day_frame(
+    builder: Builder,
+    trace: Trace,
+    day: int,
+    *,
+    load: str,
+    start: datetime,
+    epoch_s: int,
+    origins: Origins = Origins.UNIFORM,
+) -> DayFrame:
+    """What a day's draw needs to know of trace and fleet; arguments as in ``day_demand``.
+
+    Raises:
+        InputError: the trace has no such day, the epoch does not fit it, or the fleet cannot be simulated.
+    """
+    check_day(trace, day, epoch_s)
+    prompt, output = trace.day_sizes(day)
+    names = [pool.metadata.name for pool in builder.pools]
+    nothing = {name: Demand((0.0,) * len(builder.origins()), float(prompt), float(output)) for name in names}
+    twin = arrays_from(builder.state(start, nothing, epoch=0, epoch_s=epoch_s, start_time=start))
+    epochs = S_PER_DAY // epoch_s
+    return DayFrame(
+        trace=trace,
+        day=day,
+        load=load,
+        epoch_s=epoch_s,
+        capacity=twin.capacity_rps.sum(axis=1) * epoch_s,
+        origin_shares=(
+            uniform_shares(epochs, len(builder.origins()))
+            if origins is Origins.UNIFORM
+            else local_hour_shares(builder.origin_zones(), start, epochs, epoch_s)
+        ),
+        sizes=np.array([prompt, output]),
+    )
 
 
 def day_demand(
@@ -71,25 +142,5 @@ def day_demand(
     Raises:
         InputError: the trace has no such day, or its day cannot be scaled so.
     """
-    counts = epoch_requests(trace, day, epoch_s, rng)  # (E, C)
-    prompt, output = trace.day_sizes(day)
-    names = [pool.metadata.name for pool in builder.pools]
-    nothing = {name: Demand((0.0,) * len(builder.origins()), float(prompt), float(output)) for name in names}
-    twin = arrays_from(builder.state(start, nothing, epoch=0, epoch_s=epoch_s, start_time=start))
-    capacity = twin.capacity_rps.sum(axis=1) * epoch_s  # (V,)
-    if len(names) == 2:
-        by_pool = draw_by_model(counts, model_shares(trace), rng)  # (E, V)
-    else:
-        even = np.tile(capacity / capacity.sum(), (counts.shape[1], 1))  # (C, V)
-        by_pool = draw_by_model(counts, even, rng)
-    needed = by_pool / capacity  # (E, V)
-    multipliers = np.stack(
-        [fit_scaling(need, load).multipliers(need) if need.any() else need for need in needed.T], axis=1
-    )
-    requests = whole_requests(by_pool, multipliers, rng)
-    shares = (
-        uniform_shares(len(requests), len(builder.origins()))
-        if origins is Origins.UNIFORM
-        else local_hour_shares(builder.origin_zones(), start, len(requests), epoch_s)
-    )
-    return DayDemand(split_by_origin(requests, shares, rng), shares, np.array([prompt, output]))
+    frame = day_frame(builder, trace, day, load=load, start=start, epoch_s=epoch_s, origins=origins)
+    return frame.draw(rng)

@@ -125,8 +125,7 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
         raise InputError(
             f"{trace.name} has days 0 to {trace.days - 1}: {study.days} from day {study.first_day} on is too many"
         )
-    # Demand and events draw from streams of their own, so that every engine and planner meets the same arrivals.
-    demand_rng, event_rng = (np.random.default_rng(s) for s in np.random.SeedSequence(study.seed).spawn(2))
+    demand_rng, event_rng = demand_stream(study.seed), event_stream(study.seed)
     expected: FloatArray | None = None
     left: Left[Any] | None = None
     twin, plan, start = None, None, study.first_date
@@ -164,6 +163,19 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
         if following.waiting.sum() >= left.waiting.sum():
             return  # nothing may serve them any more
         left = following
+
+
+def demand_stream(seed: int) -> np.random.Generator:
+    """What the requests of a study are drawn with.
+
+    Demand and events have streams of their own, so that every engine and planner meets the same arrivals.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+
+
+def event_stream(seed: int) -> np.random.Generator:
+    """What an engine draws with."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))
 
 
 @dataclass(slots=True)

@@ -9,25 +9,28 @@ An action of zeros is capacity-proportional routing under ``shares``; under ``or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlin.api.plan import Dispatch
-from marlin.simulator.environments.lanes import groups
+from marlin.simulator.environments.lanes import Fleets, groups
 from marlin.simulator.environments.proportional import awake_replicas, by_capacity, expected_rps
 from marlin.simulator.fluid import Plans
 from marlin.simulator.physics import FloatArray
-from marlin.simulator.twin_state import TwinState
 
 PREFERENCE_SCALE: Final = 6.0
 """Logit of a preference of 1: one site at 1 and another at -1 share e^12 to 1, which is all to nothing."""
 
 MARGIN_OCTAVES: Final = 1.0
 """A margin of 1 keeps replicas awake for twice the rate that is expected, -1 for half of it."""
+
+
+Actions = NDArray[np.floating[Any]]
+"""(..., size), in whatever precision a policy computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +53,18 @@ class ActionLayout:
         """How many numbers there are."""
         return self.models * self.sites * len(self.channels)
 
-    def split(self, actions: FloatArray) -> dict[str, FloatArray]:
-        """Actions (N, size) by channel, each (N, V, D) and between -1 and 1.
+    def split(self, actions: Actions) -> dict[str, FloatArray]:
+        """Actions (..., size) by channel, each (..., V, D) and between -1 and 1.
 
         Raises:
             ValueError: there are more or fewer numbers, or one is not finite.
         """
         array = np.asarray(actions, dtype=np.float64)
-        if array.ndim != 2 or array.shape[1] != self.size:
-            raise ValueError(f"an action has {self.size} numbers, not an array of shape {array.shape[1:]}")
+        if not array.ndim or array.shape[-1] != self.size:
+            raise ValueError(f"an action has {self.size} numbers, not {array.shape[-1] if array.ndim else 1}")
         if not np.isfinite(array).all():
             raise ValueError("an action must be finite: look for a NaN in the policy that made it")
-        cells = np.clip(array, -1.0, 1.0).reshape(len(array), self.models, self.sites, -1)
+        cells = np.clip(array, -1.0, 1.0).reshape(*array.shape[:-1], self.models, self.sites, len(self.channels))
         return {name: cells[..., i] for i, name in enumerate(self.channels)}
 
 
@@ -74,18 +77,18 @@ class Intent:
     margin: FloatArray  # (..., V, D) awake capacity over what the expected rate needs; 1 where nothing sleeps
 
 
-Blend = Callable[[Intent, FloatArray], Intent]
-"""From J proposals (leading axis J) and the observation (F,) to one intent; phase 2 of the paper is such a function."""
+Blend = Callable[[Intent, NDArray[np.float32]], Intent]
+"""From J proposals (J, N, V, D) and N observations (N, F) to N intents; phase 2 of the paper is such a function."""
 
 
-def equal_blend(proposals: Intent, observation: FloatArray) -> Intent:
+def equal_blend(proposals: Intent, observations: NDArray[np.float32]) -> Intent:
     """The mean of the proposals."""
     return Intent(proposals.shares.mean(axis=0), proposals.fill.mean(axis=0), proposals.margin.mean(axis=0))
 
 
 def intents(
     layout: ActionLayout,
-    actions: FloatArray,  # (N, size)
+    actions: Actions,  # (N, size), or more axes in front: (J, N, size)
     allowed: NDArray[np.bool_],  # (N, V, D)
     capacity_rps: FloatArray,  # (N, V, D)
 ) -> Intent:
@@ -109,8 +112,8 @@ def intents(
 def plans(
     intent: Intent,  # (N, V, D)
     dispatch: Dispatch,
-    twins: Sequence[TwinState],
-    index: NDArray[np.int64],  # (N,) into twins
+    fleets: Fleets,
+    index: NDArray[np.int64],  # (N,)
     allowed: NDArray[np.bool_],  # (N, V, D)
     high: FloatArray,  # (N, V) upper forecast, requests: what replicas are kept awake for
 ) -> Plans:
@@ -120,16 +123,15 @@ def plans(
     """
     shares = np.ascontiguousarray(intent.shares)
     if dispatch is Dispatch.SHARES:
-        rate = expected_rps(twins, index, shares, high)
-        return Plans(shares=shares, awake=awake_replicas(twins, index, rate * intent.margin))
-    capacity = np.stack([twins[i].capacity_rps for i in index])  # (N, V, D)
-    limit = capacity * np.array([twins[i].max_utilization for i in index])[:, None, None] * allowed
+        rate = expected_rps(fleets, index, shares, high)
+        return Plans(shares=shares, awake=awake_replicas(fleets, index, rate * intent.margin))
+    capacity = fleets.capacity_rps[index]  # (N, V, D)
+    limit = capacity * fleets.max_utilization[index][:, None, None] * allowed
     favour = np.where(allowed, shares / np.maximum(capacity, 1e-12), -1.0)
     order = np.argsort(-favour, axis=2, kind="stable")
-    epoch_s = np.array([twins[i].epoch_s for i in index])
-    rate = _filled(order, intent.fill * limit, limit, high / epoch_s[:, None])
-    awake = awake_replicas(twins, index, rate * intent.margin)
-    ready = capacity if awake is None else _awake_rps(twins, index, awake)
+    rate = _filled(order, intent.fill * limit, limit, high / fleets.epoch_s[index][:, None])
+    awake = awake_replicas(fleets, index, rate * intent.margin)
+    ready = capacity if awake is None else _awake_rps(fleets, index, awake)
     return Plans(
         shares=shares,
         order=np.where(np.take_along_axis(allowed, order, axis=2), order, -1),
@@ -152,11 +154,11 @@ def _filled(order: NDArray[np.int64], room: FloatArray, limit: FloatArray, deman
     return np.asarray(rate + free * (rest / np.maximum(total, 1e-12)))
 
 
-def _awake_rps(twins: Sequence[TwinState], index: NDArray[np.int64], awake: FloatArray) -> FloatArray:
+def _awake_rps(fleets: Fleets, index: NDArray[np.int64], awake: FloatArray) -> FloatArray:
     """Capacity (N, V, D) of the replicas that are awake, the thriftiest first."""
     ready = np.zeros_like(awake)
     for i, rows in groups(index):
-        twin = twins[i]
+        twin = fleets.twins[i]
         left = awake[rows]
         for k in range(twin.replicas.shape[2]):
             here = np.minimum(left, twin.replicas[:, :, k])

@@ -1,31 +1,28 @@
 """One draw of a course, and what capacity-proportional routing makes of it; N of them stacked are what steps run on.
 
-Requests are drawn here and nowhere else: the same generator gives the same episode, bit for bit, whoever steps it.
+Requests are drawn here and nowhere else. A seed is a study's seed: the episode of seed 7 meets the very requests that
+``experiment.run`` meets with ``seed=7``, whoever steps it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marlin.api.errors import InputError
-from marlin.simulator.demand import day_demand
 from marlin.simulator.environments.course import Course
 from marlin.simulator.environments.forecast import Forecast, Forecaster
-from marlin.simulator.environments.lanes import Happened, carry_out
-from marlin.simulator.environments.observation import known
+from marlin.simulator.environments.lanes import Fleets, Happened, carry_out
+from marlin.simulator.environments.observation import known_part
 from marlin.simulator.environments.proportional import proportional_plans
 from marlin.simulator.environments.reward import scale_of
 from marlin.simulator.environments.run_out import with_run_out
-from marlin.simulator.experiment import EPOCH_S
+from marlin.simulator.experiment import demand_stream
 from marlin.simulator.fluid import Form, Plans
 from marlin.simulator.fluid.coefficients import Conditions
 from marlin.simulator.physics import FloatArray
-from marlin.simulator.twin_state import TwinState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,52 +38,35 @@ class Episode:
     scale: FloatArray  # (4,) the unit of gains
 
 
-def draw(course: Course, rng: np.random.Generator, forecaster: Forecaster, form: Form) -> Episode:
+def draw(course: Course, seed: int, forecaster: Forecaster, form: Form) -> Episode:
     """Draws the requests of a course.
 
     Args:
         course: the epochs.
-        rng: chooses, splits and rounds requests.
+        seed: what a study's seed is: it chooses, splits and rounds requests.
         forecaster: what planners expect of them.
         form: which form of the fluid engine runs the baseline.
 
     Raises:
         InputError: a day of the trace cannot be scaled to the load asked for.
     """
-    study = course.study
-    requests = np.concatenate(
-        [
-            day_demand(
-                study.builder,
-                course.trace,
-                study.first_day + day,
-                load=study.load,
-                start=study.first_date + timedelta(days=day),
-                epoch_s=EPOCH_S,
-                rng=rng,
-                origins=study.origins,
-            ).requests
-            for day in range(study.days)
-        ]
-    ).astype(np.float64)  # (E, V, R)
+    rng = demand_stream(seed)
+    requests = np.concatenate([day.draw(rng).requests for day in course.days]).astype(np.float64)  # (E, V, R)
     arrived = requests.sum(axis=2)
     even = np.full_like(requests, 1.0 / requests.shape[2])
     by_origin = np.divide(requests, arrived[:, :, None], out=even, where=arrived[:, :, None] > 0)
     rtt_s = by_origin @ course.rtt_s
     forecast = forecaster(arrived)
-    baseline = _follow(
-        course,
-        arrived,
-        rtt_s,
-        proportional_plans(course.twins, course.seen_index, course.seen_allowed, forecast.high[:-1]),
-        form,
-    )
+    fleets, seen = course.fleets, course.seen_index
+    plans = proportional_plans(fleets, seen, course.seen_allowed, forecast.high[:-1])
+    baseline = _follow(course, arrived, rtt_s, plans, form)
+    most = fleets.capacity_rps[seen].sum(axis=2) * fleets.epoch_s[seen][:, None]  # (E, V)
     return Episode(
         course=course,
         arrived=arrived,
         rtt_s=rtt_s,
         forecast=forecast,
-        known=known(course, forecast),
+        known=known_part(course.still, forecast, most),
         baseline=baseline,
         scale=scale_of(baseline.totals),
     )
@@ -98,16 +78,16 @@ def _follow(course: Course, arrived: FloatArray, rtt_s: FloatArray, plans: Plans
     All epochs are taken at once as if nothing waited, then again with the queues and the awake replicas that this left,
     until they are the ones assumed. Epoch e is right after e + 1 rounds at the latest; mostly two or three rounds do.
     """
-    twins, index = course.twins, course.real_index
-    everyone = np.stack([twins[i].all_replicas for i in index])  # (E, V, D)
+    fleets, index = course.fleets, course.real_index
+    everyone = fleets.all_replicas[index]  # (E, V, D)
     backlog, awake_before = np.zeros_like(arrived), everyone
     while True:
         now = Conditions(arrived, backlog, course.allowed, awake_before, rtt_s, course.per_joule)
-        happened = carry_out(twins, index, now, plans, form)
+        happened = carry_out(fleets, index, now, plans, form)
         left = np.concatenate([np.zeros_like(arrived[:1]), happened.queued[:-1]])
         awake = np.minimum(np.concatenate([everyone[:1], happened.awake[:-1]]), everyone)
         if np.array_equal(left, backlog) and np.array_equal(awake, awake_before):
-            return with_run_out(happened, twins, index, now, plans, form, last=np.array([len(arrived) - 1]))
+            return with_run_out(happened, fleets, index, now, plans, form, last=np.array([len(arrived) - 1]))
         backlog, awake_before = left, awake
 
 
@@ -115,9 +95,8 @@ def _follow(course: Course, arrived: FloatArray, rtt_s: FloatArray, plans: Plans
 class Episodes:
     """N episodes side by side; the epoch comes first, so that a step reads one block."""
 
-    courses: tuple[Course, ...]
-    twins: tuple[TwinState, ...]
-    seen_index: NDArray[np.int64]  # (E, N) into twins
+    fleets: Fleets
+    seen_index: NDArray[np.int64]  # (E, N) into fleets
     real_index: NDArray[np.int64]  # (E, N)
     seen_allowed: NDArray[np.bool_]  # (E, N, V, D)
     allowed: FloatArray  # (E, N, V, D)
@@ -126,7 +105,7 @@ class Episodes:
     rtt_s: FloatArray  # (E, N, V, D)
     high: FloatArray  # (E + 1, N, V) upper forecast
     known: NDArray[np.float32]  # (E + 1, N, K)
-    baseline_metrics: FloatArray  # (E, N, 4)
+    baseline_metrics: FloatArray  # (E, N, 4) of capacity-proportional routing
     baseline_totals: FloatArray  # (E, N, 4)
     scale: FloatArray  # (N, 4)
 
@@ -141,27 +120,13 @@ class Episodes:
 
 
 def side_by_side(episodes: Sequence[Episode]) -> Episodes:
-    """N episodes as one value.
-
-    Raises:
-        InputError: their lengths or fleets differ in shape.
-    """
-    shapes = sorted({e.course.shape for e in episodes})
-    if len(shapes) > 1:
-        listed = ", ".join(f"{e} epochs x {v} pools x {d} sites" for e, v, d in shapes)
-        raise InputError(f"studies of one environment must have one shape, not {listed}; make an environment for each")
-    twins: list[TwinState] = []
-    offset: dict[int, int] = {}
-    for episode in episodes:
-        if id(episode.course) not in offset:
-            offset[id(episode.course)] = len(twins)
-            twins += episode.course.twins
-    offsets = np.array([offset[id(e.course)] for e in episodes])
+    """N episodes of courses that were made together, as one value."""
+    fleets = episodes[0].course.fleets
+    assert all(e.course.fleets is fleets for e in episodes), "the courses were not made together"
     return Episodes(
-        courses=tuple(e.course for e in episodes),
-        twins=tuple(twins),
-        seen_index=np.stack([e.course.seen_index for e in episodes], axis=1) + offsets,
-        real_index=np.stack([e.course.real_index for e in episodes], axis=1) + offsets,
+        fleets=fleets,
+        seen_index=np.stack([e.course.seen_index for e in episodes], axis=1),
+        real_index=np.stack([e.course.real_index for e in episodes], axis=1),
         seen_allowed=np.stack([e.course.seen_allowed for e in episodes], axis=1),
         allowed=np.stack([e.course.allowed for e in episodes], axis=1),
         per_joule=np.stack([e.course.per_joule for e in episodes], axis=1),

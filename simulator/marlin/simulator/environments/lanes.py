@@ -8,7 +8,7 @@ not depend on who is beside it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,35 @@ from marlin.simulator.fluid import FluidResult, Form, Plans, simulate_epochs
 from marlin.simulator.fluid.coefficients import Conditions
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fleets:
+    """T different fleets, and what every step reads of them, stacked: a step then looks it up by index."""
+
+    twins: tuple[TwinState, ...]
+    capacity_rps: FloatArray  # (T, V, D) all replicas awake
+    all_replicas: FloatArray  # (T, V, D)
+    max_utilization: FloatArray  # (T,)
+    epoch_s: FloatArray  # (T,)
+    patience_s: FloatArray  # (T,)
+
+    @classmethod
+    def of(cls, twins: Sequence[TwinState]) -> Fleets:
+        """Fleets of one shape."""
+        return cls(
+            twins=tuple(twins),
+            capacity_rps=np.stack([twin.capacity_rps for twin in twins]),
+            all_replicas=np.stack([twin.all_replicas for twin in twins]),
+            max_utilization=np.array([twin.max_utilization for twin in twins]),
+            epoch_s=np.array([twin.epoch_s for twin in twins]),
+            patience_s=np.array([twin.settings.patience_s for twin in twins]),
+        )
+
+    @property
+    def can_power_down(self) -> bool:
+        """Whether any pool of any of them can."""
+        return any(bool(twin.can_sleep.any()) for twin in self.twins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +66,10 @@ class Happened:
         return np.asarray(self.served.sum(axis=(1, 2)) + self.rejected.sum(axis=1))
 
     @property
-    def share_served(self) -> FloatArray:
-        """(B,) served over served and rejected; 1 where there were none."""
-        return _share(self.served.sum(axis=(1, 2)), self.counted, empty=1.0)
-
-    @property
     def late_share(self) -> FloatArray:
         """(B,) late over served and rejected; 0 where there were none."""
-        return _share(self.late, self.counted, empty=0.0)
+        whole = self.counted
+        return np.asarray(np.divide(self.late, whole, out=np.zeros_like(whole), where=whole > 0))
 
     @property
     def totals(self) -> FloatArray:
@@ -52,57 +77,8 @@ class Happened:
         return np.concatenate([self.metrics[:, :1] * self.counted[:, None], self.metrics[:, 1:]], axis=1)
 
 
-def _share(part: FloatArray, whole: FloatArray, empty: float) -> FloatArray:
-    return np.asarray(np.divide(part, whole, out=np.full_like(part, empty), where=whole > 0))
-
-
-def groups(index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each fleet among rows (B,), and the rows that have it."""
-    for which in np.unique(index):
-        yield int(which), np.flatnonzero(index == which)
-
-
-def carry_out(
-    twins: Sequence[TwinState],
-    index: NDArray[np.int64],  # (B,)
-    now: Conditions,  # B epochs
-    plans: Plans,  # B
-    form: Form,
-) -> Happened:
-    """Carries plan b out in epoch b on fleet ``twins[index[b]]``."""
-    parts = [(rows, simulate_epochs(twins[i], *_rows(now, plans, rows), form)) for i, rows in groups(index)]
-    if len(parts) == 1:
-        return _happened(parts[0][1])
-    back = np.argsort(np.concatenate([rows for rows, _ in parts]))
-    done = [_happened(result) for _, result in parts]
-    return Happened(
-        metrics=np.concatenate([d.metrics for d in done])[back],
-        served=np.concatenate([d.served for d in done])[back],
-        queued=np.concatenate([d.queued for d in done])[back],
-        rejected=np.concatenate([d.rejected for d in done])[back],
-        awake=np.concatenate([d.awake for d in done])[back],
-        late=np.concatenate([d.late for d in done])[back],
-        energy_kwh=np.concatenate([d.energy_kwh for d in done])[back],
-    )
-
-
-def _rows(now: Conditions, plans: Plans, rows: NDArray[np.int64]) -> tuple[Conditions, Plans]:
-    if len(rows) == len(plans):
-        return now, plans
-    return now.take(rows.tolist()), plans_at(plans, rows)
-
-
-def plans_at(plans: Plans, rows: NDArray[np.int64]) -> Plans:
-    """Some of the plans."""
-    return Plans(
-        shares=plans.shares[rows],
-        order=None if plans.order is None else plans.order[rows],
-        cap=None if plans.cap is None else plans.cap[rows],
-        awake=None if plans.awake is None else plans.awake[rows],
-    )
-
-
-def _happened(result: FluidResult) -> Happened:
+def happened(result: FluidResult) -> Happened:
+    """What of the engine's result the environments go on with."""
     counted = result.served.sum(axis=(1, 2)) + result.rejected.sum(axis=1)
     return Happened(
         metrics=result.metrics,
@@ -112,4 +88,43 @@ def _happened(result: FluidResult) -> Happened:
         awake=result.awake,
         late=result.late_share * counted,
         energy_kwh=result.energy_kwh.sum(axis=1),
+    )
+
+
+def groups(index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Each fleet among rows (B,), and the rows that have it."""
+    for which in np.unique(index):
+        yield int(which), np.flatnonzero(index == which)
+
+
+def carry_out(
+    fleets: Fleets,
+    index: NDArray[np.int64],  # (B,)
+    now: Conditions,  # B epochs
+    plans: Plans,  # B
+    form: Form,
+) -> Happened:
+    """Carries plan b out in epoch b on fleet ``index[b]``."""
+    parts = [(rows, happened(_of_one_fleet(fleets.twins[i], now, plans, rows, form))) for i, rows in groups(index)]
+    if len(parts) == 1:
+        return parts[0][1]
+    back = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    return Happened(
+        **{f.name: np.concatenate([getattr(part, f.name) for _, part in parts])[back] for f in fields(Happened)}
+    )
+
+
+def _of_one_fleet(twin: TwinState, now: Conditions, plans: Plans, rows: NDArray[np.int64], form: Form) -> FluidResult:
+    if len(rows) == len(plans):
+        return simulate_epochs(twin, now, plans, form)
+    return simulate_epochs(twin, now.take(rows.tolist()), plans_at(plans, rows), form)
+
+
+def plans_at(plans: Plans, rows: NDArray[np.int64]) -> Plans:
+    """Some of the plans."""
+    return Plans(
+        shares=plans.shares[rows],
+        order=None if plans.order is None else plans.order[rows],
+        cap=None if plans.cap is None else plans.cap[rows],
+        awake=None if plans.awake is None else plans.awake[rows],
     )

@@ -1,12 +1,13 @@
 """What a policy sees before an epoch: one flat vector, every number of a size near 1, in named slices.
 
 Signals are divided by fixed references, not by this fleet's own means, so that a number means the same on every fleet.
-Most of it is known before the day begins or follows from past arrivals, and is laid out once per episode; queue and
-awake replicas follow from the plans, and come last.
+What no draw changes is laid out once per course (``still_part``), the forecast once per episode (``known_part``); what
+follows from the plans so far, and whose preference it is, comes last (``moving_part``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import prod
@@ -15,7 +16,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marlin.simulator.environments.course import Course
 from marlin.simulator.environments.forecast import Forecast
 from marlin.simulator.load_curves import KNOTS
 from marlin.simulator.physics import FloatArray
@@ -33,8 +33,10 @@ OUTPUT_TOKENS: Final = 200.0
 TTFT_LIMIT_S: Final = 5.0
 """References: a number at its reference is observed as 1."""
 
+_TIME: Final = 4
 _DAY_S: Final = 86_400.0
 _WEEK_S: Final = 7 * _DAY_S
+_AT_USUAL_LOAD: Final = np.array([np.interp(USUAL_UTILIZATION, KNOTS, unit) for unit in np.eye(len(KNOTS))])  # (K,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def layout(models: int, sites: int) -> dict[str, Slice]:
     v, d = (models,), (sites,)
     both = (models, sites)
     shapes = {
-        "time": (4,),
+        "time": (_TIME,),
         "forecast": v,
         "forecast_low": v,
         "forecast_high": v,
@@ -74,6 +76,8 @@ def layout(models: int, sites: int) -> dict[str, Slice]:
         "pue": d,
         "backlog": both,
         "awake": both,
+        "average_gain": (4,),
+        "preference": (4,),
     }
     slices, start = {}, 0
     for name, shape in shapes.items():
@@ -82,13 +86,13 @@ def layout(models: int, sites: int) -> dict[str, Slice]:
     return slices
 
 
-DYNAMIC: Final = ("backlog", "awake")
-"""What depends on the plans so far; the last slices."""
+MOVING: Final = ("backlog", "awake", "average_gain", "preference")
+"""What depends on the plans so far, and on whose preference it is; the last slices."""
 
 
 def size(models: int, sites: int) -> int:
     """Numbers in an observation."""
-    return layout(models, sites)["awake"].stop
+    return layout(models, sites)[MOVING[-1]].stop
 
 
 def named(observation: FloatArray, models: int, sites: int) -> dict[str, FloatArray]:
@@ -99,30 +103,48 @@ def named(observation: FloatArray, models: int, sites: int) -> dict[str, FloatAr
     }
 
 
-def known(course: Course, forecast: Forecast) -> NDArray[np.float32]:
-    """(E + 1, K) what does not depend on plans, of each epoch and the one after the last.
+def still_part(
+    starts: Sequence[datetime],  # E + 1
+    seen: Sequence[TwinState],  # E
+    allowed: NDArray[np.bool_],  # (E, V, D)
+) -> NDArray[np.float32]:
+    """(E + 1, K) what no draw changes, of each epoch and the one after the last; zeros where the forecast goes.
 
-    That one holds the last epoch's signals and availability: nobody plans it, but whoever learns from an episode that
-    was cut off asks what came next.
+    The one after the last holds the last epoch's signals and availability: nobody plans it, but whoever learns from an
+    episode that was cut off asks what came next.
     """
-    starts = course.starts()
     rows = []
     for e, start in enumerate(starts):
-        seen = course.seen[min(e, len(course) - 1)]
-        allowed = course.seen_allowed[min(e, len(course) - 1)]
-        rows.append(np.concatenate([_time(start), _demand(seen, forecast, e), _sites(seen, allowed)]))
+        now = min(e, len(seen) - 1)
+        twin = seen[now]
+        rows.append(np.concatenate([_time(start), np.zeros(3 * len(twin.replicas)), _still(twin, allowed[now])]))
     return _clipped(np.array(rows))
 
 
-def dynamic(
+def known_part(
+    still: NDArray[np.float32],  # (E + 1, K)
+    forecast: Forecast,
+    most: FloatArray,  # (E, V) requests of an epoch that all replicas together could carry
+) -> NDArray[np.float32]:
+    """(E + 1, K) what is known of each epoch before anything is planned: ``still``, and the forecast."""
+    whole = np.maximum(np.concatenate([most, most[-1:]]), 1e-12)
+    expected = np.concatenate([forecast.mean / whole, forecast.low / whole, forecast.high / whole], axis=1)
+    filled = still.copy()
+    filled[:, _TIME : _TIME + expected.shape[1]] = _clipped(expected)
+    return filled
+
+
+def moving_part(
     backlog: FloatArray,  # (N, V) requests
     awake: FloatArray,  # (N, V, D) replicas
     capacity_rps: FloatArray,  # (N, V, D)
     allowed: NDArray[np.bool_],  # (N, V, D)
     all_replicas: FloatArray,  # (N, V, D)
     patience_s: FloatArray,  # (N,)
+    average_gain: FloatArray,  # (N, 4)
+    preference: FloatArray,  # (N, 4)
 ) -> NDArray[np.float32]:
-    """(N, 2 V D) what depends on the plans so far.
+    """(N, 2 V D + 8) what depends on the plans so far, and whose preference it is.
 
     The engine has one queue per model before all sites: it waits at each open site in proportion to capacity, and is
     observed as the part of users' patience that it takes to work off.
@@ -131,7 +153,9 @@ def dynamic(
     wait_s = np.divide(backlog, open_rps, out=np.zeros_like(backlog), where=open_rps > 0)
     waits = np.where(allowed, (wait_s / patience_s[:, None])[:, :, None], 0.0)
     share = np.divide(awake, all_replicas, out=np.zeros_like(awake), where=all_replicas > 0)
-    return _clipped(np.concatenate([waits.reshape(len(backlog), -1), share.reshape(len(backlog), -1)], axis=1))
+    lanes = len(backlog)
+    parts = [waits.reshape(lanes, -1), share.reshape(lanes, -1), average_gain, preference]
+    return _clipped(np.concatenate(parts, axis=1))
 
 
 def _clipped(values: FloatArray) -> NDArray[np.float32]:
@@ -145,28 +169,18 @@ def _time(start: datetime) -> FloatArray:
     return np.array([np.sin(day), np.cos(day), np.sin(week), np.cos(week)])
 
 
-def _demand(seen: TwinState, forecast: Forecast, e: int) -> FloatArray:
-    """(7 V,) of each model: forecast, interval, tokens, limit, capability."""
-    whole = np.maximum(seen.capacity_rps.sum(axis=1) * seen.epoch_s, 1e-12)
-    return np.concatenate(
-        [
-            forecast.mean[e] / whole,
-            forecast.low[e] / whole,
-            forecast.high[e] / whole,
-            seen.prompt_tokens / PROMPT_TOKENS,
-            seen.output_tokens / OUTPUT_TOKENS,
-            seen.ttft_limit_s / TTFT_LIMIT_S,
-            seen.can_sleep.astype(np.float64),
-        ]
-    )
-
-
-def _sites(seen: TwinState, allowed: NDArray[np.bool_]) -> FloatArray:
-    """(4 V D + 4 D,) availability, capacity, distance, thrift; then the signals."""
+def _still(seen: TwinState, allowed: NDArray[np.bool_]) -> FloatArray:
+    """(4 V + 4 V D + 4 D,) of each model tokens, limit, capability; of each site what it is and what its kWh bring."""
     capacity = seen.capacity_rps
     energy_j = _joules_per_request(seen)
     usual_j = (energy_j * capacity).sum(axis=1, keepdims=True) / np.maximum(capacity.sum(axis=1, keepdims=True), 1e-12)
-    both = (
+    of_models = (
+        seen.prompt_tokens / PROMPT_TOKENS,
+        seen.output_tokens / OUTPUT_TOKENS,
+        seen.ttft_limit_s / TTFT_LIMIT_S,
+        seen.can_sleep.astype(np.float64),
+    )
+    of_both = (
         allowed.astype(np.float64),
         capacity / np.maximum(capacity.sum(axis=1, keepdims=True), 1e-12),
         seen.mean_rtt_s / RTT_S,
@@ -178,12 +192,11 @@ def _sites(seen: TwinState, allowed: NDArray[np.bool_]) -> FloatArray:
         seen.price_usd_per_kwh / PRICE_USD_PER_KWH,
         seen.total_over_it,
     )
-    return np.concatenate([*(part.reshape(-1) for part in both), *signals])
+    return np.concatenate([*of_models, *(part.reshape(-1) for part in of_both), *signals])
 
 
 def _joules_per_request(seen: TwinState) -> FloatArray:
     """(V, D) IT energy of a request at the usual load; 0 where nothing serves the model."""
-    weights = np.array([np.interp(USUAL_UTILIZATION, KNOTS, unit) for unit in np.eye(len(KNOTS))])  # (K,)
-    power_w = (seen.replicas * (seen.power_knots_w @ weights)).sum(axis=2)
+    power_w = (seen.replicas * (seen.power_knots_w @ _AT_USUAL_LOAD)).sum(axis=2)
     rate = USUAL_UTILIZATION * seen.capacity_rps
     return np.asarray(np.divide(power_w, rate, out=np.zeros_like(power_w), where=rate > 0))

@@ -6,32 +6,28 @@ for people, and a test holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from marlin.simulator.constants import constant
-from marlin.simulator.environments.lanes import groups
+from marlin.simulator.environments.lanes import Fleets, groups
 from marlin.simulator.fluid import Plans, awake_for
 from marlin.simulator.physics import FloatArray
-from marlin.simulator.twin_state import TwinState
 
 
 def proportional_plans(
-    twins: Sequence[TwinState],
-    index: NDArray[np.int64],  # (B,) into twins
+    fleets: Fleets,
+    index: NDArray[np.int64],  # (B,)
     allowed: NDArray[np.bool_],  # (B, V, D) as known when the plan is made
     high: FloatArray,  # (B, V) upper forecast, requests
 ) -> Plans:
     """B plans. Where a pool can power down, the usual part of its replicas stays awake for the upper forecast."""
-    capacity = np.stack([twins[i].capacity_rps for i in index])  # (B, V, D)
-    shares = by_capacity(capacity, allowed)
-    return Plans(shares=shares, awake=awake_replicas(twins, index, expected_rps(twins, index, shares, high)))
+    shares = by_capacity(fleets.capacity_rps[index], allowed)
+    return Plans(shares=shares, awake=awake_replicas(fleets, index, expected_rps(fleets, index, shares, high)))
 
 
 def by_capacity(capacity_rps: FloatArray, allowed: NDArray[np.bool_]) -> FloatArray:
-    """Shares (B, V, D) in proportion to capacity; a model that no site may serve goes by capacity all the same.
+    """Shares (..., V, D) in proportion to capacity; a model that no site may serve goes by capacity all the same.
 
     An engine needs a row that is not empty; nothing will be served by a closed site.
     """
@@ -41,23 +37,20 @@ def by_capacity(capacity_rps: FloatArray, allowed: NDArray[np.bool_]) -> FloatAr
     return np.asarray(rps / rps.sum(axis=-1, keepdims=True))
 
 
-def expected_rps(
-    twins: Sequence[TwinState], index: NDArray[np.int64], shares: FloatArray, requests: FloatArray
-) -> FloatArray:
+def expected_rps(fleets: Fleets, index: NDArray[np.int64], shares: FloatArray, requests: FloatArray) -> FloatArray:
     """Requests per second at each site (B, V, D) when ``requests`` (B, V) come in the epoch."""
-    epoch_s = np.array([twins[i].epoch_s for i in index])
-    return np.asarray(shares * (requests / epoch_s[:, None])[:, :, None])
+    return np.asarray(shares * (requests / fleets.epoch_s[index][:, None])[:, :, None])
 
 
 def awake_replicas(
-    twins: Sequence[TwinState],
+    fleets: Fleets,
     index: NDArray[np.int64],
     rate_rps: FloatArray,  # (B, V, D)
 ) -> FloatArray | None:
     """Replicas to keep awake (B, V, D) for a rate at the usual load; None where no pool can power down."""
-    if not any(twin.can_sleep.any() for twin in twins):
+    if not fleets.can_power_down:
         return None
     awake = np.empty_like(rate_rps)
     for i, rows in groups(index):
-        awake[rows] = awake_for(twins[i], rate_rps[rows], constant("awake_utilization"))
+        awake[rows] = awake_for(fleets.twins[i], rate_rps[rows], constant("awake_utilization"))
     return awake

@@ -6,23 +6,22 @@ energy of the idle fleet included, as ``experiment`` adds it to a study.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlin.simulator.engines import MOST_RUN_OUT_S
-from marlin.simulator.environments.lanes import Happened, carry_out, plans_at
-from marlin.simulator.fluid import Form, Plans
+from marlin.simulator.environments.lanes import Fleets, Happened, happened, plans_at
+from marlin.simulator.fluid import Form, Plans, simulate_epochs
 from marlin.simulator.fluid.coefficients import Conditions
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
 
 
 def with_run_out(
-    happened: Happened,
-    twins: Sequence[TwinState],
+    done: Happened,
+    fleets: Fleets,
     index: NDArray[np.int64],  # (B,)
     now: Conditions,
     plans: Plans,
@@ -31,12 +30,12 @@ def with_run_out(
     last: NDArray[np.int64],
 ) -> Happened:
     """The outcome with the queues of the rows in ``last`` worked off under the same plans."""
-    waiting = [int(row) for row in last if happened.queued[row].any()]
+    waiting = [int(row) for row in last if done.queued[row].any()]
     if not waiting:
-        return happened
-    longer = Happened(**{f.name: getattr(happened, f.name).copy() for f in fields(Happened)})
+        return done
+    longer = Happened(**{f.name: getattr(done, f.name).copy() for f in fields(Happened)})
     for row in waiting:
-        _run_out(longer, row, twins[index[row]], now.take([row]), plans_at(plans, np.array([row])), form)
+        _run_out(longer, row, fleets.twins[index[row]], now.take([row]), plans_at(plans, np.array([row])), form)
     return longer
 
 
@@ -48,7 +47,7 @@ def _run_out(longer: Happened, row: int, twin: TwinState, now: Conditions, plan:
         then = replace(
             now, requests=np.zeros_like(now.requests), backlog=backlog[None], awake_before=longer.awake[row][None]
         )
-        more = carry_out([quiet], np.array([0]), then, plan, form)
+        more = happened(simulate_epochs(quiet, then, plan, form))
         _add(longer, row, more)
         if not more.queued.any() or more.queued.sum() >= backlog.sum():
             return  # nobody waits, or nothing may serve them any more

@@ -31,12 +31,8 @@ def epoch_requests(trace: Trace, day: int, epoch_s: int, rng: np.random.Generato
     Raises:
         InputError: the trace has no such day, or the epoch does not fit into an hour or a period.
     """
-    if not 0 <= day < trace.days:
-        there_is = f"has days 0 to {trace.days - 1}" if trace.days else "has no whole day UTC"
-        raise InputError(f"{trace.name} {there_is}, not day {day}")
+    check_day(trace, day, epoch_s)
     period_s = trace.period_s
-    if epoch_s < 1 or S_PER_HOUR % epoch_s or (period_s % epoch_s and epoch_s % period_s):
-        raise InputError(f"an epoch of {epoch_s} s does not divide an hour and fit the {period_s} s of {trace.name}")
     counts = trace.counts[trace.day_periods(day)]  # (P, C)
     if epoch_s >= period_s:
         return np.asarray(counts.reshape(-1, epoch_s // period_s, counts.shape[1]).sum(axis=1))
@@ -47,3 +43,17 @@ def epoch_requests(trace: Trace, day: int, epoch_s: int, rng: np.random.Generato
     shares = rng.dirichlet(np.full(parts, concentration), size=counts.shape)  # (P, C, parts)
     split = rng.multinomial(counts, shares)  # (P, C, parts)
     return np.asarray(split.transpose(0, 2, 1).reshape(-1, counts.shape[1]))
+
+
+def check_day(trace: Trace, day: int, epoch_s: int) -> None:
+    """Refuses a day that the trace does not have, and an epoch that does not fit it.
+
+    Raises:
+        InputError: it is so.
+    """
+    if not 0 <= day < trace.days:
+        there_is = f"has days 0 to {trace.days - 1}" if trace.days else "has no whole day UTC"
+        raise InputError(f"{trace.name} {there_is}, not day {day}")
+    period_s = trace.period_s
+    if epoch_s < 1 or S_PER_HOUR % epoch_s or (period_s % epoch_s and epoch_s % period_s):
+        raise InputError(f"an epoch of {epoch_s} s does not divide an hour and fit the {period_s} s of {trace.name}")
