@@ -5,8 +5,10 @@
 - ``baselines``  capacity-proportional, nearest, least-loaded, round-robin
 - ``merit``      merit order: sort the sites by the metric, fill them in turn
 - ``objective``  what a scheme weighs, and metrics relative to capacity-proportional routing
+- ``forecasting``  the workload predictor
 - ``game``       phase 2 of the paper: from the agents' proposals to one plan
 - ``building``   from shares and orders to a valid, sealed ``RoutingPlan``
+- ``training``   the only place that may import torch
 - ``cli``        ``marlin plan``
 - ``simulate_cli``  ``marlin simulate``
 """
