@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from marlin.api.state import FleetState
     from marlin.simulator.twin_state import TwinState
 
+AWAKE_UTILIZATION: Final = constant("awake_utilization")
+
 _Rule = Callable[["FleetState", "NDArray[np.float64]", "NDArray[np.bool_]"], Proposal]
 
 _BASELINES: Final[dict[PlannerKind, tuple[_Rule, str]]] = {
@@ -79,6 +81,7 @@ def make_planner(
     scheme: Scheme = Scheme.BALANCED,
     dispatch: Dispatch = Dispatch.ORDERED,
     weights: Weights | None = None,
+    awake_utilization: float = AWAKE_UTILIZATION,
 ) -> Planner:
     """A planner.
 
@@ -87,15 +90,16 @@ def make_planner(
         scheme: what it leans towards; baselines ignore it.
         dispatch: how its plans are to be carried out.
         weights: the weights of scheme Custom.
+        awake_utilization: load for which replicas are kept awake, where a pool can power down.
 
     Raises:
         InputError: the kind is not built yet, or scheme and weights do not fit.
     """
     if kind is PlannerKind.MERIT_ORDER:
-        return MeritOrder(scheme, dispatch, scheme_weights(scheme, weights))
+        return MeritOrder(scheme, dispatch, scheme_weights(scheme, weights), awake_utilization)
     if kind in _BASELINES:
         rule, reason = _BASELINES[kind]
-        return Baseline(kind, dispatch, rule, reason)
+        return Baseline(kind, dispatch, rule, reason, awake_utilization)
     raise InputError(f"planner {kind.option} is not built yet; there are {', '.join(k.option for k in AVAILABLE)}")
 
 
@@ -107,6 +111,7 @@ class Baseline:
     dispatch: Dispatch
     rule: _Rule
     reason: str
+    awake_utilization: float = AWAKE_UTILIZATION
 
     def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
         """See ``Planner.decide``; these take microseconds, so a deadline changes nothing."""
@@ -123,7 +128,7 @@ class Baseline:
             dispatch=self.dispatch,
             now=now,
             explanation=f"{self.kind.option}: {self.reason}",
-            awake=_awake(state, twin, proposal, allowed),
+            awake=_awake(state, twin, proposal, allowed, self.awake_utilization),
         )
         return _decision(state, twin, plan, {})
 
@@ -135,6 +140,7 @@ class MeritOrder:
     scheme: Scheme
     dispatch: Dispatch
     weights: Weights
+    awake_utilization: float = AWAKE_UTILIZATION
 
     @property
     def kind(self) -> PlannerKind:
@@ -159,7 +165,7 @@ class MeritOrder:
             dispatch=self.dispatch,
             now=now,
             explanation=f"merit-order {self.scheme.option}: {state.pools[0].name} fills {first}",
-            awake=_awake(state, twin, proposal, allowed),
+            awake=_awake(state, twin, proposal, allowed, self.awake_utilization),
         )
         record = {
             "weights": dict(zip(OPTION_NAMES, self.weights, strict=True)),
@@ -206,7 +212,11 @@ def _baseline_plan(state: FleetState, twin: TwinState) -> RoutingPlan:
 
 
 def _awake(
-    state: FleetState, twin: TwinState, proposal: Proposal, allowed: NDArray[np.bool_]
+    state: FleetState,
+    twin: TwinState,
+    proposal: Proposal,
+    allowed: NDArray[np.bool_],
+    utilization: float = AWAKE_UTILIZATION,
 ) -> NDArray[np.float64] | None:
     """Replicas to keep awake (V, D), None where no pool can power down: the paper's consolidation.
 
@@ -217,4 +227,4 @@ def _awake(
     expected = np.array([pool.forecast_upper_requests or sum(pool.forecast_requests) for pool in state.pools])
     shares = np.where(allowed, proposal.shares, 0.0)
     shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
-    return awake_for(twin, shares * expected[:, None] / twin.epoch_s, constant("awake_utilization"))
+    return awake_for(twin, shares * expected[:, None] / twin.epoch_s, utilization)

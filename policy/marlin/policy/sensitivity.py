@@ -18,8 +18,9 @@ from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import PlannerKind, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState
-from marlin.policy.planners import make_planner
-from marlin.simulator.constants import CONSTANTS, SWEPT, Constant, Settings
+from marlin.policy.planner import Planner
+from marlin.policy.planners import AWAKE_UTILIZATION, make_planner
+from marlin.simulator.constants import CONSTANTS, SWEPT, Balancer, Constant, Reading, Settings
 from marlin.simulator.engines import FluidEngine
 from marlin.simulator.experiment import Study, run, summarise
 from marlin.simulator.fleet import Builder
@@ -61,6 +62,8 @@ def effects(study: Study, names: Sequence[str] = tuple(CONSTANTS), form: Form = 
             swept = at(study, known, value)
             if swept is not None:
                 yield _effect(swept, name, value, form)
+            elif name == "awake_utilization":  # the planners' own, not the fleet's
+                yield _effect(study, name, value, form, awake_utilization=value)
 
 
 def at(study: Study, constant: Constant, value: float) -> Study | None:
@@ -90,24 +93,28 @@ def with_power_down(study: Study, power_down: PowerDown) -> Study:
     return replace(study, adjust=adjust)
 
 
-def _effect(study: Study, name: str, value: float, form: Form) -> Effect:
-    base, served = _run(study, PlannerKind.CAPACITY_PROPORTIONAL, Scheme.BALANCED, form)
+def _effect(
+    study: Study, name: str, value: float, form: Form, *, awake_utilization: float = AWAKE_UTILIZATION
+) -> Effect:
+    def one(kind: PlannerKind, scheme: Scheme) -> tuple[tuple[float, ...], float]:
+        return _run(study, make_planner(kind, scheme=scheme, awake_utilization=awake_utilization), form)
+
+    base, served = one(PlannerKind.CAPACITY_PROPORTIONAL, Scheme.BALANCED)
     savings, least = [], served
     for metric, scheme in SAVED.items():
-        planned, planned_served = _run(study, PlannerKind.MERIT_ORDER, scheme, form)
+        planned, planned_served = one(PlannerKind.MERIT_ORDER, scheme)
         i = METRIC_NAMES.index(metric)
         savings.append(1.0 - planned[i] / base[i])
         least = min(least, planned_served)
     return Effect(name, value, base, tuple(savings), least)
 
 
-def _run(study: Study, kind: PlannerKind, scheme: Scheme, form: Form) -> tuple[tuple[float, ...], float]:
-    planner = make_planner(kind, scheme=scheme)
+def _run(study: Study, planner: Planner, form: Form) -> tuple[tuple[float, ...], float]:
     summary = summarise(list(run(study, lambda state: planner.decide(state).plan, FluidEngine(form))))
     return (summary.ttft_s, summary.carbon_gco2, summary.water_l, summary.cost_usd), summary.served_share
 
 
-def _sites(state: FleetState, **changes: Callable[[float], float]) -> FleetState:
+def _sites(state: FleetState, **changes: Callable[[Any], Any]) -> FleetState:
     sites = tuple(
         site.model_copy(update={name: change(getattr(site, name)) for name, change in changes.items()})
         for site in state.datacenters
@@ -119,10 +126,22 @@ def _network(state: FleetState, change: Callable[[float], float]) -> FleetState:
     return state.model_copy(update={"rtt_ms": tuple(tuple(change(rtt) for rtt in row) for row in state.rtt_ms)})
 
 
+def _same_zone(state: FleetState, change: Callable[[float], float]) -> FleetState:
+    """Other round trips between an origin and the site in the same zone; built-in fleets name both after it."""
+    sites = [site.name for site in state.datacenters]
+    rows = tuple(
+        tuple(change(rtt) if site == origin else rtt for site, rtt in zip(sites, row, strict=True))
+        for origin, row in zip(state.origins, state.rtt_ms, strict=True)
+    )
+    return state.model_copy(update={"rtt_ms": rows})
+
+
 _IN_THE_STATE: Final[dict[str, Callable[[FleetState, float, float], FleetState]]] = {
     "infrastructure_overhead": lambda state, old, new: _sites(state, infrastructure_overhead=lambda _: new),
     "cycles_of_concentration": lambda state, old, new: _sites(state, cycles_of_concentration=lambda _: new),
     "price_adder_usd_per_kwh": lambda state, old, new: _sites(state, price_usd_per_kwh=lambda p: p + new - old),
+    "default_pue": lambda state, old, new: _sites(state, pue=lambda _: new, cooling_cop=lambda _: None),
+    "same_zone_rtt_ms": lambda state, old, new: _same_zone(state, lambda rtt: rtt + new - old),
     "last_mile_rtt_ms": lambda state, old, new: _network(state, lambda rtt: rtt + new - old),
     "max_utilization": lambda state, old, new: state.model_copy(update={"max_utilization": new}),
 }
@@ -160,15 +179,30 @@ def table(rows: Sequence[Effect]) -> str:
     show_default=True,
     help="What idle replicas can do.",
 )
+@click.option(
+    "--balancer",
+    type=click.Choice([b.value for b in Balancer]),
+    default=Balancer.SPREAD.value,
+    show_default=True,
+    help="How a site spreads requests over replicas.",
+)
+@click.option(
+    "--blowdown",
+    type=click.Choice([r.value for r in Reading]),
+    default=Reading.OURS.value,
+    show_default=True,
+    help="Which reading of the cooling water's blowdown.",
+)
 @click.option("--only", multiple=True, type=click.Choice(list(CONSTANTS)), help="This constant; may be repeated.")
-def main(scenario: str, load: str, power_down: str, only: tuple[str, ...]) -> None:
+def main(scenario: str, load: str, power_down: str, balancer: str, blowdown: str, only: tuple[str, ...]) -> None:
     """Sweep each constant of the twin over its range and print what it changes, as Markdown.
 
     \b
     Example:
       python -m marlin.policy.sensitivity --scenario 8x12 --load mean56 --only idle_accelerator_w
     """  # noqa: D301 the backslash is click's mark for a block to keep
-    study = Study(Builder(scenario_documents(scenario)), load=load, settings=Settings())
+    settings = Settings(balancer=Balancer(balancer), blowdown=Reading(blowdown))
+    study = Study(Builder(scenario_documents(scenario)), load=load, settings=settings)
     study = with_power_down(study, PowerDown(power_down))
     rows = []
     for row in effects(study, only or tuple(CONSTANTS)):
