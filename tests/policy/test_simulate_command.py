@@ -49,6 +49,7 @@ def summary(*arguments: str) -> dict[str, Any]:
         ("--set blowdown=theirs", "--set blowdown: 'theirs' is not known; there are ours, paper"),
         ("--drain sgg", "drain: the fleet has no 'sgg'; did you mean sg?"),
         ("--fail sg@9-3", "'sg@9-3' ends before it begins"),
+        ("--absent sg@1 --engine request-level", "the request-level engine follows one fleet"),
         ("--fail sg@96", "sg@96 is after the last epoch, which is 95"),
         ("--trace burst", "trace 'burst' is not known; did you mean burstgpt?"),
         ("--out run.xlsx", "run.xlsx: results end in .parquet or .csv"),
@@ -134,6 +135,21 @@ def test_a_drained_site_gets_nothing_and_a_failed_one_nothing_while_it_is_out(tm
     served = {int(r["epoch"]): float(r["served"]) for r in rows if r["datacenter"] == "de-lu"}
     assert [epoch for epoch in range(3, 9) if served[epoch] == 0] == [4, 5, 6]
     assert [epoch for epoch in range(3, 9) if planned[epoch] == 0] == [5, 6]  # the first one came unforeseen
+    total = sum(float(row["served"]) for row in rows) + found["rejected"]
+    assert total == pytest.approx(found["requests"], rel=1e-6)
+
+
+def test_a_site_that_joins_or_leaves_draws_nothing_while_it_is_not_there_and_no_request_is_lost(tmp_path: Path) -> None:
+    out = tmp_path / "day.csv"
+    found = summary("--absent", "sg@0-30", "--absent", "de-lu@70-95", "--out", str(out), "--no-compare")
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+
+    def drawing(site: str) -> list[int]:
+        return [int(r["epoch"]) for r in rows if r["datacenter"] == site and float(r["energy_kwh"]) > 0]
+
+    assert drawing("sg")[0] == 31
+    assert drawing("de-lu")[-1] == 69
+    assert all(float(r["served"]) == 0 for r in rows if float(r["energy_kwh"]) == 0)
     total = sum(float(row["served"]) for row in rows) + found["rejected"]
     assert total == pytest.approx(found["requests"], rel=1e-6)
 

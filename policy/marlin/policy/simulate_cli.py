@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "What is simulated": ("scenario", "fleet", "trace", "load", "days", "first_day", "first_date", "origins", "seed"),
     "Who plans": ("planner", "scheme", "dispatch", "no_compare"),
-    "What happens to the fleet": ("power_down", "balancer", "drain", "fail"),
+    "What happens to the fleet": ("power_down", "balancer", "drain", "fail", "absent"),
     "How it is counted": ("carbon", "price", "data", "skip_bad_rows", "engine", "form", "settings"),
     "Where it goes": ("out", "detail", "as_json", "quiet"),
 }
@@ -98,6 +98,12 @@ class _Grouped(click.Command):
     multiple=True,
     metavar="SITE[@EPOCHS]",
     help="A site that fails: the first epoch's plan still counts on it. May be repeated.",
+)
+@click.option(
+    "--absent",
+    multiple=True,
+    metavar="SITE[@EPOCHS]",
+    help="A site that is not there: sg@0-47 joins in epoch 48. May be repeated.",
 )
 @click.option("--carbon", metavar="HOW", help="direct: at the power plant; or lifecycle. Default: direct.")
 @click.option("--price", metavar="HOW", help="tariff or wholesale. Default: tariff.")

@@ -27,7 +27,7 @@ from marlin.simulator.experiment import Epoch, Study, Summary, Tally, run
 from marlin.simulator.fleet import Builder
 from marlin.simulator.fluid import Form
 from marlin.simulator.hourly_signals import HourlySignals, hourly_signals
-from marlin.simulator.outages import outage, without
+from marlin.simulator.outages import absent, outage, without
 from marlin.simulator.scenario import scenario_documents
 from marlin.simulator.scenario_file import DEFAULT_BASE, Scenario, nearest
 from marlin.simulator.signals import CarbonAccounting, PriceKind, SignalOptions, built_in_signals
@@ -190,20 +190,24 @@ def _chosen(key: str, wanted: Sequence[str], there: Sequence[str]) -> Sequence[s
 def _with_outages(study: Study, scenario: Scenario, sites: Sequence[str]) -> Study:
     drained = [outage(text) for text in scenario.drain]
     failed = [outage(text) for text in scenario.fail]
-    for key, outages in (("drain", drained), ("fail", failed)):
+    missing = [outage(text) for text in scenario.absent]
+    if missing and scenario.engine != "fluid":
+        raise InputError("absent: the request-level engine follows one fleet through; drain the site, or use fluid")
+    for key, outages in (("drain", drained), ("fail", failed), ("absent", missing)):
         _chosen(key, [o.site for o in outages], sites)
         for o in outages:
             if o.first_epoch >= study.epochs:
                 raise InputError(
                     f"{key}: {o.site}@{o.first_epoch} is after the last epoch, which is {study.epochs - 1}"
                 )
-    if not drained and not failed:
+    if not drained and not failed and not missing:
         return study
+    there = absent(missing, study.first_date)
     known = without(drained, study.first_date)
     learnt = without(failed, study.first_date, known_after=1)
     return replace(
         study,
-        adjust=lambda state: learnt(known(state)),
+        adjust=lambda state: learnt(known(there(state))),
         surprise=without(failed, study.first_date) if failed else None,
     )
 

@@ -1,9 +1,9 @@
-"""Sites that get nothing for a while: drained on purpose, or failed.
+"""Sites that get nothing for a while: drained on purpose, failed, or not there at all.
 
 ``sg`` is the whole experiment, ``gb@40-56`` its epochs 40 to 56, both included, the first epoch being 0. A planner
 knows of a drained site before it plans. It learns of a failed one when the first epoch has passed: its plan for that
-epoch still counts on the site, and what goes there spills to the others. ``marlin simulate`` and scenario files come
-in here.
+epoch still counts on the site, and what goes there spills to the others. A site that is absent, because it joins later
+or has left, has no machines and draws nothing. ``marlin simulate`` and scenario files come in here.
 """
 
 from __future__ import annotations
@@ -62,8 +62,7 @@ def without(outages: Sequence[Outage], start: datetime, *, known_after: int = 0)
     """
 
     def adjust(state: FleetState) -> FleetState:
-        epoch = round((state.start_time - start).total_seconds() / state.epoch_s)
-        out = {o.site for o in outages if o.holds(epoch) and epoch >= o.first_epoch + known_after}
+        out = _out(outages, start, state, known_after)
         if not out:
             return state
         sites = tuple(
@@ -72,3 +71,41 @@ def without(outages: Sequence[Outage], start: datetime, *, known_after: int = 0)
         return state.model_copy(update={"datacenters": sites})
 
     return adjust
+
+
+def absent(outages: Sequence[Outage], start: datetime) -> Callable[[FleetState], FleetState]:
+    """A change of the fleet that leaves sites where they are listed and takes their machines.
+
+    Shapes stay, so that queues of before and plans keep their meaning; whoever waited is served elsewhere.
+
+    Args:
+        outages: which are not there, and when.
+        start: when the experiment's first epoch starts.
+    """
+    closed = without(outages, start)
+
+    def adjust(state: FleetState) -> FleetState:
+        out = _out(outages, start, state)
+        if not out:
+            return state
+        sites = tuple(
+            site.model_copy(
+                update={"node_groups": tuple(group.model_copy(update={"nodes": 0}) for group in site.node_groups)}
+            )
+            if site.name in out
+            else site
+            for site in state.datacenters
+        )
+        pools = tuple(
+            pool.model_copy(update={"deployments": tuple(d for d in pool.deployments if d.datacenter not in out)})
+            for pool in state.pools
+        )
+        return closed(state.model_copy(update={"datacenters": sites, "pools": pools}))
+
+    return adjust
+
+
+def _out(outages: Sequence[Outage], start: datetime, state: FleetState, known_after: int = 0) -> set[str]:
+    """Names of the sites that are out in the state's epoch."""
+    epoch = round((state.start_time - start).total_seconds() / state.epoch_s)
+    return {o.site for o in outages if o.holds(epoch) and epoch >= o.first_epoch + known_after}

@@ -238,6 +238,9 @@ class Scenario(ApiModel):
     fail: tuple[_OutageText, ...] = Field(
         default=(), description="Sites that fail: as drain, but the first epoch's plan still counts on them."
     )
+    absent: tuple[_OutageText, ...] = Field(
+        default=(), description="Sites that are not there, so draw nothing: sg@0-47 joins in epoch 48, sg@48-95 leaves."
+    )
     carbon: _Carbon = Field(default="direct", description="Emissions at the power plant, or of the whole life cycle.")
     price: _Price = Field(default="tariff", description="What a kWh is paid by.")
     engine: _Engine = Field(
