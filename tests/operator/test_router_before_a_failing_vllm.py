@@ -24,7 +24,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Service, Service]]:
         emulator = await processes.start("vllm", *EMULATE, *FAST, ready_path="/health")
         config = tmp_path / "table.json"
         write(config, table(emulator.url))
-        options = ("--config", str(config), "--stream-idle-timeout-s", "1", "--drain-grace-s", "0")
+        options = ("--config", str(config), "--admin-port", "0", "--stream-idle-timeout-s", "1", "--drain-grace-s", "0")
         router = await processes.start("router", "router", *options, ready_path="/readyz")
         yield emulator, router
 

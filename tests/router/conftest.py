@@ -8,12 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from fake_backend import FakeBackend
-from router_client import Client, Start, write
+from router_client import Client, Start, router, write
 
-from marlin.router.server import running
 from marlin.router.settings import Settings
 
 
@@ -25,10 +23,11 @@ def start(tmp_path: Path) -> Start:
     async def start(document: dict[str, Any], **settings: Any) -> AsyncIterator[Client]:
         config = tmp_path / "table.json"
         write(config, document)
-        chosen = replace(Settings(config=config, port=0, seed=0, has_access_log=False, probe_interval_s=0), **settings)
-        async with running(chosen) as router, aiohttp.ClientSession(auto_decompress=False) as session:
-            yield Client(router, session, config)
-            assert sum(router.balancer.in_flight().values()) == 0, "requests are still counted as in flight"
+        chosen = replace(
+            Settings(config=config, port=0, admin_port=0, seed=0, has_access_log=False, probe_interval_s=0), **settings
+        )
+        async with router(chosen) as client:
+            yield client
 
     return start
 

@@ -127,7 +127,7 @@ async def test_a_client_that_leaves_takes_its_request_at_the_backend_with_it(
             request.cancel()
             await asyncio.gather(request, return_exceptions=True)
         await asyncio.wait_for(backend.hung_up.wait(), 5)
-        await asyncio.wait_for(client.router.proxy.wait_until_idle(), 5)
+        await asyncio.wait_for(client.plane.wait_until_idle(), 5)
 
 
 async def test_a_stream_that_its_backend_breaks_off_ends_with_an_error_and_without_done(
@@ -204,17 +204,6 @@ async def test_without_any_backend_the_answer_is_503_with_a_time_to_come_back(st
             assert response.status == 503
             assert response.headers["Retry-After"] == "1"
             assert response.headers["x-marlin-error"] == "no_backend"
-
-
-async def test_a_request_that_may_have_reached_a_backend_is_not_sent_again(start: Start) -> None:
-    async def hang_up(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        writer.close()
-
-    async with FakeBackend(hang_up) as one, FakeBackend(hang_up) as two:
-        async with start(table(one.url, two.url)) as client, client.post() as response:
-            assert response.status == 502
-            assert response.headers["x-marlin-error"] == "upstream_disconnected"
-        assert len(one.seen) + len(two.seen) == 1
 
 
 async def test_usage_in_a_reply_becomes_an_estimate_of_energy_and_carbon(start: Start, backend: FakeBackend) -> None:

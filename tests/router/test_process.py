@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -40,13 +42,19 @@ async def start_router(config: Path, *options: str) -> tuple[asyncio.subprocess.
     port_file = config.with_suffix(".port")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "marlin.api.cli", "router", "--config", str(config), "--port", "0"),
+        *("--admin-port", "0"),
         *("--port-file", str(port_file), "--drain-grace-s", "0.2", *options),
         stderr=asyncio.subprocess.PIPE,
     )
     while not port_file.exists():
         assert process.returncode is None
         await asyncio.sleep(0.02)
-    return process, f"http://127.0.0.1:{int(port_file.read_text())}"
+    return process, f"http://127.0.0.1:{int(port_file.read_text().split()[0])}"
+
+
+def workers(process: asyncio.subprocess.Process) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in children.read_text().split()]
 
 
 async def end(process: asyncio.subprocess.Process, *, is_asked: bool = True) -> str:
@@ -119,10 +127,71 @@ async def test_a_bad_configuration_stops_it_at_the_start_with_one_line(tmp_path:
     config = tmp_path / "table.json"
     config.write_text("kind: Deployment\napiVersion: apps/v1\n")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "marlin.api.cli", "router", "--config", str(config), "--port", "0"),
+        *(
+            sys.executable,
+            "-m",
+            "marlin.api.cli",
+            "router",
+            "--config",
+            str(config),
+            "--port",
+            "0",
+            "--admin-port",
+            "0",
+        ),
         stderr=asyncio.subprocess.PIPE,
     )
     _, log = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 2
     assert b"kind 'Deployment' is not known" in log
     assert b"Traceback" not in log
+
+
+def test_a_worker_imports_neither_pydantic_nor_aiohttp_nor_numpy() -> None:
+    heavy = "{'pydantic', 'aiohttp', 'numpy', 'prometheus_client', 'yaml'}"
+    code = f"import sys, marlin.router.worker; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_a_worker_that_dies_is_replaced_and_nobody_is_refused(tmp_path: Path) -> None:
+    async with FakeBackend() as backend:
+        write(tmp_path / "table.json", table(backend.url))
+        process, url = await start_router(tmp_path / "table.json")
+        try:
+            (worker,) = workers(process)
+            os.kill(worker, signal.SIGKILL)
+            async with aiohttp.ClientSession() as session:
+                while True:
+                    try:
+                        async with session.post(f"{url}/v1/completions", json={"model": "m"}) as response:
+                            assert response.status == 200
+                            break
+                    except aiohttp.ServerDisconnectedError:
+                        continue  # accepted by the worker in the moment of its death
+            assert workers(process) != [worker]
+        finally:
+            log = await end(process)
+    assert "another one is started" in log
+
+
+async def test_two_workers_count_as_one_router(tmp_path: Path) -> None:
+    requests = 60
+    async with FakeBackend() as backend:
+        write(tmp_path / "table.json", table(backend.url))
+        process, url = await start_router(tmp_path / "table.json", "--workers", "2")
+        admin_port = int((tmp_path / "table.port").read_text().split()[1])
+        try:
+            for _ in range(requests):
+                # A connection of its own for each: the kernel spreads connections over the workers.
+                async with (
+                    aiohttp.ClientSession() as session,
+                    session.post(f"{url}/v1/completions", json={"model": "m"}) as response,
+                ):
+                    assert response.status == 200
+            admin_url = f"http://127.0.0.1:{admin_port}/metrics"
+            async with aiohttp.ClientSession() as session, session.get(admin_url) as response:
+                text = await response.text()
+        finally:
+            await end(process)
+    assert f'marlin_router_requests_total{{code="200",datacenter="dc0",pool="chat"}} {requests}.0' in text
+    assert "marlin_router_workers 2.0" in text

@@ -133,22 +133,22 @@ async def test_realised_shares_follow_the_plan_within_one_request(start: Start) 
 async def test_a_changed_file_takes_over_and_a_bad_one_changes_nothing(start: Start) -> None:
     async with FakeBackend() as one, FakeBackend() as two, start(table(one.url)) as client:
         write(client.config, table(two.url, generation=2))
-        await client.router.control.step()
+        await client.control.step()
         assert (await served(client, 1))["dc0"] == 1
         assert len(two.seen) == 1
 
         client.config.write_text('{"kind": "RoutingTable", "datacenters": ')
-        await client.router.control.step()
+        await client.control.step()
         await served(client, 1)
         assert len(two.seen) == 2
-        async with client.session.get(f"{client.url}/readyz") as response:
+        async with client.session.get(f"{client.admin_url}/readyz") as response:
             body = await response.text()
             assert response.status == 200
         assert "not valid" in body
         assert await client.metric('marlin_router_table_reloads_total{result="invalid"}') == 1
 
         write(client.config, table(one.url, generation=1))
-        await client.router.control.step()
+        await client.control.step()
         await served(client, 1)
         assert len(two.seen) == 3, "a table of an older generation is ignored"
 
@@ -160,7 +160,7 @@ async def test_a_plan_is_taken_over_at_its_time(start: Start) -> None:
             write(
                 client.config, table(one.url, two.url, plan=plan((0, 10_000), epoch=2, starts_in_s=1.0), generation=2)
             )
-            await client.router.control.step()
+            await client.control.step()
             assert (await served(client, 3))["dc0"] == 3
             deadline_s = time.monotonic() + 10
             while (await served(client, 1))["dc1"] == 0:
@@ -169,10 +169,10 @@ async def test_a_plan_is_taken_over_at_its_time(start: Start) -> None:
 
 async def test_draining_says_not_ready_first(start: Start, backend: FakeBackend) -> None:
     async with start(table(backend.url)) as client:
-        client.router.admin.is_draining = True
-        async with client.session.get(f"{client.url}/readyz") as response:
+        client.admin.is_draining = True
+        async with client.session.get(f"{client.admin_url}/readyz") as response:
             assert response.status == 503
-        async with client.session.get(f"{client.url}/healthz") as response:
+        async with client.session.get(f"{client.admin_url}/healthz") as response:
             assert response.status == 200
         assert (await served(client, 1))["dc0"] == 1, "what still arrives is served"
 
@@ -185,6 +185,6 @@ async def test_the_debug_page_shows_addresses_and_no_secret(start: Start, backen
     async with start(document, secrets_dir=tmp_path) as client:
         await served(client, 1)
         for page in ("/debug/table", "/metrics", "/readyz"):
-            async with client.session.get(client.url + page) as response:
+            async with client.session.get(client.admin_url + page) as response:
                 assert "hunter2" not in await response.text()
     assert ("Authorization", "Bearer hunter2") in backend.seen[0].headers

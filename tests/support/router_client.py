@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from marlin.router.server import Router
+from marlin.router.launch import Controlled, controlling
+from marlin.router.messages import Report
+from marlin.router.plane import Plane
+from marlin.router.settings import Settings
+from marlin.router.view import Table
+from marlin.router.worker import report_of
 
 
 def table(*backends: str, **changes: Any) -> dict[str, Any]:
@@ -47,14 +54,40 @@ def write(path: Path, document: dict[str, Any]) -> None:
     os.replace(part, path)  # noqa: PTH105
 
 
-class Client:
-    """A router and a session that talks to it."""
+class LocalWorkers:
+    """A worker's data plane in the test's own loop, in place of processes."""
 
-    def __init__(self, router: Router, session: aiohttp.ClientSession, config: Path) -> None:
-        self.router = router
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.lines: list[bytes] = []
+        write_log = self.lines.append if settings.has_access_log else None
+        self.plane = Plane(settings, clock, time.time, None, write_log)
+
+    def adopt(self, table: Table) -> None:
+        self.plane.adopt(table)
+
+    def verdict(self, url: str, *, is_well: bool) -> None:
+        for live in self.plane.balancer.all_live():
+            if live.backend.url == url:
+                self.plane.balancer.report_probe(live, is_well=is_well)
+
+    async def reports(self) -> list[Report]:
+        return [report_of(self.plane, 1)]
+
+
+class Client:
+    """A router in this loop, and a session that talks to it."""
+
+    def __init__(
+        self, plane: Plane, port: int, controlled: Controlled, session: aiohttp.ClientSession, config: Path
+    ) -> None:
+        self.plane = plane
+        self.control = controlled.control
+        self.admin = controlled.admin
         self.session = session
         self.config = config
-        self.url = f"http://127.0.0.1:{router.port}"
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.admin_url = f"http://127.0.0.1:{controlled.admin_port}"
 
     def post(
         self,
@@ -69,12 +102,30 @@ class Client:
 
     async def metric(self, name: str) -> float:
         """Sum over the labels of a metric."""
-        async with self.session.get(f"{self.url}/metrics") as response:
+        async with self.session.get(f"{self.admin_url}/metrics") as response:
             text = await response.text()
         values = [
             line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith(name) and line[len(name)] in "{ "
         ]
         return sum(map(float, values))
+
+
+@asynccontextmanager
+async def router(settings: Settings) -> AsyncIterator[Client]:
+    """A router in this loop; ends by asserting that nothing is counted as in flight."""
+    workers = LocalWorkers(settings)
+    plane = workers.plane
+    async with controlling(settings, workers) as controlled, aiohttp.ClientSession(auto_decompress=False) as session:
+        server = await asyncio.get_running_loop().create_server(plane.accept, "127.0.0.1", 0)
+        looking = asyncio.create_task(plane.look_after())
+        try:
+            yield Client(plane, server.sockets[0].getsockname()[1], controlled, session, settings.config)
+            await asyncio.wait_for(plane.wait_until_idle(), 5)
+            assert plane.balancer.in_flight() == 0, "requests are still counted as in flight"
+        finally:
+            looking.cancel()
+            server.close()
+            await plane.close()
 
 
 Start = Callable[..., AbstractAsyncContextManager[Client]]

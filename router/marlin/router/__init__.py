@@ -1,29 +1,20 @@
 """The router: takes OpenAI-style requests, sends each to the datacenter that the plan says, and passes bytes on.
 
-Decisions are pure functions over plain values; sockets and files are at the rim. What a module may import follows
-from that, so that the input and output can be exchanged without touching a decision:
+A control process and its workers (``docs/explanation/architecture.md``). Decisions are pure functions over plain
+values; sockets and files are at the rim. In a worker (standard library, msgspec, uvloop):
 
-- standard library only (what the hot path reads):
-  ``view``      the parsed table: frozen dataclasses, one rule per pool
-  ``choice``    which datacenter, which backend
-  ``balancer``  choices with memory: in-flight counters, back-off, leases
-  ``schedule``  which plan is in force at which moment
-  ``paths``     what is passed on at all
-  ``headers``   which headers go through
-  ``requests``  the model's name, out of a body
-  ``usage``     the token counts, out of a reply's tail
-  ``errors``    our own answers, in OpenAI's shape
-  ``logs``      log lines
-- control side (pydantic, ``marlin.api``):
-  ``tables``    documents to a RoutingTable, a RoutingTable to a ``view.Table``
-  ``control``   reads and watches the file, takes plans over in time
-- the rim (aiohttp, prometheus_client):
-  ``proxy``     the clients' side of a request
-  ``forwarding``  the way to a backend and back
-  ``upstream``  connections to backends
-  ``probes``    asks backends for their health
-  ``metrics``   what is counted
-  ``admin``     /metrics, /healthz, /readyz, /debug/table
-  ``server``    puts it together, drains on SIGTERM
-  ``cli``       the command line
+- what is decided: ``view`` the parsed table; ``choice`` which datacenter, which backend; ``balancer`` the same with a
+  memory; ``budget`` how many retries; ``loads`` requests in flight, shared by workers
+- what is read: ``heads`` and ``framing`` HTTP/1; ``body_fields`` the model's name; ``paths`` what is passed on;
+  ``usage`` token counts
+- the rim: ``downstream`` a client's connection; ``flow`` one request; ``upstream`` a backend's connections; ``plane``
+  what they share; ``worker`` the process
+- what is told: ``errors`` our own answers; ``tally`` counts; ``access_log`` and ``logs`` lines
+
+In the control process (pydantic, aiohttp, prometheus_client):
+
+- ``tables`` and ``fleet`` documents to a RoutingTable and on to a ``view.Table``; ``schedule`` which plan is in force
+  when; ``control`` reads and watches the file
+- ``crew`` the workers; ``messages`` what they are told and tell; ``probes`` asks backends for their health
+- ``metrics`` and ``admin`` what people see; ``launch`` puts it together; ``settings`` and ``cli`` the command line
 """

@@ -1,20 +1,22 @@
 """What operators of the router look at: /metrics, /healthz, /readyz and /debug/table.
 
-On the port for requests, or with ``--admin-port`` on one of their own. Nothing here shows a secret.
+On a port of their own, bound to this machine by default. Nothing here shows a secret.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from marlin.router.balancer import Balancer
 from marlin.router.control import ControlStatus
+from marlin.router.crew import Workers
+from marlin.router.messages import BackendReport, Report
 from marlin.router.metrics import Metrics
 from marlin.router.view import Backend, Ordered, Pool, Table
 
@@ -27,7 +29,7 @@ class Admin:
     Args:
         table: the table in force.
         status: how reading it went.
-        balancer: knows what is up.
+        workers: know what is up.
         metrics: what is counted.
         clock: Unix time, s.
     """
@@ -36,13 +38,13 @@ class Admin:
         self,
         table: Callable[[], Table],
         status: Callable[[], ControlStatus],
-        balancer: Balancer,
+        workers: Workers,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._table = table
         self._status = status
-        self._balancer = balancer
+        self._workers = workers
         self._metrics = metrics
         self._clock = clock
         self.is_draining = False
@@ -58,22 +60,42 @@ class Admin:
         }
 
     async def _show_metrics(self, _: web.Request) -> web.StreamResponse:
-        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        exposition = self._metrics.exposition(await self._workers.reports())
+        return web.Response(body=exposition, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _show_health(self, _: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
 
     async def _show_readiness(self, _: web.Request) -> web.StreamResponse:
-        body = readiness(self._table(), self._status(), self._balancer, self._clock(), is_draining=self.is_draining)
+        seen = merged(await self._workers.reports())
+        body = readiness(self._table(), self._status(), seen, self._clock(), is_draining=self.is_draining)
         return _json(body, 200 if body["ready"] else 503)
 
     async def _show_table(self, _: web.Request) -> web.StreamResponse:
-        return _json(table_shown(self._table(), self._balancer))
+        return _json(table_shown(self._table(), merged(await self._workers.reports())))
 
 
-def readiness(
-    table: Table, status: ControlStatus, balancer: Balancer, now_s: float, *, is_draining: bool
-) -> dict[str, Any]:
+Seen = dict[tuple[str, str, str], BackendReport]
+"""What is known of each backend, by its key."""
+
+
+def merged(reports: Sequence[Report]) -> Seen:
+    """What all workers together know of each backend: requests add up, and it is up where one worker uses it."""
+    seen: Seen = {}
+    for backend in (backend for report in reports for backend in report.backends):
+        key = (backend.pool, backend.name, backend.url)
+        before = seen.get(key)
+        if before is not None:
+            backend = msgspec.structs.replace(  # noqa: PLW2901 the sum stands for the summand
+                backend,
+                in_flight=backend.in_flight + before.in_flight,
+                is_usable=backend.is_usable or before.is_usable,
+            )
+        seen[key] = backend
+    return seen
+
+
+def readiness(table: Table, status: ControlStatus, seen: Seen, now_s: float, *, is_draining: bool) -> dict[str, Any]:
     """The body of /readyz. Ready means: has a table, and is not draining.
 
     Backends that are down do not make the router unready: it would vanish for all its models because of one, and its
@@ -92,14 +114,14 @@ def readiness(
                 "model": pool.model_name,
                 "dispatch": _dispatch(pool),
                 "backends": (backends := [b for site in pool.sites for b in site.backends]) and len(backends),
-                "backendsUp": sum(balancer.is_usable(b) for b in backends),
+                "backendsUp": sum(b.key in seen and seen[b.key].is_usable for b in backends),
             }
             for pool in table.pools
         ],
     }
 
 
-def table_shown(table: Table, balancer: Balancer) -> dict[str, Any]:
+def table_shown(table: Table, seen: Seen) -> dict[str, Any]:
     """The body of /debug/table: all of the table but secrets, and the state of each backend."""
     return {
         "generation": table.generation,
@@ -115,7 +137,7 @@ def table_shown(table: Table, balancer: Balancer) -> dict[str, Any]:
             }
             for d in table.datacenters
         ],
-        "pools": [_pool_shown(pool, balancer) for pool in table.pools],
+        "pools": [_pool_shown(pool, seen) for pool in table.pools],
     }
 
 
@@ -135,7 +157,7 @@ def _plan_shown(table: Table, status: ControlStatus, now_s: float) -> dict[str, 
     return shown
 
 
-def _pool_shown(pool: Pool, balancer: Balancer) -> dict[str, Any]:
+def _pool_shown(pool: Pool, seen: Seen) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "name": pool.name,
         "model": pool.model_name,
@@ -145,7 +167,7 @@ def _pool_shown(pool: Pool, balancer: Balancer) -> dict[str, Any]:
             {
                 "datacenter": site.name,
                 "share": share,
-                "backends": [_backend_shown(backend, balancer) for backend in site.backends],
+                "backends": [_backend_shown(backend, seen.get(backend.key)) for backend in site.backends],
             }
             for site, share in zip(pool.sites, pool.shares, strict=True)
         ],
@@ -156,19 +178,18 @@ def _pool_shown(pool: Pool, balancer: Balancer) -> dict[str, Any]:
     return shown
 
 
-def _backend_shown(backend: Backend, balancer: Balancer) -> dict[str, Any]:
-    counters = balancer.counters(backend)
+def _backend_shown(backend: Backend, seen: BackendReport | None) -> dict[str, Any]:
     return {
         "name": backend.name,
         "url": backend.url,
         "isMemberRouter": backend.is_member_router,
         "hasCredentials": backend.authorization is not None,
         "capacityRps": backend.capacity_rps,
-        "capacityRequests": balancer.concurrency(backend),
+        "capacityRequests": None if seen is None else seen.concurrency,
         "maxConcurrentRequests": backend.max_concurrent_requests,
-        "inFlight": counters.in_flight,
-        "up": balancer.is_usable(backend),
-        "serviceTimeSeconds": counters.service_time_s,
+        "inFlight": 0 if seen is None else seen.in_flight,
+        "up": seen is not None and seen.is_usable,
+        "serviceTimeSeconds": None if seen is None else seen.service_time_s,
     }
 
 

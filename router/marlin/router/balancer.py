@@ -1,30 +1,42 @@
-"""Choices with a memory: how many requests are in flight where, who is backing off, who was drawn last.
+"""Choices with a memory: how many requests are in flight where, who is left alone, who was drawn last.
 
-``proxy`` asks for a backend, takes a ``lease`` on it for as long as the request lives, and reports a failed connection.
-The rules themselves are in ``choice``; here is the state they are applied to. The clock is passed in. Everything runs
-on one event loop, so there are no locks.
+``flow`` asks for a backend, opens a lease on it for as long as the request lives, and reports what became of it. The
+rules are in ``choice``; here is the state they are applied to, kept up to date at every event rather than gathered for
+every request: what may be chosen changes seldom, requests are many. The clock is passed in; everything runs on one
+event loop, so there are no locks.
+
+A backend is *down* when it refused a connection (for ``BACK_OFF_S``) or a probe says so: then nothing is sent to it. It
+is *resting* when it said 429 or 503, or failed several times in a row: then others come first, and it is only chosen
+where the pool has nothing else.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from marlin.router.choice import (
-    BackendState,
-    choose_backend,
-    choose_by_order,
-    choose_by_shares,
-    draw,
-    site_state,
-)
-from marlin.router.view import Backend, Ordered, Pool, Table
+from marlin.router.choice import Draws, choose_backend, choose_by_order, choose_by_shares, most_free
+from marlin.router.loads import SCRAP, SLOTS, LoadPage
+from marlin.router.view import Backend, Ordered, Pool, Site, Table
+
+if TYPE_CHECKING:
+    from marlin.router.upstream import Peer
 
 BACK_OFF_S: Final = 2.0
 """A backend that refused a connection is left alone for this long, or until a probe finds it well."""
+
+FAILURES_BEFORE_REST: Final = 3
+"""Failures in a row after which a backend rests. A reply below 500 is no failure: it is the client's."""
+
+FIRST_REST_S: Final = 0.5
+LONGEST_REST_S: Final = 2.0
+"""A rest doubles with every failure, between these; a backend that is well again is back after the longest."""
+
+LONGEST_RETRY_AFTER_S: Final = 30.0
+"""A Retry-After beyond this is not believed: nobody would notice that the backend is back."""
 
 INITIAL_SERVICE_TIME_S: Final = 5.0
 """Taken for a request's duration until the first one has ended."""
@@ -36,176 +48,432 @@ MAX_SLOWDOWN: Final = 3.0
 """How far beyond its best a mean service time counts towards capacity. A full batch slows decoding by less than this
 (serving profiles: 1.2 to 2.3 times from batch 1 to 64); what is slower than that is waiting, not working."""
 
+SHARED_VIEW_S: Final = 0.01
+"""How old the counts of other workers may be."""
+
 _MAX_PHASE: Final = 64
 _MAX_REMEMBERED: Final = 1024
 
 BackendKey = tuple[str, str, str]
 
 
-@dataclass(slots=True)
-class Counters:
-    """What is known of one backend."""
+class LiveBackend:
+    """One backend and what is known of it. Survives its table as long as requests are in flight to it.
 
-    in_flight: int = 0
-    last_pick: int = 0
-    back_off_until_s: float = 0.0
-    is_well: bool = True
-    """What the last probe said; a backend is taken to be well until one says otherwise."""
-    service_time_s: float | None = None
-    """Running mean of how long requests took."""
-    best_service_time_s: float | None = None
-    """The lowest that mean has been."""
+    Attributes:
+        backend: what the table says.
+        in_flight: requests in flight to it, of all workers.
+        own_in_flight: of this worker.
+        concurrency: requests in flight at full capacity.
+        is_usable: whether a request may be sent to it.
+        last_pick: when it was last chosen, as a count of choices.
+        slot: its cell on the load page.
+        service_time_s, best_service_time_s: running mean of how long requests took; the lowest that mean has been.
+        failures: in a row.
+    """
 
-    def is_usable(self, now_s: float) -> bool:
-        """Whether a request may be sent to it."""
-        return self.is_well and now_s >= self.back_off_until_s
+    __slots__ = (
+        "_stated_concurrency",
+        "back_off_until_s",
+        "backend",
+        "best_service_time_s",
+        "capacity_rps",
+        "concurrency",
+        "failures",
+        "in_flight",
+        "is_usable",
+        "is_well",
+        "last_pick",
+        "limit",
+        "own_in_flight",
+        "peer",
+        "rest_until_s",
+        "service_time_s",
+        "site",
+        "slot",
+    )
+
+    site: LiveSite
+    peer: Peer
+    """How it is reached; set and used by the plane."""
+
+    def __init__(self, backend: Backend, slot: int) -> None:
+        self.slot = slot
+        self.in_flight = 0
+        self.own_in_flight = 0
+        self.last_pick = 0
+        self.back_off_until_s = 0.0
+        self.rest_until_s = 0.0
+        self.failures = 0
+        self.is_well = True
+        """What the last probe said; a backend is taken to be well until one says otherwise."""
+        self.is_usable = True
+        self.service_time_s: float | None = None
+        self.best_service_time_s: float | None = None
+        self.describe(backend)
+
+    def describe(self, backend: Backend) -> None:
+        """Takes what a new table says of it."""
+        self.backend = backend
+        self.capacity_rps = backend.capacity_rps
+        self.limit = backend.max_concurrent_requests
+        stated = backend.concurrency_at_capacity
+        if stated is None and self.limit is not None:
+            stated = float(self.limit)
+        self._stated_concurrency = stated
+        self.measure(None)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more request may be sent."""
+        return self.is_usable and (self.limit is None or self.in_flight < self.limit)
+
+    def is_down(self, now_s: float) -> bool:
+        """Whether nothing may be sent to it at all."""
+        return not self.is_well or now_s < self.back_off_until_s
+
+    def measure(self, pool_service_time_s: float | None) -> None:
+        """Works out its concurrency: stated, or by Little's law (see ``choice``).
+
+        A backend that carries less than its table says would otherwise never be full: the slower it gets, the more
+        requests would count as its capacity.
+        """
+        if self._stated_concurrency is not None:
+            self.concurrency = self._stated_concurrency
+        elif self.service_time_s is None or self.best_service_time_s is None:
+            mean_s = INITIAL_SERVICE_TIME_S if pool_service_time_s is None else pool_service_time_s
+            self.concurrency = self.capacity_rps * mean_s
+        else:
+            self.concurrency = self.capacity_rps * min(self.service_time_s, MAX_SLOWDOWN * self.best_service_time_s)
 
 
-@dataclass(slots=True)
-class Lease:
-    """A request's hold on a backend."""
+class LiveSite:
+    """A datacenter of one pool: the sum of its usable backends."""
 
-    backend: Backend
-    is_sample: bool = False
-    """Set when the request was answered as it should be: then its duration counts as a service time."""
+    __slots__ = ("backends", "concurrency", "has_limits", "in_flight", "is_usable", "pool", "site")
+
+    def __init__(self, site: Site, backends: list[LiveBackend], pool: LivePool) -> None:
+        self.site = site
+        self.backends = backends
+        self.pool = pool
+        self.has_limits = any(backend.limit is not None for backend in backends)
+        self.is_usable = False
+        self.in_flight = 0
+        self.concurrency = 0.0
+        for backend in backends:
+            backend.site = self
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one of its usable backends has."""
+        if not self.has_limits:
+            return self.is_usable
+        return any(backend.has_room for backend in self.backends)
+
+    def add_up(self) -> None:
+        """Sums up its usable backends."""
+        usable = [backend for backend in self.backends if backend.is_usable]
+        self.is_usable = bool(usable)
+        self.in_flight = sum(backend.in_flight for backend in usable)
+        self.concurrency = math.fsum(backend.concurrency for backend in usable)
 
 
-@dataclass(slots=True)
+class LivePool:
+    """A pool and its sites at this instant."""
+
+    __slots__ = ("draws", "has_members", "is_measured", "pool", "service_time_s", "sites")
+
+    def __init__(self, pool: Pool, sites: list[list[LiveBackend]]) -> None:
+        self.pool = pool
+        self.sites = [LiveSite(site, backends, self) for site, backends in zip(pool.sites, sites, strict=True)]
+        self.has_members = any(b.backend.is_member_router for b in self.backends())
+        self.draws: Draws | None = None
+        self.service_time_s: float | None = None
+        self.is_measured = True
+        """Whether the sites' capacities follow from the newest service times."""
+
+    def backends(self) -> Iterator[LiveBackend]:
+        """Its backends."""
+        for site in self.sites:
+            yield from site.backends
+
+    def measure(self) -> None:
+        """Works out capacities again."""
+        self.is_measured = True
+        for backend in self.backends():
+            backend.measure(self.service_time_s)
+        for site in self.sites:
+            site.add_up()
+
+
+@dataclass(frozen=True, slots=True)
+class _Restricted:
+    """A site for one request that may not go to some of its backends."""
+
+    backends: list[LiveBackend]
+    is_usable: bool
+    has_room: bool
+    in_flight: int
+    concurrency: float
+
+
 class Balancer:
-    """Chooses backends and counts what they hold."""
+    """Chooses backends and counts what they hold.
 
-    clock: Callable[[], float]
-    """Monotonic seconds."""
-    random: Random = field(default_factory=Random)
-    """Where in its sequence each draw begins, so that several routers do not march in step."""
-    _counters: dict[BackendKey, Counters] = field(default_factory=dict)
-    _pool_service_time_s: dict[str, float] = field(default_factory=dict)
-    _credits: dict[tuple[str, tuple[float, ...]], tuple[float, ...]] = field(default_factory=dict)
-    _picks: int = 0
+    Args:
+        clock: monotonic seconds.
+        random: where in its sequence each draw begins, so that several routers do not march in step.
+        page: counts that workers share; None: there is one worker.
+    """
 
-    def counters(self, backend: Backend) -> Counters:
-        """The counters of ``backend``, made when first asked for."""
-        found = self._counters.get(backend.key)
-        if found is None:
-            found = self._counters[backend.key] = Counters()
-        return found
+    def __init__(self, clock: Callable[[], float], random: Random, page: LoadPage | None = None) -> None:
+        self._clock = clock
+        self._random = random
+        self._page = page
+        self._cells = memoryview(bytearray(SLOTS * 8)).cast("q") if page is None else page.cells
+        self._first = 0 if page is None else page.first
+        self._has_others = page is not None and page.workers > 1
+        self._seen_others_s = -math.inf
+        self._live: dict[BackendKey, LiveBackend] = {}
+        self._draws: dict[tuple[str, tuple[float, ...]], Draws] = {}
+        self._picks = 0
+        self._next_change_s = math.inf
+        """When the first back-off or rest ends."""
+        self.pools: list[LivePool] = []
+        self.by_model: dict[str, LivePool] = {}
 
-    def adopt(self, table: Table) -> None:
-        """Forgets backends that are gone, once nothing is in flight to them. Draws with the same weights go on."""
-        kept = {backend.key for backend in table.backends()}
-        self._counters = {key: c for key, c in self._counters.items() if key in kept or c.in_flight}
+    def adopt(self, table: Table, slots: Collection[int] | None = None) -> None:
+        """Takes a table over. What is known of backends that stay is kept; draws with the same weights go on.
 
-    def choose(self, pool: Pool, tried: Collection[BackendKey] = (), *, is_forwarded: bool = False) -> Backend | None:
+        Args:
+            table: the table.
+            slots: a cell of the load page for each of ``table.backends()``; None: counted up from 0.
+        """
+        cells = iter(range(SLOTS) if slots is None else slots)
+        old, known, pools = {p.pool.name: p for p in self.pools}, self._live, []
+        kept: dict[BackendKey, LiveBackend] = {}
+        for pool in table.pools:
+            sites = []
+            for site in pool.sites:
+                backends = []
+                for backend in site.backends:
+                    live = known.get(backend.key)
+                    if live is None:
+                        live = LiveBackend(backend, next(cells))
+                    else:
+                        live.slot = next(cells)
+                        live.describe(backend)
+                    self._cells[self._first + live.slot] = live.own_in_flight
+                    kept[backend.key] = live
+                    backends.append(live)
+                sites.append(backends)
+            fresh = LivePool(pool, sites)
+            if pool.name in old:
+                fresh.service_time_s = old[pool.name].service_time_s
+            pools.append(fresh)
+        for key, live in known.items():
+            if key not in kept:
+                live.slot = SCRAP
+        self._live = {key: live for key, live in known.items() if live.own_in_flight} | kept
+        self.pools = pools
+        self.by_model = {pool.pool.model_name: pool for pool in pools}
+        for fresh in pools:
+            fresh.measure()
+        self._refresh()
+
+    def live(self, backend: Backend) -> LiveBackend:
+        """What is known of ``backend``."""
+        return self._live[backend.key]
+
+    def all_live(self) -> Collection[LiveBackend]:
+        """All backends something is known of."""
+        return self._live.values()
+
+    def choose(
+        self, pool: LivePool, tried: Collection[LiveBackend] = (), *, is_forwarded: bool = False
+    ) -> LiveBackend | None:
         """The backend that the next request of ``pool`` goes to; None when there is none with room.
 
         Args:
             pool: the request's pool.
-            tried: backends that could not be connected to for this request.
+            tried: backends that failed this request.
             is_forwarded: whether the request comes from another router: then it never goes to a member router.
         """
-        now_s = self.clock()
-        states = [
-            [self._state(backend, now_s, tried, is_forwarded) for backend in site.backends] for site in pool.sites
-        ]
-        sites = [site_state(backends) for backends in states]
-        if isinstance(pool.rule, Ordered):
-            chosen = choose_by_order(pool.rule, sites)
+        now_s = self._clock()
+        if now_s >= self._next_change_s:
+            self._refresh()
+        if self._has_others and now_s - self._seen_others_s >= SHARED_VIEW_S:
+            self._look_at_others(now_s)
+        if tried or (is_forwarded and pool.has_members):
+            return self._choose_among(pool, tried, is_forwarded=is_forwarded)
+        sites = pool.sites
+        rule = pool.pool.rule
+        if isinstance(rule, Ordered):
+            if not pool.is_measured:
+                pool.measure()
+            chosen = choose_by_order(rule, sites)
         else:
-            # Each set of usable sites has draws of its own: shares stay exact within each, whatever comes and goes.
-            weights = tuple(w if site.is_usable else 0.0 for w, site in zip(pool.rule.weights, sites, strict=True))
-            chosen, credit = choose_by_shares(pool.rule, sites, self._credit(pool.name, weights))
-            self._credits[pool.name, weights] = credit
+            chosen = choose_by_shares(pool.draws, sites)
         if chosen is None:
             return None
-        index = choose_backend(states[chosen])
+        return self._pick(sites[chosen].backends)
+
+    def open(self, live: LiveBackend) -> None:
+        """Counts a request in."""
+        live.in_flight += 1
+        live.own_in_flight += 1
+        if live.is_usable:
+            live.site.in_flight += 1
+        self._cells[self._first + live.slot] = live.own_in_flight
+
+    def close(self, live: LiveBackend, duration_s: float | None = None) -> None:
+        """Counts a request out.
+
+        Args:
+            live: where it was.
+            duration_s: how long it took, where it was answered as it should be; None: no sample of a service time.
+        """
+        live.in_flight -= 1
+        live.own_in_flight -= 1
+        if live.is_usable:
+            live.site.in_flight -= 1
+        self._cells[self._first + live.slot] = live.own_in_flight
+        if duration_s is not None:
+            mean_s = live.service_time_s
+            live.service_time_s = mean_s = duration_s if mean_s is None else mean_s + SMOOTHING * (duration_s - mean_s)
+            best_s = live.best_service_time_s
+            if best_s is None or mean_s < best_s:
+                live.best_service_time_s = mean_s
+            pool = live.site.pool
+            of_pool_s = pool.service_time_s
+            pool.service_time_s = duration_s if of_pool_s is None else of_pool_s + SMOOTHING * (duration_s - of_pool_s)
+            pool.is_measured = False
+
+    def report_unreachable(self, live: LiveBackend) -> None:
+        """Leaves a backend alone that could not be connected to."""
+        live.back_off_until_s = self._clock() + BACK_OFF_S
+        self._refresh()
+
+    def report_overloaded(self, live: LiveBackend, retry_after_s: float | None = None) -> None:
+        """Lets a backend rest that said 429 or 503.
+
+        Args:
+            live: the backend.
+            retry_after_s: how long it asked for.
+        """
+        live.failures += 1
+        rest_s = min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** min(live.failures - 1, 10))
+        if retry_after_s is not None:
+            rest_s = min(retry_after_s, LONGEST_RETRY_AFTER_S)
+        self._rest(live, rest_s)
+
+    def report_failed(self, live: LiveBackend) -> None:
+        """Notes a failure that may be the backend's; several in a row let it rest."""
+        live.failures += 1
+        if live.failures >= FAILURES_BEFORE_REST:
+            over = live.failures - FAILURES_BEFORE_REST
+            self._rest(live, min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** min(over, 10)))
+
+    def report_probe(self, live: LiveBackend, *, is_well: bool) -> None:
+        """Takes a probe's verdict."""
+        live.is_well = is_well
+        if is_well:
+            live.back_off_until_s = 0.0
+        self._refresh()
+
+    def in_flight(self) -> int:
+        """Requests of this worker in flight at all backends, those that left the table included."""
+        return sum(live.own_in_flight for live in self._live.values())
+
+    def _rest(self, live: LiveBackend, rest_s: float) -> None:
+        live.rest_until_s = max(live.rest_until_s, self._clock() + rest_s)
+        self._refresh()
+
+    def _pick(self, backends: list[LiveBackend]) -> LiveBackend | None:
+        if len(backends) == 1:
+            return backends[0] if backends[0].has_room else None
+        index = choose_backend(backends)
         if index is None:
             return None
-        backend = pool.sites[chosen].backends[index]
         self._picks += 1
-        self.counters(backend).last_pick = self._picks
-        return backend
+        live = backends[index]
+        live.last_pick = self._picks
+        return live
 
-    @contextmanager
-    def lease(self, backend: Backend) -> Iterator[Lease]:
-        """Counts a request in for as long as the block runs, however it ends."""
-        counters = self.counters(backend)
-        began_s = self.clock()
-        lease = Lease(backend)
-        counters.in_flight += 1
-        try:
-            yield lease
-        finally:
-            counters.in_flight -= 1
-            if lease.is_sample:
-                self._learn(backend, counters, self.clock() - began_s)
+    def _choose_among(
+        self, pool: LivePool, tried: Collection[LiveBackend], *, is_forwarded: bool
+    ) -> LiveBackend | None:
+        """As ``choose``, for a request that may not go everywhere."""
+        pool.measure()
+        sites = []
+        for site in pool.sites:
+            allowed = [
+                b
+                for b in site.backends
+                if b.is_usable and b not in tried and not (is_forwarded and b.backend.is_member_router)
+            ]
+            sites.append(
+                _Restricted(
+                    backends=allowed,
+                    is_usable=bool(allowed),
+                    has_room=any(b.has_room for b in allowed),
+                    in_flight=sum(b.in_flight for b in allowed),
+                    concurrency=math.fsum(b.concurrency for b in allowed),
+                )
+            )
+        if isinstance(pool.pool.rule, Ordered):
+            chosen = choose_by_order(pool.pool.rule, sites)
+        elif tried:
+            # A request that was drawn already has paid for its draw.
+            drawable = [i for i, w in enumerate(pool.pool.rule.weights) if w > 0 and sites[i].has_room]
+            chosen = max(drawable, key=lambda i: sites[i].concurrency - sites[i].in_flight) if drawable else None
+            chosen = most_free(sites) if chosen is None else chosen
+        else:
+            weights = tuple(w if s.is_usable else 0.0 for w, s in zip(pool.pool.rule.weights, sites, strict=True))
+            chosen = choose_by_shares(self._draws_of(pool, weights), sites)
+        return None if chosen is None else self._pick(sites[chosen].backends)
 
-    def back_off(self, backend: Backend) -> None:
-        """Leaves a backend alone that could not be connected to."""
-        self.counters(backend).back_off_until_s = self.clock() + BACK_OFF_S
+    def _look_at_others(self, now_s: float) -> None:
+        """Adds what other workers have in flight."""
+        assert self._page is not None
+        self._seen_others_s = now_s
+        for pool in self.pools:
+            for site in pool.sites:
+                total = 0
+                for live in site.backends:
+                    live.in_flight = live.own_in_flight + self._page.elsewhere(live.slot)
+                    if live.is_usable:
+                        total += live.in_flight
+                site.in_flight = total
 
-    def report_probe(self, backend: Backend, *, is_well: bool) -> None:
-        """Takes a probe's verdict."""
-        counters = self.counters(backend)
-        counters.is_well = is_well
-        if is_well:
-            counters.back_off_until_s = 0.0
+    def _refresh(self) -> None:
+        """Works out who may be chosen, and until when that holds."""
+        now_s = self._clock()
+        changes_s = [math.inf]
+        for pool in self.pools:
+            backends = list(pool.backends())
+            is_awake = any(not b.is_down(now_s) and now_s >= b.rest_until_s for b in backends)
+            for b in backends:
+                # Where all rest, all are used: a tired backend's answer is better than none.
+                b.is_usable = not b.is_down(now_s) and (now_s >= b.rest_until_s or not is_awake)
+                changes_s += [t for t in (b.back_off_until_s, b.rest_until_s) if t > now_s]
+            for site in pool.sites:
+                site.add_up()
+            if not isinstance(pool.pool.rule, Ordered):
+                # Each set of usable sites has draws of its own: shares stay exact within each, whatever comes and goes.
+                weights = zip(pool.pool.rule.weights, pool.sites, strict=True)
+                pool.draws = self._draws_of(pool, tuple(w if site.is_usable else 0.0 for w, site in weights))
+        self._next_change_s = min(changes_s)
 
-    def is_usable(self, backend: Backend) -> bool:
-        """Whether a request may be sent to ``backend`` now."""
-        return self.counters(backend).is_usable(self.clock())
-
-    def in_flight(self) -> dict[tuple[str, str], int]:
-        """Requests in flight by pool and backend, those of backends that left the table included."""
-        totals: dict[tuple[str, str], int] = {}
-        for (pool, name, _), counters in self._counters.items():
-            totals[pool, name] = totals.get((pool, name), 0) + counters.in_flight
-        return totals
-
-    def concurrency(self, backend: Backend) -> float:
-        """Requests in flight at full capacity: stated, or by Little's law (see ``choice``)."""
-        if backend.concurrency_at_capacity is not None:
-            return backend.concurrency_at_capacity
-        if backend.max_concurrent_requests is not None:
-            return float(backend.max_concurrent_requests)
-        counters = self.counters(backend)
-        service_time_s, best_s = counters.service_time_s, counters.best_service_time_s
-        if service_time_s is None or best_s is None:
-            return backend.capacity_rps * self._pool_service_time_s.get(backend.pool, INITIAL_SERVICE_TIME_S)
-        # A backend that carries less than its table says would otherwise never be full: the slower it gets, the more
-        # requests would count as its capacity.
-        return backend.capacity_rps * min(service_time_s, MAX_SLOWDOWN * best_s)
-
-    def _state(self, backend: Backend, now_s: float, tried: Collection[BackendKey], is_forwarded: bool) -> BackendState:
-        counters = self.counters(backend)
-        return BackendState(
-            is_usable=counters.is_usable(now_s)
-            and backend.key not in tried
-            and not (is_forwarded and backend.is_member_router),
-            in_flight=counters.in_flight,
-            concurrency=self.concurrency(backend),
-            capacity_rps=backend.capacity_rps,
-            limit=backend.max_concurrent_requests,
-            last_pick=counters.last_pick,
-        )
-
-    def _credit(self, pool: str, weights: tuple[float, ...]) -> tuple[float, ...]:
-        credit = self._credits.get((pool, weights))
-        if credit is None:
-            if len(self._credits) >= _MAX_REMEMBERED:
-                self._credits.clear()
-            credit = (0.0,) * len(weights)
-            if any(weights):
-                for _ in range(self.random.randrange(_MAX_PHASE)):
-                    _, credit = draw(weights, credit)
-        return credit
-
-    def _learn(self, backend: Backend, counters: Counters, duration_s: float) -> None:
-        mean_s = counters.service_time_s = _smoothed(counters.service_time_s, duration_s)
-        best_s = counters.best_service_time_s
-        counters.best_service_time_s = mean_s if best_s is None else min(best_s, mean_s)
-        of_pool = self._pool_service_time_s.get(backend.pool)
-        self._pool_service_time_s[backend.pool] = _smoothed(of_pool, duration_s)
-
-
-def _smoothed(mean: float | None, newest: float) -> float:
-    return newest if mean is None else mean + SMOOTHING * (newest - mean)
+    def _draws_of(self, pool: LivePool, weights: tuple[float, ...]) -> Draws | None:
+        if not any(weights):
+            return None
+        key = (pool.pool.name, weights)
+        draws = self._draws.get(key)
+        if draws is None:
+            if len(self._draws) >= _MAX_REMEMBERED:
+                self._draws.clear()
+            draws = self._draws[key] = Draws(weights)
+            for _ in range(self._random.randrange(_MAX_PHASE)):
+                draws.next()
+        return draws

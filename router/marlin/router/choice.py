@@ -1,8 +1,8 @@
 """Which datacenter a request goes to, and which backend in it: pure functions of what is known at this instant.
 
-``balancer`` calls them with its counters and keeps what they return. Three rules:
+``balancer`` calls them with its live counters. Three rules:
 
-- *Shares*: ``draw`` hands out requests so that after any number of them every site's count is within one of its
+- *Shares*: ``Draws`` hands out requests so that after any number of them every site's count is within one of its
   share. A site without a usable backend takes no part; one whose backends are all at their limit passes the request
   on to the site with the most free capacity, and is still charged for it, so that it does not catch up in a burst.
 - *Ordered*: the first site of the order whose requests in flight are below its cap; when all are at their cap, the
@@ -20,68 +20,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
-from marlin.router.view import Ordered, Shares
+from marlin.router.view import Ordered
 
 _ROUNDING: float = 1e-9
 """Credits are sums of fractions: this much is taken for equality."""
 
 
-@dataclass(frozen=True, slots=True)
-class BackendState:
+class Backend(Protocol):
     """A backend at this instant."""
 
-    is_usable: bool
-    """Up, allowed for this request, and not yet tried by it."""
-    in_flight: int
-    concurrency: float
-    """Requests in flight at full capacity."""
-    capacity_rps: float
-    limit: int | None = None
-    """Most requests in flight; None: no limit."""
-    last_pick: int = 0
-    """When it was last chosen, as a count of choices: among equals the one that waited longest is next."""
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight."""
+
+    @property
+    def capacity_rps(self) -> float:
+        """Requests per second at full capacity."""
 
     @property
     def has_room(self) -> bool:
-        """Whether one more request may be sent."""
-        return self.is_usable and (self.limit is None or self.in_flight < self.limit)
+        """Whether one more request may be sent: it is usable, and below its limit."""
+
+    @property
+    def last_pick(self) -> int:
+        """When it was last chosen, as a count of choices: among equals the one that waited longest is next."""
 
 
-@dataclass(frozen=True, slots=True)
-class SiteState:
+class Site(Protocol):
     """A site at this instant: the sum of its usable backends."""
 
-    is_usable: bool
-    has_room: bool
-    in_flight: int = 0
-    concurrency: float = 0.0
+    @property
+    def is_usable(self) -> bool:
+        """Whether one of its backends is."""
 
     @property
-    def free(self) -> float:
-        """Requests it could take before it is at its capacity; negative beyond."""
-        return self.concurrency - self.in_flight
+    def has_room(self) -> bool:
+        """Whether one of its usable backends has."""
 
     @property
-    def relative_load(self) -> float:
-        """Requests in flight over capacity; infinite where there is no capacity."""
-        return self.in_flight / self.concurrency if self.concurrency > 0 else math.inf
+    def in_flight(self) -> int:
+        """Requests in flight at its usable backends."""
+
+    @property
+    def concurrency(self) -> float:
+        """Requests in flight at the full capacity of its usable backends."""
 
 
-def site_state(backends: Sequence[BackendState]) -> SiteState:
-    """What a site has, from what its usable backends have."""
-    usable = [backend for backend in backends if backend.is_usable]
-    return SiteState(
-        is_usable=bool(usable),
-        has_room=any(backend.has_room for backend in usable),
-        in_flight=sum(backend.in_flight for backend in usable),
-        concurrency=math.fsum(backend.concurrency for backend in usable),
-    )
-
-
-def draw(weights: Sequence[float], credit: Sequence[float]) -> tuple[int, tuple[float, ...]]:
-    """The next of a sequence in which every entry's count stays within one of its share.
+class Draws:
+    """A sequence of positions in which every entry's count stays within one of its share.
 
     Each entry earns its share of every draw and pays one when it is drawn. Of those that may be drawn without getting
     too far ahead, the one whose time runs out first is: R. Tijdeman, "The chairman assignment problem", Discrete
@@ -89,53 +77,59 @@ def draw(weights: Sequence[float], credit: Sequence[float]) -> tuple[int, tuple[
 
     Args:
         weights: (S,) not negative, with a positive sum; they need not add up to one.
-        credit: (S,) what the draw before returned; zeros to begin.
-
-    Returns:
-        The position drawn, and the credit for the next draw.
 
     Raises:
         ValueError: no weight is positive.
     """
-    total = math.fsum(weights)
-    if total <= 0:
-        raise ValueError("at least one weight must be positive")
-    shares = [weight / total for weight in weights]
-    earned = [c + share for c, share in zip(credit, shares, strict=True)]
-    candidates = [i for i, share in enumerate(shares) if share > 0]
-    if len(candidates) > 1:
-        slack = 1 / (2 * len(candidates) - 2)
-        due = [i for i in candidates if earned[i] >= slack - _ROUNDING] or candidates
-        chosen = min(due, key=lambda i: ((1 - slack - earned[i]) / shares[i], i))
-    else:
-        chosen = candidates[0]
-    earned[chosen] -= 1.0
-    return chosen, tuple(earned)
+
+    __slots__ = ("_candidates", "_credit", "_shares", "_slack")
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        total = math.fsum(weights)
+        if total <= 0:
+            raise ValueError("at least one weight must be positive")
+        self._shares = [weight / total for weight in weights]
+        self._credit = [0.0] * len(weights)
+        self._candidates = [i for i, share in enumerate(self._shares) if share > 0]
+        self._slack = 1 / (2 * len(self._candidates) - 2) if len(self._candidates) > 1 else 0.0
+
+    def next(self) -> int:
+        """The next position."""
+        candidates = self._candidates
+        if len(candidates) == 1:
+            return candidates[0]
+        credit, shares, slack = self._credit, self._shares, self._slack
+        chosen, earliest = -1, math.inf
+        for i in candidates:
+            earned = credit[i] = credit[i] + shares[i]
+            if earned >= slack - _ROUNDING and (due := (1 - slack - earned) / shares[i]) < earliest:
+                chosen, earliest = i, due
+        if chosen < 0:
+            # Cannot happen while credits are exact; rounding must not leave a request without a site.
+            chosen = max(candidates, key=credit.__getitem__)
+        credit[chosen] -= 1.0
+        return chosen
 
 
-def choose_by_shares(
-    rule: Shares, sites: Sequence[SiteState], credit: Sequence[float]
-) -> tuple[int | None, tuple[float, ...]]:
+def choose_by_shares(draws: Draws | None, sites: Sequence[Site]) -> int | None:
     """The site that is due, or the one with the most free capacity when that one is full.
 
     Where no site with a share is usable, the usable ones without a share step in: a request is not lost for a plan.
 
     Args:
-        rule: the shares.
+        draws: those among the usable sites with a share; None where there is none.
         sites: (S,) the sites at this instant.
-        credit: (S,) of the draws made so far with the same usable sites.
 
     Returns:
-        Position of the site, None when none has room; and the credit for the next draw.
+        Position of the site; None when none has room.
     """
-    weights = [weight if site.is_usable else 0.0 for weight, site in zip(rule.weights, sites, strict=True)]
-    if not any(weights):
-        return most_free(sites), tuple(credit)
-    drawn, credit = draw(weights, credit)
-    return (drawn if sites[drawn].has_room else most_free(sites)), credit
+    if draws is None:
+        return most_free(sites)
+    drawn = draws.next()
+    return drawn if sites[drawn].has_room else most_free(sites)
 
 
-def choose_by_order(rule: Ordered, sites: Sequence[SiteState]) -> int | None:
+def choose_by_order(rule: Ordered, sites: Sequence[Site]) -> int | None:
     """The first site below its cap; else the least loaded of the order; else any that is left.
 
     Args:
@@ -151,24 +145,24 @@ def choose_by_order(rule: Ordered, sites: Sequence[SiteState]) -> int | None:
             return i
     if with_room:
         # A cap of zero says "nothing here": such a site is used only when no other of the order has room.
-        return min(with_room, key=lambda i: (rule.caps[i] <= 0, sites[i].relative_load))
+        return min(with_room, key=lambda i: (rule.caps[i] <= 0, _relative_load(sites[i])))
     # A site that the plan leaves out steps in only when every site of the plan is down, not when they are full.
     if any(sites[i].is_usable for i in rule.order):
         return None
     return most_free(sites)
 
 
-def most_free(sites: Sequence[SiteState]) -> int | None:
+def most_free(sites: Sequence[Site]) -> int | None:
     """The site with the most free capacity among those with room; None when none has."""
     with_room = [i for i, site in enumerate(sites) if site.has_room]
-    return max(with_room, key=lambda i: (sites[i].free, -i)) if with_room else None
+    return max(with_room, key=lambda i: (sites[i].concurrency - sites[i].in_flight, -i)) if with_room else None
 
 
-def choose_backend(backends: Sequence[BackendState]) -> int | None:
+def choose_backend(backends: Sequence[Backend]) -> int | None:
     """The backend with the fewest requests in flight relative to its capacity; None when none has room."""
     with_room = [i for i, backend in enumerate(backends) if backend.has_room]
-    if not with_room:
-        return None
+    if len(with_room) < 2:
+        return with_room[0] if with_room else None
 
     def rank(i: int) -> tuple[float, int]:
         backend = backends[i]
@@ -176,3 +170,8 @@ def choose_backend(backends: Sequence[BackendState]) -> int | None:
         return (load, backend.last_pick)
 
     return min(with_room, key=rank)
+
+
+def _relative_load(site: Site) -> float:
+    """Requests in flight over capacity; infinite where there is no capacity."""
+    return site.in_flight / site.concurrency if site.concurrency > 0 else math.inf

@@ -19,7 +19,20 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=_PORT, default=8080, show_default=True, help="Port to listen on; 0: any free one.")
 @click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of --admin-port.")
-@click.option("--admin-port", type=_PORT, help="Port of its own for /metrics, /healthz, /readyz and /debug/table.")
+@click.option(
+    "--admin-port",
+    type=_PORT,
+    default=8081,
+    show_default=True,
+    help="Port for /metrics, /healthz, /readyz and /debug/table; 0: any free one.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that serve requests, one core each.",
+)
 @click.option("--origin", metavar="NAME", help="Origin this router stands for: its row of the plan is used.")
 @click.option("--namespace", metavar="NAME", help="Read pools and policies of this namespace only.")
 @click.option("--secrets-dir", type=_FOLDER, help="Folder where Secrets are mounted, as NAME/KEY.")
@@ -62,7 +75,7 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
 @click.option(
     "--port-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Written when the router listens: its port, then the admin port if there is one.",
+    help="Written when the router listens: its port, then the admin port on a second line.",
 )
 def router(**options: Any) -> None:
     """Send each request to the datacenter that the plan says, and pass bytes through.
@@ -74,15 +87,15 @@ def router(**options: Any) -> None:
     \b
     Examples:
       marlin router --config fleet.yaml
-      marlin router --config table.json --origin eu-central --admin-port 9090
+      marlin router --config table.json --origin eu-central --workers 2
       marlin router --config fleet.yaml --host 0.0.0.0 --secrets-dir /var/run/marlin/secrets --log-format json
     """  # noqa: D301 the backslash is click's mark for a block to keep
     # Imported here so that --help answers without aiohttp, pydantic and prometheus_client.
     import asyncio  # noqa: PLC0415
 
     from marlin.api.documents import DocumentError  # noqa: PLC0415
+    from marlin.router.launch import StartError, serve  # noqa: PLC0415
     from marlin.router.logs import configure  # noqa: PLC0415
-    from marlin.router.server import serve  # noqa: PLC0415
     from marlin.router.settings import Settings  # noqa: PLC0415
 
     try:
@@ -96,6 +109,8 @@ def router(**options: Any) -> None:
             runner.run(serve(Settings(**options)))
     except DocumentError as error:
         raise click.UsageError(f"--config: {error}") from None
+    except StartError as error:
+        raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error}") from None
 

@@ -1,11 +1,16 @@
 """Our own answers, in the shape that OpenAI's clients expect, with a header that names the reason.
 
 RouterError
-  BadRequestError        400   bad_json, model_missing, model_unreadable
+  BadRequestError        400   bad_json, model_missing, model_unreadable, bad_head, bad_body
   UnknownModelError      404   unknown_model
   UnknownPathError       404   unknown_path
+  RequestTimeoutError    408   client_timeout
   BodyTooLargeError      413   body_too_large
-  InternalError     500   internal
+  HeadTooLargeError      414   target_too_long
+                         431   head_too_large        (these three are in ``heads``)
+  InternalError          500   internal
+  TransferCodingError    501   transfer_coding
+  VersionError           505   http_version
   UpstreamFailedError    502   upstream_connect, upstream_disconnected
   NoBackendError         503   no_backend
   UpstreamTimeoutError   504   request_timeout, stream_idle
@@ -14,6 +19,7 @@ RouterError
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import ClassVar
 
 
@@ -39,6 +45,11 @@ class RouterError(Exception):
         self.reason = reason or self.default_reason
         self.param = param
         self.retry_after_s = retry_after_s
+
+    @property
+    def phrase(self) -> str:
+        """The reason phrase of its status."""
+        return HTTPStatus(self.status).phrase
 
     def body(self) -> bytes:
         """The JSON body."""
@@ -74,6 +85,14 @@ class UnknownPathError(RouterError):
     status = 404
     error_type = "invalid_request_error"
     default_reason = "unknown_path"
+
+
+class RequestTimeoutError(RouterError):
+    """The client did not send its request in time."""
+
+    status = 408
+    error_type = "invalid_request_error"
+    default_reason = "client_timeout"
 
 
 class BodyTooLargeError(RouterError):

@@ -1,143 +1,99 @@
 """What is counted, under documented names (docs/reference/router.md); read at /metrics.
 
-``proxy`` hands over each request when it has ended (``observe``); what is a state rather than an event (in flight, up
-or down, plan, shares) is read from the balancer and the table when somebody scrapes, so that it cannot drift. Labels
-hold names from the table only, never what a client sent.
+Workers count (``tally``); here their reports are added up and put into words, when somebody scrapes. What is a state
+rather than an event (in flight, up or down, plan, shares) is read from the reports and the table at that moment, so
+that it cannot drift. Labels hold names from the table only, never what a client sent.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from marlin.api.footprint import JOULES_PER_KWH, Footprint, footprint_of, request_energy_kwh
-from marlin.router.balancer import Balancer
-from marlin.router.exchange import Exchange
-from marlin.router.usage import Usage
-from marlin.router.view import Backend, Datacenter, Table
+from marlin.api.footprint import JOULES_PER_KWH
+from marlin.router.messages import Report
+from marlin.router.tally import SECONDS, Cell, Times, add_cells
+from marlin.router.view import Table
 
-_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_PREFIX: Final = "marlin_router_"
+_SITE: Final = ("pool", "datacenter")
 
 
 class Metrics:
-    """The router's metrics, in a registry of their own.
+    """The router's metrics.
 
     Args:
         table: the table in force.
-        balancer: knows what is in flight and what is up.
         clock: Unix time, s.
     """
 
-    def __init__(self, table: Callable[[], Table], balancer: Balancer, clock: Callable[[], float]) -> None:
+    def __init__(self, table: Callable[[], Table], clock: Callable[[], float]) -> None:
+        self._table = table
         self._clock = clock
-        self.registry = CollectorRegistry()
-        self.registry.register(_State(table, balancer, clock))
-        site = ("pool", "datacenter")
-
-        def counter(name: str, text: str, labels: tuple[str, ...] = site) -> Counter:
-            return Counter(f"marlin_router_{name}", text, labels, registry=self.registry)
-
-        def histogram(name: str, text: str) -> Histogram:
-            return Histogram(f"marlin_router_{name}", text, site, buckets=_SECONDS, registry=self.registry)
-
-        self._requests = counter("requests_total", "Requests ended, by status code.", (*site, "code"))
-        self._ttft = histogram("ttft_seconds", "From the request's head to the first byte of a 2xx reply's body.")
-        self._duration = histogram("request_duration_seconds", "From a request's head to its end.")
-        self._upstream_errors = counter("upstream_errors_total", "Failures of backends.", (*site, "reason"))
-        self._reloads = counter("table_reloads_total", "Readings of a changed table.", ("result",))
-        self._tokens = counter("tokens_total", "Tokens that replies reported.", (*site, "kind"))
-        self._no_estimate = counter(
-            "requests_without_estimate_total", "2xx replies without an estimate.", (*site, "reason")
-        )
-        self._energy = counter("estimated_energy_joules_total", "Energy of requests, estimated.")
-        self._carbon = counter("estimated_carbon_grams_total", "CO2eq of requests, estimated.")
-        self._water = counter("estimated_water_liters_total", "Water of requests, estimated.")
-        self._cost = Gauge(
-            "marlin_router_estimated_cost_usd",
-            "Energy cost of requests, estimated, summed; a gauge because prices may be negative.",
-            site,
-            registry=self.registry,
-        )
-
-    def exposition(self) -> bytes:
-        """The text that Prometheus reads."""
-        return generate_latest(self.registry)
+        self._reloads: Counter[str] = Counter()
 
     def count_reload(self, result: str) -> None:
         """Counts a reading of the table."""
-        self._reloads.labels(result).inc()
+        self._reloads[result] += 1
 
-    def count_upstream_error(self, backend: Backend, reason: str) -> None:
-        """Counts a backend's failure."""
-        self._upstream_errors.labels(backend.pool, backend.datacenter, reason).inc()
+    def exposition(self, reports: Sequence[Report]) -> bytes:
+        """The text that Prometheus reads."""
+        registry = CollectorRegistry()
+        registry.register(_Exposition(self._families(reports)))
+        return generate_latest(registry)
 
-    def observe(self, exchange: Exchange) -> None:
-        """Counts a request that has ended."""
-        site = (exchange.pool, exchange.datacenter)
-        self._requests.labels(*site, str(exchange.status)).inc()
-        self._duration.labels(*site).observe(exchange.duration_s)
-        if exchange.ttft_s is not None and exchange.status < 300:
-            self._ttft.labels(*site).observe(exchange.ttft_s)
+    def _families(self, reports: Sequence[Report]) -> Iterator[Metric]:
+        sums: dict[tuple[str, str], Cell] = {}
+        for report in reports:
+            add_cells(sums, report.cells)
+        cells = list(sums.values())
+        yield from _events(cells)
+        reloads = _counter("table_reloads_total", "Readings of a changed table.", ("result",))
+        for result, count in self._reloads.items():
+            reloads.add_metric([result], count)
+        yield reloads
+        workers = GaugeMetricFamily(f"{_PREFIX}workers", "Processes that serve requests and answered this scrape.")
+        workers.add_metric([], sum(report.number > 0 for report in reports))
+        yield workers
+        yield from self._load(reports)
+        yield from self._plan()
 
-    def observe_footprint(self, backend: Backend, datacenter: Datacenter, usage: Usage | None) -> None:
-        """Counts what a 2xx reply cost, or why that is not known."""
-        site = (backend.pool, datacenter.name)
-        if usage is not None:
-            self._tokens.labels(*site, "prompt").inc(usage.prompt_tokens)
-            self._tokens.labels(*site, "output").inc(usage.output_tokens)
-        estimate = estimate_of(backend, datacenter, usage, self._clock())
-        if isinstance(estimate, str):
-            self._no_estimate.labels(*site, estimate).inc()
-            return
-        self._energy.labels(*site).inc(estimate.energy_kwh * JOULES_PER_KWH)
-        self._carbon.labels(*site).inc(estimate.carbon_gco2)
-        self._water.labels(*site).inc(estimate.water_l)
-        self._cost.labels(*site).inc(estimate.cost_usd)
+    def _load(self, reports: Sequence[Report]) -> Iterator[Metric]:
+        in_flight = _gauge("in_flight", "Requests at backends now.")
+        up = _gauge("backend_up", "Whether a backend is used: 1 or 0.", "backend")
+        concurrency = _gauge("capacity_requests", "Requests in flight at full capacity, stated or by Little's law.")
+        known: dict[tuple[str, str, str], list[float]] = {}
+        for report in reports:
+            for b in report.backends:
+                values = known.setdefault((b.pool, b.name, b.url), [0.0, 0.0, 0.0])
+                values[0] += b.in_flight
+                values[1] = max(values[1], float(b.is_usable))
+                values[2] = max(values[2], b.concurrency)
+        for pool in self._table().pools:
+            for site in pool.sites:
+                names = [pool.name, site.name]
+                found = [known.get(backend.key, [0.0, 0.0, 0.0]) for backend in site.backends]
+                in_flight.add_metric(names, sum(values[0] for values in found))
+                concurrency.add_metric(names, math.fsum(values[2] for values in found))
+                for backend, values in zip(site.backends, found, strict=True):
+                    up.add_metric([*names, backend.name], values[1])
+        yield from (in_flight, up, concurrency)
 
-
-def estimate_of(backend: Backend, datacenter: Datacenter, usage: Usage | None, now_s: float) -> Footprint | str:
-    """What a request cost, or in one word why nobody knows.
-
-    Args:
-        backend: holds the joules per token.
-        datacenter: holds what a kWh brings with it, and until when.
-        usage: the tokens; None where the reply did not say.
-        now_s: Unix time, s.
-    """
-    if usage is None:
-        return "no_usage"
-    if backend.joules_per_prompt_token == 0 and backend.joules_per_output_token == 0:
-        return "no_energy_figures"
-    if datacenter.signals_valid_until_s is not None and now_s >= datacenter.signals_valid_until_s:
-        return "signals_expired"
-    energy_kwh = request_energy_kwh(
-        usage.prompt_tokens, usage.output_tokens, backend.joules_per_prompt_token, backend.joules_per_output_token
-    )
-    return footprint_of(energy_kwh, datacenter.intensity)
-
-
-class _State(Collector):
-    """What is read at the moment of the scrape."""
-
-    def __init__(self, table: Callable[[], Table], balancer: Balancer, clock: Callable[[], float]) -> None:
-        self._table = table
-        self._balancer = balancer
-        self._clock = clock
-
-    def describe(self) -> list[Metric]:
-        """Nothing: names are not checked against one another before the first scrape."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """The families."""
+    def _plan(self) -> Iterator[Metric]:
         table, now_s = self._table(), self._clock()
-        yield from self._load(table)
-        share = _family("plan_share", "Share of a pool's requests that is planned; by capacity where no plan is.")
+        share = _gauge("plan_share", "Share of a pool's requests that is planned; by capacity where no plan is.")
         for pool in table.pools:
             for site, value in zip(pool.sites, pool.shares, strict=True):
                 share.add_metric([pool.name, site.name], value)
@@ -157,24 +113,84 @@ class _State(Collector):
         )
         yield _value("table_generation", "Generation of the table in force.", table.generation)
 
-    def _load(self, table: Table) -> Iterator[Metric]:
-        in_flight = _family("in_flight", "Requests at backends now.")
-        up = _family("backend_up", "Whether a backend is used: 1 or 0.", "backend")
-        concurrency = _family("capacity_requests", "Requests in flight at full capacity, stated or by Little's law.")
-        counts = self._balancer.in_flight()
-        for pool in table.pools:
-            for site in pool.sites:
-                names = [pool.name, site.name]
-                in_flight.add_metric(names, sum(counts.get((pool.name, b.name), 0) for b in site.backends))
-                concurrency.add_metric(names, math.fsum(self._balancer.concurrency(b) for b in site.backends))
-                for backend in site.backends:
-                    up.add_metric([*names, backend.name], float(self._balancer.is_usable(backend)))
-        yield from (in_flight, up, concurrency)
+
+class _Exposition(Collector):
+    """Families that were made for one scrape."""
+
+    def __init__(self, families: Iterator[Metric]) -> None:
+        self._families = families
+
+    def describe(self) -> list[Metric]:
+        """Nothing: names are not checked against one another."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
+        yield from self._families
 
 
-def _family(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"marlin_router_{name}", text, labels=["pool", "datacenter", *labels])
+def _events(cells: Sequence[Cell]) -> Iterator[Metric]:
+    requests = _counter("requests_total", "Requests ended, by status code.", (*_SITE, "code"))
+    errors = _counter("upstream_errors_total", "Failures of backends.", (*_SITE, "reason"))
+    retries = _counter("retries_total", "Requests sent to another backend.", (*_SITE, "reason"))
+    tokens = _counter("tokens_total", "Tokens that replies reported.", (*_SITE, "kind"))
+    unknown = _counter("requests_without_estimate_total", "2xx replies without an estimate.", (*_SITE, "reason"))
+    for cell in cells:
+        site = [cell.pool, cell.datacenter]
+        for family, counts in (
+            (requests, {str(code): count for code, count in cell.codes.items()}),
+            (errors, cell.upstream_errors),
+            (retries, cell.retries),
+            (unknown, cell.no_estimate),
+        ):
+            for label, count in counts.items():
+                family.add_metric([*site, label], count)
+        if cell.prompt_tokens or cell.output_tokens:
+            tokens.add_metric([*site, "prompt"], cell.prompt_tokens)
+            tokens.add_metric([*site, "output"], cell.output_tokens)
+    yield from (requests, errors, retries, tokens, unknown)
+    yield _histogram(
+        "ttft_seconds",
+        "To the first byte of a 2xx reply's body.",
+        cells,
+        lambda cell: cell.ttft,
+    )
+    yield _histogram("request_duration_seconds", "To the end of a request.", cells, lambda cell: cell.duration)
+    energy = _counter("estimated_energy_joules_total", "Energy of requests, estimated.", _SITE)
+    carbon = _counter("estimated_carbon_grams_total", "CO2eq of requests, estimated.", _SITE)
+    water = _counter("estimated_water_liters_total", "Water of requests, estimated.", _SITE)
+    cost = _gauge(
+        "estimated_cost_usd",
+        "Energy cost of requests, estimated, summed; a gauge because prices may be negative.",
+    )
+    for cell in cells:
+        if cell.energy_kwh:
+            site = [cell.pool, cell.datacenter]
+            energy.add_metric(site, cell.energy_kwh * JOULES_PER_KWH)
+            carbon.add_metric(site, cell.carbon_gco2)
+            water.add_metric(site, cell.water_l)
+            cost.add_metric(site, cell.cost_usd)
+    yield from (energy, carbon, water, cost)
+
+
+def _histogram(name: str, text: str, cells: Sequence[Cell], times_of: Callable[[Cell], Times]) -> Metric:
+    family = HistogramMetricFamily(f"{_PREFIX}{name}", text, labels=_SITE)
+    bounds = [*(str(bound) for bound in SECONDS), "+Inf"]
+    for cell in cells:
+        times = times_of(cell)
+        buckets = list(zip(bounds, accumulate(times.buckets), strict=True))
+        if buckets[-1][1]:
+            family.add_metric([cell.pool, cell.datacenter], buckets, times.sum_s)
+    return family
+
+
+def _counter(name: str, text: str, labels: Sequence[str]) -> CounterMetricFamily:
+    return CounterMetricFamily(_PREFIX + name.removesuffix("_total"), text, labels=labels)
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(_PREFIX + name, text, labels=[*_SITE, *labels])
 
 
 def _value(name: str, text: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"marlin_router_{name}", text, value=value)
+    return GaugeMetricFamily(_PREFIX + name, text, value=value)

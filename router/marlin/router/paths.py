@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -11,14 +12,18 @@ _CONTROL: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
 """Below /v1/, but they change what a backend serves."""
 
 
-def is_passed_on(target: str) -> bool:
+@lru_cache(maxsize=1024)
+def is_passed_on(target: bytes) -> bool:
     """Whether a request target, as it stands in the request line, goes to a backend.
+
+    Remembers what it said: there are few paths, and many requests.
 
     A path that another server may read differently (dot segments, encoded slashes, doubled slashes, backslashes) is
     refused: what was checked here must be what the backend sees.
     """
-    path = unquote(target.split("?", 1)[0])
-    if "%2f" in target.lower() or "%5c" in target.lower() or "\\" in path or "//" in path or "%" in path:
+    raw = target.partition(b"?")[0].lower()
+    path = unquote(raw.decode("latin-1")) if b"%" in raw else raw.decode("latin-1")
+    if b"%2f" in raw or b"%5c" in raw or "\\" in path or "//" in path or "%" in path:
         return False
     if any(segment in {".", ".."} for segment in path.split("/")) or any(ord(c) < 0x20 or ord(c) == 0x7F for c in path):
         return False

@@ -1,74 +1,120 @@
 """Asks every backend for its health, so that a dead one is left alone and a returned one is used again soon.
 
 Only what is certain counts: a refused connection or a 5xx takes a backend out, an answer brings it back. A probe that
-goes unanswered says nothing, because an engine under full load answers late (``is_member_router`` is asked for
-/readyz, a vLLM for /health). ``server`` runs it beside the proxy.
+goes unanswered says nothing, because an engine under full load answers late (a member router is asked for /readyz, a
+vLLM for /health). ``launch`` runs it in the control process; the workers get the verdicts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final, Protocol, Self
 
-from marlin.router.balancer import Balancer
-from marlin.router.headers import Headers
-from marlin.router.upstream import ConnectError, DisconnectError, Upstream
+import aiohttp
+
+from marlin.router.upstream import Contexts
 from marlin.router.view import Backend, Table
 
 _LOG = logging.getLogger("marlin.router")
 
 PROBE_TIMEOUT_S: Final = 2.0
+DOWN_INTERVAL_S: Final = 0.5
+"""Between two probes of a backend that is down: its return is noticed this soon."""
+
+
+class OnVerdict(Protocol):
+    """Takes what a probe found."""
+
+    def __call__(self, url: str, *, is_well: bool) -> None:
+        """Takes it."""
 
 
 class Probes:
-    """Probes all backends of the table, each interval, all at once.
+    """Probes all backends of the table.
 
     Args:
         table: the table in force.
-        upstream: the way to the backends.
-        balancer: gets the verdicts.
-        interval_s: between two rounds.
+        on_verdict: called with each verdict, also when nothing has changed: good news ends a back-off.
+        interval_s: between two probes of a backend that is up.
+        secrets_dir: where certificates are mounted.
     """
 
-    def __init__(self, table: Callable[[], Table], upstream: Upstream, balancer: Balancer, interval_s: float) -> None:
+    def __init__(
+        self, table: Callable[[], Table], on_verdict: OnVerdict, interval_s: float, secrets_dir: Path | None
+    ) -> None:
         self._table = table
-        self._upstream = upstream
-        self._balancer = balancer
+        self._on_verdict = on_verdict
         self._interval_s = interval_s
+        self._contexts = Contexts(secrets_dir)
+        self._down: set[str] = set()
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        """Opens what probes need."""
+        self._session = aiohttp.ClientSession(
+            # A connection of its own for each probe: a kept one says nothing about whether new ones can be made.
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes it."""
+        await self._session.close()
+
+    def forget_certificates(self) -> None:
+        """Reads certificates again at the next probe; they may have been exchanged."""
+        self._contexts.forget()
 
     async def run(self) -> None:
-        """Probes until cancelled."""
+        """Probes until cancelled: everything each interval, and what is down more often."""
         while True:
             await self.round()
-            await asyncio.sleep(self._interval_s)
+            left_s = self._interval_s
+            while left_s > 0:
+                pause_s = min(DOWN_INTERVAL_S, left_s)
+                await asyncio.sleep(pause_s)
+                left_s -= pause_s
+                if self._down and left_s > 0:
+                    await self.round(self._down)
 
-    async def round(self) -> None:
-        """One probe of every backend; two pools at one address share one."""
-        by_address: dict[tuple[str, bool], list[Backend]] = {}
+    async def round(self, urls: Collection[str] | None = None) -> None:
+        """One probe of every backend, or of those at ``urls``; two pools at one address share one."""
+        by_address: dict[str, Backend] = {}
         for backend in self._table().backends():
-            by_address.setdefault((backend.url, backend.is_member_router), []).append(backend)
-        await asyncio.gather(*(self._probe(backends) for backends in by_address.values()))
+            by_address.setdefault(backend.url, backend)
+        self._down &= set(by_address)
+        await asyncio.gather(*(self._probe(b) for url, b in by_address.items() if urls is None or url in urls))
 
-    async def _probe(self, backends: list[Backend]) -> None:
-        is_well = await self._is_well(backends[0])
+    async def _probe(self, backend: Backend) -> None:
+        is_well = await self._is_well(backend)
         if is_well is None:
             return
-        for backend in backends:
-            if is_well != self._balancer.counters(backend).is_well:
-                _LOG.warning("backend %s of pool %s is %s", backend.name, backend.pool, "up" if is_well else "down")
-            self._balancer.report_probe(backend, is_well=is_well)
+        if is_well == (backend.url in self._down):
+            _LOG.warning("backend %s of pool %s is %s", backend.name, backend.pool, "up" if is_well else "down")
+        (self._down.discard if is_well else self._down.add)(backend.url)
+        self._on_verdict(backend.url, is_well=is_well)
 
     async def _is_well(self, backend: Backend) -> bool | None:
-        path = "/readyz" if backend.is_member_router else "/health"
-        headers: Headers = [] if backend.authorization is None else [("Authorization", backend.authorization)]
+        """Whether the backend is well; None where the probe says nothing."""
+        url = backend.url + ("/readyz" if backend.is_member_router else "/health")
+        headers = {} if backend.authorization is None else {"Authorization": backend.authorization}
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                reply = await self._upstream.send(backend, "GET", path, headers, None)
-        except ConnectError:
+            is_secure = url.startswith("https:")
+            async with self._session.get(
+                url,
+                headers=headers,
+                allow_redirects=False,
+                ssl=self._contexts.of(backend.tls) if is_secure else True,
+                server_hostname=backend.tls.server_name if is_secure else None,
+            ) as reply:
+                return reply.status < 500
+        except (aiohttp.ClientConnectorError, aiohttp.ClientSSLError):
             return False
-        except (DisconnectError, TimeoutError):
+        except (aiohttp.ClientError, OSError, TimeoutError):
             return None
-        reply.close()
-        return reply.status < 500

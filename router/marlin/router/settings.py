@@ -16,8 +16,10 @@ class Settings:
     port: int = 8080
     """0: any free one, written to ``port_file``."""
     admin_host: str = "127.0.0.1"
-    admin_port: int | None = None
-    """Port of /metrics, /healthz, /readyz and /debug/table; None: the same as for requests."""
+    admin_port: int = 8081
+    """Port of /metrics, /healthz, /readyz and /debug/table; 0: any free one."""
+    workers: int = 1
+    """Processes that serve requests. One core each is what they can use."""
     origin: str | None = None
     """Name of this router's origin; its row of the plan is used."""
     namespace: str | None = None
@@ -44,4 +46,4 @@ class Settings:
     seed: int | None = None
     """Phase of the draws; None: a random one, so that routers do not march in step."""
     port_file: Path | None = None
-    """Written when the router listens: its port, and on a second line the admin port if there is one."""
+    """Written when the router listens: its port, and on a second line the admin port."""

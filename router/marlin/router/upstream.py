@@ -1,131 +1,375 @@
-"""Connections to backends: one aiohttp session, and errors told apart by whether a request may have been seen.
+"""Connections to backends: kept open, used again, and read only as far as to know where a reply ends.
 
-``proxy`` sends requests, ``probes`` asks for health. Nothing is decoded, no cookie is kept, no redirect followed, no
-proxy setting of the environment read: what a backend says goes to the client that asked.
+A ``Peer`` is a backend's address and its idle connections; a ``Link`` is one connection, with at most one request on
+it. A link reads a reply's head, then hands on bytes as they come, and tells its ``flow`` when the reply is complete or
+will never be. Nothing is decoded, no cookie kept, no redirect followed, no proxy setting of the environment read.
 """
 
 from __future__ import annotations
 
-import io
+import asyncio
 import ssl
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import urlsplit
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
-from marlin.router.headers import ORIGIN, Headers
+from marlin.router.framing import ChunkScanner, FramingError
+from marlin.router.heads import CHUNKED, MAX_HEAD_BYTES, HeadError, ReplyHead, read_reply
 from marlin.router.view import Backend, BackendTls
+
+if TYPE_CHECKING:
+    from marlin.router.flow import Flow
+    from marlin.router.tally import Cell
 
 KEEP_ALIVE_S: Final = 4.0
 """How long an idle connection is kept: less than the 5 s after which vLLM closes it, so that none is reused that is
 about to be closed."""
 
-CHUNK_BYTES: Final = 2**18
-
-_LARGE_BYTES: Final = 2**19
-"""Above this a body is written piece by piece."""
-
-
-class ConnectError(Exception):
-    """No connection was made: the backend has seen nothing, another may be tried."""
+# What a link is waiting for.
+_HEAD: Final = 0
+_COUNTED: Final = 1
+_CHUNKS: Final = 2
+_END: Final = 3
 
 
-class DisconnectError(Exception):
-    """The connection broke after the request was sent: it may have been worked on, so it is not sent again."""
+class Peer:
+    """A backend's address, its idle connections, and the bytes that are the same for all its requests.
 
-
-class Upstream:
-    """The way to the backends.
-
-    Args:
-        connect_timeout_s: longest wait for a connection, TLS included.
-        secrets_dir: where certificates are mounted.
-        origin: name of this router's origin, told to every backend; None: it stands for none.
+    Attributes:
+        prefix: path of its base address.
+        host_line: the Host header it gets.
+        request_tail: our headers for it and the end of a head; begins with a line end.
+        reply_tail: our headers for clients and the end of a head; begins with a line end.
+        authorization_line: what replaces the client's Authorization; None passes the client's on.
+        cell: where its requests are counted.
+        idle: connections without a request, the one used last at the end.
     """
 
-    def __init__(self, connect_timeout_s: float, secrets_dir: Path | None, origin: str | None = None) -> None:
-        self._secrets_dir = secrets_dir
-        self._ssl: dict[BackendTls, ssl.SSLContext | bool] = {}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ttl_dns_cache=10),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
-            headers=None if origin is None else {ORIGIN: origin},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=CHUNK_BYTES,
-            max_line_size=65_536,
-            max_field_size=65_536,
-            skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        )
+    __slots__ = (
+        "_clock",
+        "_connect_timeout_s",
+        "_host",
+        "_port",
+        "_server_name",
+        "_ssl",
+        "authorization_line",
+        "cell",
+        "host_line",
+        "idle",
+        "prefix",
+        "reply_tail",
+        "request_tail",
+    )
 
-    async def close(self) -> None:
-        """Closes all connections."""
-        await self._session.close()
+    cell: Cell
 
-    def forget_certificates(self) -> None:
-        """Reads certificates again at the next connection; they may have been exchanged."""
-        self._ssl.clear()
+    def __init__(self, clock: Callable[[], float], connect_timeout_s: float) -> None:
+        self._clock = clock
+        self._connect_timeout_s = connect_timeout_s
+        self.idle: dict[Link, None] = {}
 
-    async def send(
-        self, backend: Backend, method: str, target: str, headers: Headers, body: bytes | None
-    ) -> aiohttp.ClientResponse:
-        """Sends a request and waits for the head of its reply.
+    def describe(
+        self, backend: Backend, ssl_of: Callable[[BackendTls], ssl.SSLContext], origin: str | None, epoch: int | None
+    ) -> None:
+        """Takes what the table says of it.
 
         Args:
-            backend: where to.
-            method: HTTP method.
-            target: path and query as they came, not encoded again.
-            headers: all headers but Host and Content-Length.
-            body: the body; None: there is none.
+            backend: the backend.
+            ssl_of: makes contexts for encrypted connections.
+            origin: name of this router's origin.
+            epoch: epoch of the plan that its pool follows; None: of none.
+        """
+        url = urlsplit(backend.url)
+        is_secure = url.scheme == "https"
+        self._host = url.hostname or ""
+        self._port = url.port or (443 if is_secure else 80)
+        self._ssl = ssl_of(backend.tls) if is_secure else None
+        self._server_name = (backend.tls.server_name or self._host) if is_secure else None
+        self.prefix = url.path.encode("ascii")
+        self.host_line = b"Host: " + url.netloc.encode("ascii")
+        token = backend.authorization
+        self.authorization_line = None if token is None else b"Authorization: " + token.encode("ascii")
+        ours = b""
+        if origin is not None:
+            ours += b"\r\nx-marlin-origin: " + origin.encode("ascii")
+        if backend.is_member_router:
+            ours += b"\r\nx-marlin-hop: 1"
+        self.request_tail = ours + b"\r\n\r\n"
+        told = f"\r\nx-marlin-datacenter: {backend.datacenter}\r\nx-marlin-backend: {backend.name}"
+        if epoch is not None:
+            told += f"\r\nx-marlin-plan-epoch: {epoch}"
+        self.reply_tail = told.encode("ascii") + b"\r\n\r\n"
+
+    def take_idle(self) -> Link | None:
+        """A connection to use again; None when there is none that is fresh enough."""
+        idle = self.idle
+        if not idle:
+            return None
+        oldest_s = self._clock() - KEEP_ALIVE_S
+        while idle:
+            link = idle.popitem()[0]
+            if link.idle_since_s > oldest_s:
+                return link
+            link.transport.abort()
+        return None
+
+    def drop_stale(self, now_s: float) -> None:
+        """Closes connections that were idle for too long."""
+        for link in [link for link in self.idle if link.idle_since_s <= now_s - KEEP_ALIVE_S]:
+            del self.idle[link]
+            link.transport.close()
+
+    async def dial(self, flow: Flow) -> None:
+        """Makes a connection and hands it to ``flow``, or tells it why there is none."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, link = await loop.create_connection(
+                    lambda: Link(self), self._host, self._port, ssl=self._ssl, server_hostname=self._server_name
+                )
+        except (OSError, TimeoutError, ssl.CertificateError) as error:
+            flow.was_unreachable(str(error) or type(error).__name__)
+            return
+        flow.was_connected(link)
+
+    def close(self) -> None:
+        """Closes all idle connections."""
+        for link in list(self.idle):
+            link.transport.close()
+        self.idle.clear()
+
+
+class Link(asyncio.Protocol):
+    """One connection to a backend.
+
+    Attributes:
+        flow: the request that is on it; None while it is idle.
+        is_reused: whether a reply came over it before.
+        idle_since_s: when its last reply ended.
+    """
+
+    __slots__ = (
+        "_keeps_alive",
+        "_left",
+        "_received",
+        "_waits_for",
+        "flow",
+        "idle_since_s",
+        "is_reused",
+        "peer",
+        "scanner",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.flow: Flow | None = None
+        self.is_reused = False
+        self.idle_since_s = 0.0
+        self.scanner: ChunkScanner | None = None
+        self._waits_for = _HEAD
+        self._received = b""
+        self._left = 0
+        self._keeps_alive = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self.transport = cast("asyncio.Transport", transport)
+
+    def send(self, flow: Flow, head: bytes, body: bytes) -> None:
+        """Sends a request."""
+        self.flow = flow
+        if len(body) <= _JOIN_BYTES:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
+
+    def data_received(self, data: bytes) -> None:
+        """The next bytes of a reply."""
+        flow = self.flow
+        if flow is None:
+            # Nobody asked: a goodbye like uvicorn's 408, or a backend out of step.
+            self._retire()
+            return
+        flow.is_heard = True
+        waits_for = self._waits_for
+        if waits_for == _HEAD:
+            self._read_head(flow, data)
+        elif waits_for == _CHUNKS:
+            self._scan(flow, data)
+        elif waits_for == _COUNTED:
+            left = self._left - len(data)
+            if left > 0:
+                self._left = left
+                flow.pass_on(data)
+            else:
+                if left < 0:
+                    self._keeps_alive = False
+                    data = data[:left]
+                flow.pass_on(data)
+                self._end(flow)
+        else:
+            flow.pass_on(data)
+
+    def _read_head(self, flow: Flow, data: bytes) -> None:
+        if self._received:
+            data = self._received + data
+            self._received = b""
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > MAX_HEAD_BYTES:
+                self._fail(flow, "its head is too large")
+            else:
+                self._received = data
+            return
+        try:
+            reply = read_reply(data[:end])
+        except HeadError as error:
+            self._fail(flow, str(error))
+            return
+        body = data[end + 4 :]
+        if reply.status < 200:
+            if reply.status == 101:
+                self._fail(flow, "it switched to another protocol")
+            elif body:
+                self._read_head(flow, body)  # 100 Continue, 103 Early Hints: the reply itself is still to come
+            return
+        self._keeps_alive = reply.keeps_alive
+        length = 0 if flow.head.method == b"HEAD" else reply.length
+        missing = length - len(body)
+        if length < 0:
+            self._begin_unknown(flow, reply, body)
+        elif missing > 0:
+            self._waits_for = _COUNTED
+            self._left = missing
+            flow.begin(reply, body, is_whole=False)
+        else:
+            if missing:
+                self._keeps_alive = False
+                body = body[:length]
+            if flow.begin(reply, body, is_whole=True):
+                self._end(flow)
+
+    def _begin_unknown(self, flow: Flow, reply: ReplyHead, body: bytes) -> None:
+        """Begins a reply whose length is only known at its end."""
+        if reply.length == CHUNKED:
+            self._waits_for = _CHUNKS
+            self.scanner = ChunkScanner()
+        else:
+            self._waits_for = _END
+            self._keeps_alive = False
+        if not flow.begin(reply, b"", is_whole=False) or not body:
+            return
+        if self.scanner is not None:
+            self._scan(flow, body)
+        else:
+            flow.pass_on(body)
+
+    def _scan(self, flow: Flow, data: bytes) -> None:
+        scanner = self.scanner
+        assert scanner is not None
+        try:
+            ready = scanner.feed(data)
+        except FramingError as error:
+            self._fail(flow, str(error))
+            return
+        if ready:
+            flow.pass_on(ready)
+        if scanner.is_done:
+            self._end(flow)
+
+    def _end(self, flow: Flow) -> None:
+        """The reply is complete: the link is free, then the flow may go on to its next request."""
+        self.flow = None
+        now_s = self.peer._clock()  # noqa: SLF001 a link is a part of its peer
+        if self._keeps_alive and not self.transport.is_closing():
+            self._waits_for = _HEAD
+            self.scanner = None
+            self.is_reused = True
+            self.idle_since_s = now_s
+            self.peer.idle[self] = None
+        else:
+            self.transport.close()
+        flow.end(now_s)
+
+    def _fail(self, flow: Flow, why: str) -> None:
+        """The reply makes no sense: nothing more is read from this connection."""
+        self.flow = None
+        self.transport.abort()
+        flow.was_cut_off(self, why)
+
+    def give_up(self) -> None:
+        """Nobody waits for the reply any more: closing the connection is what tells the backend to stop."""
+        self.flow = None
+        self._retire()
+
+    def _retire(self) -> None:
+        self.peer.idle.pop(self, None)
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """The backend reads slowly; what is to be sent was read from the client already."""
+
+    def resume_writing(self) -> None:
+        """The backend reads again."""
+
+    def eof_received(self) -> None:
+        """The backend sends nothing more; the transport closes itself."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self.peer.idle.pop(self, None)
+        flow, self.flow = self.flow, None
+        if flow is None:
+            return
+        if self._waits_for == _END and exc is None:
+            flow.end(self.peer._clock())  # noqa: SLF001 a link is a part of its peer
+        else:
+            flow.was_cut_off(self, "it closed the connection" if exc is None else str(exc) or type(exc).__name__)
+
+
+class Contexts:
+    """Contexts for encrypted connections, one for each set of certificates; read again when a new table comes.
+
+    Args:
+        secrets_dir: where certificates are mounted.
+    """
+
+    def __init__(self, secrets_dir: Path | None) -> None:
+        self._secrets_dir = secrets_dir
+        self._made: dict[BackendTls, ssl.SSLContext] = {}
+
+    def forget(self) -> None:
+        """Reads certificates again when they are needed next; they may have been exchanged."""
+        self._made.clear()
+
+    def of(self, tls: BackendTls) -> ssl.SSLContext:
+        """The context for connections secured as ``tls`` says.
 
         Raises:
-            ConnectError: no connection was made.
-            DisconnectError: the connection broke before the reply's head was complete.
+            OSError: a certificate cannot be read.
         """
-        try:
-            return await self._session.request(
-                method,
-                URL(backend.url + target, encoded=True),
-                headers=CIMultiDict(headers),
-                data=_payload(body),
-                allow_redirects=False,
-                ssl=self._ssl_of(backend.tls),
-                server_hostname=backend.tls.server_name if backend.url.startswith("https:") else None,
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ClientSSLError, aiohttp.ConnectionTimeoutError) as error:
-            raise ConnectError(str(error) or type(error).__name__) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise DisconnectError(str(error) or type(error).__name__) from error
-
-    def _ssl_of(self, tls: BackendTls) -> ssl.SSLContext | bool:
-        found = self._ssl.get(tls)
+        found = self._made.get(tls)
         if found is None:
-            found = self._ssl[tls] = self._make_ssl(tls)
+            found = self._made[tls] = self._make(tls)
         return found
 
-    def _make_ssl(self, tls: BackendTls) -> ssl.SSLContext | bool:
-        if tls.ca_file is None and tls.certificate_file is None:
-            return tls.is_verified
-        try:
-            context = ssl.create_default_context(cafile=self._path(tls.ca_file))
-            if not tls.is_verified:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            if tls.certificate_file is not None:
-                context.load_cert_chain(self._path(tls.certificate_file) or "", self._path(tls.key_file))
-        except OSError as error:  # ssl.SSLError is one
-            raise ConnectError(f"certificates cannot be used: {error}") from error
+    def _make(self, tls: BackendTls) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self._path(tls.ca_file))
+        if not tls.is_verified:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if tls.certificate_file is not None:
+            context.load_cert_chain(self._path(tls.certificate_file) or "", self._path(tls.key_file))
         return context
 
     def _path(self, name: str | None) -> str | None:
-        if name is None:
-            return None
-        return str((self._secrets_dir or Path()) / name)
+        return None if name is None else str((self._secrets_dir or Path()) / name)
 
 
-def _payload(body: bytes | None) -> bytes | io.BytesIO | None:
-    """The body as the client library sends it best: a large one in pieces, so that streams do not stand still."""
-    return io.BytesIO(body) if body is not None and len(body) > _LARGE_BYTES else body
+_JOIN_BYTES: Final = 64 * 1024
+"""Up to this size, head and body go out as one write; copying is cheaper than a second call into the kernel."""

@@ -1,14 +1,16 @@
 """The routing table as the hot path reads it: plain frozen values, nothing to parse and nothing to look up twice.
 
 ``tables`` builds a ``Table`` from a validated ``RoutingTable``; ``choice`` and ``proxy`` read it. A table is replaced
-as a whole, so a request that began with one ends with it. Values are picklable: a control process can hand them to
-workers that import neither pydantic nor NumPy.
+as a whole, so a request that began with one ends with it. Values are what msgspec can write and read: the control
+process hands them to workers that import neither pydantic nor NumPy (``messages``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import msgspec
 
 from marlin.api.footprint import Intensity
 
@@ -76,16 +78,14 @@ class Site:
         return self.datacenter.name
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
+class Shares(msgspec.Struct, frozen=True, tag=True):
     """Fixed fractions. Also what holds without a plan: then they are the shares of capacity."""
 
     weights: tuple[float, ...]
     """(S,) one for each site of the pool, adding up to 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ordered:
+class Ordered(msgspec.Struct, frozen=True, tag=True):
     """Sites are filled in turn, each up to its cap, live."""
 
     order: tuple[int, ...]

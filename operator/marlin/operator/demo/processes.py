@@ -38,6 +38,8 @@ class Service:
 
     name: str
     url: str
+    admin_url: str | None
+    """Address of its admin pages, where they have a port of their own."""
     process: asyncio.subprocess.Process
 
 
@@ -98,10 +100,10 @@ class Processes:
                 if process.returncode is not None:
                     raise StartError(f"{name} ended with code {process.returncode}: {_last_line(log_file)}")
                 with contextlib.suppress(OSError, ValueError, aiohttp.ClientError, TimeoutError):
-                    url = f"http://127.0.0.1:{int(port_file.read_text())}"
+                    url, *admin_url = (f"http://127.0.0.1:{int(line)}" for line in port_file.read_text().split())
                     async with session.get(url + ready_path) as response:
                         if response.status == 200:
-                            return Service(name, url, process)
+                            return Service(name, url, next(iter(admin_url), None), process)
                 await asyncio.sleep(0.05)
         raise StartError(f"{name} was not ready within {READY_TIMEOUT_S:.0f} s: {_last_line(log_file)}")
 

@@ -192,6 +192,7 @@ async def _stack(settings: DemoSettings, console: Console, port: int = 0) -> Asy
                         processes.start(
                             f"router-{origin}",
                             *("router", "--config", str(files[origin]), "--origin", origin, "--no-access-log"),
+                            *("--admin-port", "0"),
                             ready_path="/readyz",
                             port=port + i if port else 0,
                         )
@@ -278,6 +279,7 @@ def _verdict(console: Console, columns: list[Column]) -> int:
 
 def _serve_help(stack: Stack) -> str:
     first = next(iter(stack.addresses().values()))
+    admin = next(iter(stack.routers.values())).admin_url
     others = "\n".join(f"  {origin:<6} {url}" for origin, url in stack.addresses().items())
     model = stack.fleet.model
     return f"""
@@ -294,5 +296,5 @@ With the openai package:
   print(client.chat.completions.create(model="{model}", max_tokens=16,
         messages=[{{"role": "user", "content": "Hello"}}]).choices[0].message.content)
 
-The header x-marlin-datacenter says who answered, {first}/metrics what happened. Ctrl-C ends it.
+The header x-marlin-datacenter says who answered, {admin}/metrics what happened. Ctrl-C ends it.
 """

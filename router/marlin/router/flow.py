@@ -1,0 +1,546 @@
+"""One request: read, sent to a backend, sent to another where that is safe, and its reply passed on.
+
+``downstream`` makes a flow of each request; ``upstream`` tells it what becomes of it. Whatever happens, the client gets
+the backend's reply or a clear error, once; a client that leaves takes its request at the backend with it; and the
+backend's count of requests in flight goes back down, in one place (``_let_go``).
+
+A request is sent again only while no byte of a reply has reached the client: when no connection could be made, when a
+kept connection turned out to be closed, and, within the retry budget, when a backend said 429 or 503 or hung up.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from marlin.router.balancer import LiveBackend, LivePool
+from marlin.router.body_fields import NO_FIELDS, BodyFields, read_fields
+from marlin.router.errors import (
+    BadRequestError,
+    NoBackendError,
+    RouterError,
+    UnknownModelError,
+    UnknownPathError,
+    UpstreamFailedError,
+    UpstreamTimeoutError,
+)
+from marlin.router.framing import ChunkReader
+from marlin.router.heads import CHUNKED, UNTIL_CLOSE, ReplyHead, RequestHead
+from marlin.router.paths import is_passed_on
+from marlin.router.upstream import Link
+from marlin.router.usage import KEY, TAIL_BYTES, find_usage
+
+if TYPE_CHECKING:
+    from marlin.router.downstream import Downstream
+    from marlin.router.plane import Plane
+
+_LOG = logging.getLogger("marlin.router")
+
+MAX_ATTEMPTS: Final = 4
+"""Backends tried for one request, those included that could not be connected to."""
+
+MAX_RESENDS: Final = 1
+"""How often a request is sent again that a backend may have begun to work on."""
+
+CLIENT_CLOSED: Final = 499
+"""Stands for a status where the client left before it got one, as nginx counts it."""
+
+_RETRY_AFTER_S: Final = 1
+_BUSY: Final = frozenset({429, 503})
+
+# How a reply's bytes become the client's.
+_AS_IS: Final = 0
+_INTO_CHUNKS: Final = 1
+_OUT_OF_CHUNKS: Final = 2
+
+
+class Flow:
+    """One request. Times are monotonic seconds.
+
+    Attributes:
+        head, body: what the client sent.
+        began_s: when its head was complete.
+        deadline_s: when it is given up.
+        live: the backend it is at; None before and after.
+        last_live: the backend it was at last.
+        attempts: backends it was sent to, or that could not be connected to.
+        status: the status the client got; 0: none yet.
+        error: one word for what went wrong; empty when all went well.
+        ttft_s: from ``began_s`` to the first byte of the reply's body.
+        bytes_out: bytes of body passed on.
+        usage: prompt and output tokens, as the reply reported them.
+        is_heard: set by the link whenever the backend sends something.
+        is_stream: whether the reply is an event stream.
+        is_over: whether nothing will happen any more.
+    """
+
+    __slots__ = (
+        "_client",
+        "_link",
+        "_mode",
+        "_needs_fresh",
+        "_plane",
+        "_pool",
+        "_reader",
+        "_reply",
+        "_resends",
+        "_tail",
+        "_tried",
+        "attempts",
+        "began_s",
+        "body",
+        "bytes_out",
+        "deadline_s",
+        "error",
+        "head",
+        "is_heard",
+        "is_over",
+        "is_stream",
+        "last_live",
+        "live",
+        "silent_since_s",
+        "status",
+        "ttft_s",
+        "usage",
+    )
+
+    def __init__(self, plane: Plane, client: Downstream, head: RequestHead, body: bytes, began_s: float) -> None:
+        self._plane = plane
+        self._client = client
+        self._link: Link | None = None
+        self._pool: LivePool | None = None
+        self._reply: ReplyHead | None = None
+        self._reader: ChunkReader | None = None
+        self._mode = _AS_IS
+        self._needs_fresh = False
+        self._resends = 0
+        self._tail = b""
+        self._tried: tuple[LiveBackend, ...] = ()
+        self.head = head
+        self.body = body
+        self.began_s = began_s
+        self.deadline_s = began_s + plane.request_timeout_s
+        self.silent_since_s = began_s
+        self.live: LiveBackend | None = None
+        self.last_live: LiveBackend | None = None
+        self.attempts = 0
+        self.status = 0
+        self.error = ""
+        self.ttft_s: float | None = None
+        self.bytes_out = 0
+        self.usage: tuple[int, int] | None = None
+        self.is_heard = False
+        self.is_stream = False
+        self.is_over = False
+
+    @property
+    def method(self) -> str:
+        """The request's method."""
+        return self.head.method.decode("ascii")
+
+    @property
+    def path(self) -> str:
+        """The request's path, without the query, which may hold anything."""
+        return self.head.target.partition(b"?")[0].decode("ascii")
+
+    @property
+    def request_id(self) -> str:
+        """The client's x-request-id."""
+        return self.head.request_id.decode("latin-1")
+
+    # --- towards the backend -----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Finds out where the request goes and sends it there, or answers it here."""
+        head = self.head
+        plane = self._plane
+        try:
+            answer = plane.own_answer(head)
+            if answer is not None:
+                self._answer(200, answer)
+                return
+            if not is_passed_on(head.target):
+                raise UnknownPathError(f"{self.path[:200]} is not a path that is passed on to backends")
+            fields = NO_FIELDS if head.is_opaque else read_fields(self.body)
+            self._pool = self._find_pool(fields)
+            plane.budget.pay_in()
+            self._try_next()
+        except RouterError as error:
+            self._refuse(error)
+
+    def _find_pool(self, fields: BodyFields) -> LivePool:
+        """The pool that serves the request; one that names no model goes to the only pool, as with a lone vLLM."""
+        by_model = self._plane.balancer.by_model
+        model = fields.model
+        if model is not None:
+            pool = by_model.get(model)
+            if pool is None:
+                served = ", ".join(list(by_model)[:10])
+                raise UnknownModelError(
+                    f"The model `{model[:200]}` does not exist. Models served here: {served}.", param="model"
+                )
+            return pool
+        if len(by_model) == 1:
+            return next(iter(by_model.values()))
+        if self.head.is_opaque:
+            raise BadRequestError(
+                "the model can only be read from a JSON body so far, and several models are served here; "
+                "send this request to a router that serves one",
+                reason="model_unreadable",
+                param="model",
+            )
+        raise BadRequestError(
+            "model is required: several models are served here", reason="model_missing", param="model"
+        )
+
+    def _try_next(self) -> None:
+        """Chooses a backend and sends the request to it, at once or when there is a connection."""
+        plane = self._plane
+        assert self._pool is not None
+        live = None
+        if self.attempts < MAX_ATTEMPTS:
+            live = plane.balancer.choose(self._pool, self._tried, is_forwarded=self.head.is_forwarded)
+        if live is None:
+            raise self._nothing_left()
+        self.attempts += 1
+        self.live = self.last_live = live
+        plane.balancer.open(live)
+        link = None if self._needs_fresh else live.peer.take_idle()
+        if link is not None:
+            self._send(link, live)
+        else:
+            plane.spawn(live.peer.dial(self))
+
+    def _nothing_left(self) -> RouterError:
+        assert self._pool is not None
+        if self._tried:
+            return UpstreamFailedError(
+                f"none of {len(self._tried)} backends tried could serve this",
+                reason="upstream_connect" if not self.error else self.error,
+                retry_after_s=_RETRY_AFTER_S,
+            )
+        return NoBackendError(
+            f"no backend of model {self._pool.pool.model_name} is up and below its limit; try again soon",
+            retry_after_s=_RETRY_AFTER_S,
+        )
+
+    def _send(self, link: Link, live: LiveBackend) -> None:
+        self._link = link
+        head, peer = self.head, live.peer
+        lines = head.lines
+        if head.host_at:
+            lines[head.host_at] = peer.host_line
+        else:
+            lines.append(peer.host_line)
+            head.host_at = len(lines) - 1
+        if peer.prefix or self.attempts > 1:
+            lines[0] = b"%b %b%b HTTP/1.1" % (head.method, peer.prefix, head.target)
+        if peer.authorization_line is not None:
+            lines = self._with_authorization(lines, peer.authorization_line)
+        link.send(self, b"\r\n".join(lines) + peer.request_tail, self.body)
+
+    def _with_authorization(self, lines: list[bytes], ours: bytes) -> list[bytes]:
+        """The lines with our credential for the backend: the client's is for us, and never goes further."""
+        at = self.head.authorization_at
+        lines = list(lines)
+        if at:
+            lines[at] = ours
+            return [line for i, line in enumerate(lines) if i <= at or line[:14].lower() != b"authorization:"]
+        return [*lines, ours]
+
+    def was_connected(self, link: Link) -> None:
+        """There is a connection to the backend; the client may have left meanwhile."""
+        if self.is_over or self.live is None or self.live.peer is not link.peer:
+            link.idle_since_s = self._plane.clock()
+            link.peer.idle[link] = None
+            return
+        self._send(link, self.live)
+
+    def was_unreachable(self, why: str) -> None:
+        """There is no connection to the backend: another one is tried."""
+        live = self.live
+        if self.is_over or live is None:
+            return
+        backend = live.backend
+        _LOG.warning("backend %s of pool %s cannot be reached: %s", backend.name, backend.pool, why)
+        live.peer.cell.count_upstream_error("connect")
+        self._plane.balancer.report_unreachable(live)
+        self._try_another(live)
+
+    def was_cut_off(self, link: Link, why: str) -> None:
+        """The connection broke before the reply was complete."""
+        self._link = None
+        live = self.live
+        if self.is_over or live is None:
+            return
+        if self._reply is not None:
+            live.peer.cell.count_upstream_error("died_mid_reply")
+            self._plane.balancer.report_failed(live)
+            error = UpstreamFailedError(f"the backend broke off its reply: {why}", reason="died_mid_reply")
+            self._break_off(error, link)
+            return
+        if link.is_reused and not self.is_heard and not self._needs_fresh:
+            # It was closed while it was idle, as every server does sooner or later: nothing was received.
+            self._needs_fresh = True
+            self._let_go()
+            self.attempts -= 1
+            self._retry_or_refuse()
+            return
+        live.peer.cell.count_upstream_error("upstream_disconnected")
+        self._plane.balancer.report_failed(live)
+        self.error = "upstream_disconnected"
+        if self._resends < MAX_RESENDS and self._plane.budget.take(self._plane.clock()):
+            self._resends += 1
+            live.peer.cell.count_retry("upstream_disconnected")
+            self._try_another(live)
+        else:
+            self._let_go()
+            self._refuse(UpstreamFailedError(f"the backend closed the connection: {why}"))
+
+    def _try_another(self, live: LiveBackend) -> None:
+        self._tried += (live,)
+        self._let_go()
+        self._retry_or_refuse()
+
+    def _retry_or_refuse(self) -> None:
+        try:
+            self._try_next()
+        except RouterError as error:
+            self._refuse(error)
+
+    # --- towards the client ------------------------------------------------------------------------------------------
+
+    def begin(self, reply: ReplyHead, body: bytes, *, is_whole: bool) -> bool:
+        """The reply's head is here, and perhaps all of it.
+
+        Args:
+            reply: the head.
+            body: what came with it of a body whose length is known.
+            is_whole: whether that is all of it.
+
+        Returns:
+            Whether it is passed on; otherwise the request was sent elsewhere, and the link is not ours any more.
+        """
+        live = self.live
+        assert live is not None
+        status = reply.status
+        if status >= 429 and (status in _BUSY or status >= 500) and self._goes_elsewhere(live, reply):
+            return False
+        if status < 500:
+            live.failures = 0
+        self._reply = reply
+        self.status = status
+        head = self.head
+        lines = reply.lines
+        tail = live.peer.reply_tail
+        if self._client.is_plain and not self._plane.is_draining and reply.length != UNTIL_CLOSE:
+            self.is_stream = reply.is_stream
+            data = b"\r\n".join(lines) + tail
+        else:
+            data = self._unusual_head(reply, tail)
+        if reply.error:
+            self.error = reply.error
+        if body:
+            self.ttft_s = self._plane.clock() - self.began_s
+            self.bytes_out = len(body)
+            if head.method == b"POST":
+                self._tail = body
+            data += body
+        self._client.write(data)
+        return True
+
+    def _unusual_head(self, reply: ReplyHead, tail: bytes) -> bytes:
+        """The head for a client of HTTP/1.0, a connection that is to be closed, or a reply without a length."""
+        client, lines = self._client, list(reply.lines)
+        self.is_stream = reply.is_stream
+        if self.head.is_http10:
+            if reply.length == CHUNKED:
+                del lines[reply.length_at]
+                self._mode = _OUT_OF_CHUNKS
+                self._reader = ChunkReader()
+            if reply.length < 0:
+                client.keeps_alive = False
+            elif client.keeps_alive:
+                lines.append(b"Connection: keep-alive")
+        elif reply.length == UNTIL_CLOSE and self.head.method != b"HEAD":
+            # In chunks, the client can tell the end from a broken connection.
+            lines.append(b"Transfer-Encoding: chunked")
+            self._mode = _INTO_CHUNKS
+        if self._plane.is_draining:
+            client.keeps_alive = False
+        if not client.keeps_alive:
+            lines.append(b"Connection: close")
+        return b"\r\n".join(lines) + tail
+
+    def _goes_elsewhere(self, live: LiveBackend, reply: ReplyHead) -> bool:
+        """Notes that a backend is in trouble, and sends the request to another one where there is one."""
+        plane = self._plane
+        if reply.status not in _BUSY:
+            plane.balancer.report_failed(live)
+            return False
+        plane.balancer.report_overloaded(live, _seconds(reply.retry_after))
+        live.peer.cell.count_upstream_error("busy")
+        if self.attempts >= MAX_ATTEMPTS or self._pool is None:
+            return False
+        tried = (*self._tried, live)
+        if plane.balancer.choose(self._pool, tried, is_forwarded=self.head.is_forwarded) is None:
+            return False
+        if not plane.budget.take(plane.clock()):
+            return False
+        live.peer.cell.count_retry("busy")
+        link, self._link = self._link, None
+        if link is not None:
+            link.give_up()
+        self._try_another(live)
+        return True
+
+    def pass_on(self, data: bytes) -> None:
+        """The next bytes of the reply's body, chunks included where it is chunked."""
+        if self.ttft_s is None:
+            self.ttft_s = self._plane.clock() - self.began_s
+        self.bytes_out += len(data)
+        if self.is_stream:
+            if KEY in data:
+                self._tail = data
+        elif self.head.method == b"POST":
+            self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+        if self._mode != _AS_IS:
+            data = self._reframed(data)
+        self._client.write(data)
+
+    def _reframed(self, data: bytes) -> bytes:
+        if self._mode == _INTO_CHUNKS:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        assert self._reader is not None
+        self._reader.feed(data)
+        return self._reader.take()
+
+    def end(self, now_s: float) -> None:
+        """The reply is complete."""
+        self._link = None
+        live, reply = self.live, self._reply
+        assert live is not None
+        assert reply is not None
+        if self._mode == _INTO_CHUNKS:
+            self._client.write(b"0\r\n\r\n")
+        if reply.status < 300:
+            if self.head.method == b"POST":
+                if self._tail and not reply.is_opaque:
+                    self.usage = find_usage(self._tail)
+                live.peer.cell.count_usage(
+                    live.backend, live.site.site.datacenter, self.usage, self._plane.wall_clock()
+                )
+            self._let_go(now_s - self.began_s)
+        else:
+            self._let_go()
+        self._close(now_s)
+
+    def client_left(self) -> None:
+        """The client hung up: the backend is told to stop by closing its connection."""
+        if self.is_over:
+            return
+        self.status, self.error = self.status or CLIENT_CLOSED, "client_disconnected"
+        if self._reply is not None:
+            self.status = CLIENT_CLOSED
+        self._abandon()
+        self._close(self._plane.clock())
+
+    def look_at_clock(self, now_s: float, stream_idle_timeout_s: float) -> None:
+        """Gives up a request that takes too long, and a stream that has fallen silent."""
+        if now_s >= self.deadline_s:
+            self._time_out(UpstreamTimeoutError("the request took longer than the router allows"))
+        elif self.is_heard:
+            self.is_heard = False
+            self.silent_since_s = now_s
+        elif self.is_stream and self._client.is_writable and now_s - self.silent_since_s >= stream_idle_timeout_s:
+            self._time_out(
+                UpstreamTimeoutError(f"the stream was silent for {stream_idle_timeout_s:g} s", reason="stream_idle")
+            )
+
+    def _time_out(self, error: RouterError) -> None:
+        live, link = self.live, self._link
+        if live is not None:
+            live.peer.cell.count_upstream_error(error.reason)
+        if self._reply is None:
+            self._abandon()
+            self._refuse(error)
+            return
+        self._abandon()
+        self._break_off(error, link)
+
+    def _break_off(self, error: RouterError, link: Link | None) -> None:
+        """Ends a reply that has begun: an error event where there can be one, else a torn connection."""
+        self._let_go()
+        self.error = error.reason
+        reply = self._reply
+        assert reply is not None
+        client = self._client
+        client.keeps_alive = False
+        ending = b""
+        if reply.is_stream and not reply.is_opaque:
+            event = error.event()
+            if self._mode == _INTO_CHUNKS:
+                # An event that was cut in two is ended by an empty line, so that ours stands alone.
+                event = b"\n\n" + event
+                ending = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
+            elif self._mode == _AS_IS and reply.length == CHUNKED and link is not None and link.scanner is not None:
+                owed = link.scanner.owed
+                filled = b"" if not owed else (b"\n" * (owed - 2) + b"\r\n" if 2 < owed <= _MAX_FILLED else None)
+                if filled is not None:
+                    ending = filled + b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
+        if ending:
+            client.write(ending)
+        # Without that, no clean end: a cut reply must not look complete.
+        client.is_torn = not ending
+        self._close(self._plane.clock())
+
+    def _refuse(self, error: RouterError) -> None:
+        """Answers with an error of our own."""
+        self.error = error.reason
+        self.status = error.status
+        self._client.answer_error(error, self.head)
+        self._close(self._plane.clock())
+
+    def _answer(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.bytes_out = len(body)
+        self._client.answer(status, body, self.head)
+        self._close(self._plane.clock())
+
+    def _abandon(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.give_up()
+        self._let_go()
+
+    def _let_go(self, duration_s: float | None = None) -> None:
+        """Counts the request out at its backend: the one place where that happens."""
+        live, self.live = self.live, None
+        if live is not None:
+            self._plane.balancer.close(live, duration_s)
+
+    def _close(self, now_s: float) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        self._plane.ended(self, now_s)
+        self._client.finished(self)
+
+    def pause(self) -> None:
+        """The client reads more slowly than the backend sends."""
+        if self._link is not None:
+            self._link.transport.pause_reading()
+
+    def resume(self) -> None:
+        """The client can take more."""
+        if self._link is not None:
+            self._link.transport.resume_reading()
+
+
+def _seconds(retry_after: bytes) -> float | None:
+    """A Retry-After in seconds; one that is a date says nothing here."""
+    return float(retry_after) if retry_after.isdigit() and len(retry_after) < 10 else None
+
+
+_MAX_FILLED: Final = 2**20
+"""Most newlines with which a chunk that was cut in two is filled up."""

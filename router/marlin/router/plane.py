@@ -1,0 +1,210 @@
+"""The data plane of one worker: what its connections share, and what happens beside them.
+
+``worker`` makes one and feeds it tables; ``downstream`` and ``flow`` use it for every request. Time-outs are looked
+after here, by walking over everything a few times a second, so that a request needs no timer of its own. The only
+clocks are the two that are passed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from random import Random
+from typing import Any, Final
+
+from marlin.router.access_log import AccessLog
+from marlin.router.balancer import Balancer
+from marlin.router.budget import RetryBudget
+from marlin.router.downstream import Downstream
+from marlin.router.errors import RouterError, UnknownModelError
+from marlin.router.flow import Flow
+from marlin.router.heads import RequestHead
+from marlin.router.loads import LoadPage
+from marlin.router.settings import Settings
+from marlin.router.tally import Cell, Tally
+from marlin.router.upstream import Contexts, Peer
+from marlin.router.view import Table
+
+_LOG = logging.getLogger("marlin.router")
+
+LOOK_S: Final = 0.25
+"""Between two looks at the clock."""
+
+_MODELS: Final = b"/v1/models"
+
+
+class Plane:
+    """Everything a worker's connections share.
+
+    Args:
+        settings: limits and time-outs.
+        clock: monotonic seconds.
+        wall_clock: Unix time, s.
+        page: counts that workers share; None: there is one worker.
+        write_log: takes batches of access log lines; None: there is no access log.
+
+    Attributes:
+        balancer: chooses and counts.
+        tally: what is counted.
+        budget: how many retries there may be.
+        flows: requests being served.
+        clients: their connections, and idle ones.
+        is_draining: whether connections are closed when their request has ended.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        page: LoadPage | None = None,
+        write_log: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.request_timeout_s = settings.request_timeout_s
+        self.max_body_bytes = settings.max_body_bytes
+        self.balancer = Balancer(clock, Random(settings.seed), page)
+        self.tally = Tally()
+        self.budget = RetryBudget(clock())
+        self.flows: dict[Flow, None] = {}
+        self.clients: dict[Downstream, None] = {}
+        self.is_draining = False
+        self._own_cell = self.tally.cell("", "")
+        self._log = None if write_log is None else AccessLog(settings.log_format, write_log, wall_clock)
+        self._contexts = Contexts(settings.secrets_dir)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def accept(self) -> Downstream:
+        """The protocol of a new connection."""
+        return Downstream(self)
+
+    def adopt(self, table: Table, slots: Collection[int] | None = None) -> None:
+        """Takes a table over; requests in flight end as they began.
+
+        Args:
+            table: the table.
+            slots: a cell of the load page for each of ``table.backends()``.
+        """
+        before = list(self.balancer.all_live())
+        self.balancer.adopt(table, slots)
+        self._contexts.forget()
+        for pool in self.balancer.pools:
+            is_planned = table.plan is not None and pool.pool.is_planned
+            epoch = table.plan.epoch if table.plan is not None and is_planned else None
+            for live in pool.backends():
+                if not hasattr(live, "peer"):
+                    live.peer = Peer(self.clock, self._settings.connect_timeout_s)
+                live.peer.describe(live.backend, self._contexts.of, self._settings.origin, epoch)
+                live.peer.cell = self.tally.cell(live.backend.pool, live.backend.datacenter)
+        kept = {id(live) for pool in self.balancer.pools for live in pool.backends()}
+        for live in before:
+            if id(live) not in kept:
+                live.peer.close()
+
+    def own_answer(self, head: RequestHead) -> bytes | None:
+        """What is answered here rather than by a backend: the list of models, and whether this router is ready.
+
+        Raises:
+            UnknownModelError: there is no such model.
+        """
+        target = head.target
+        if head.method != b"GET":
+            return None
+        if target.startswith(_MODELS) and target[10:11] in {b"", b"/", b"?"}:
+            return self._models(target.partition(b"?")[0].decode("ascii"))
+        if target in {b"/healthz", b"/readyz"}:
+            return b'{"ready":%b}\n' % (b"false" if self.is_draining else b"true")
+        return None
+
+    def _models(self, path: str) -> bytes:
+        """OpenAI's list of models, or one of them, from the table: true even while every backend is down."""
+        entries = {
+            name: {"id": name, "object": "model", "created": 0, "owned_by": "marlin"} for name in self.balancer.by_model
+        }
+        wanted = path.removeprefix("/v1/models").removeprefix("/")
+        answer: object = {"object": "list", "data": list(entries.values())}
+        if wanted:
+            if wanted not in entries:
+                raise UnknownModelError(f"The model `{wanted[:200]}` does not exist.", param="model")
+            answer = entries[wanted]
+        return json.dumps(answer).encode()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Runs ``work`` beside everything else."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def ended(self, flow: Flow, now_s: float) -> None:
+        """Counts and logs a request that has ended."""
+        self.flows.pop(flow, None)
+        duration_s = now_s - flow.began_s
+        live = flow.last_live
+        cell = self._own_cell if live is None else live.peer.cell
+        cell.count_request(flow.status, duration_s, flow.ttft_s)
+        if self._log is not None:
+            self._log.add(flow, duration_s)
+        if not self.flows:
+            self._idle.set()
+
+    def refused(self, error: RouterError, head: RequestHead | None, since_s: float) -> None:
+        """Counts a request that could not be read."""
+        self._own_cell.count_request(error.status, max(0.0, self.clock() - since_s), None)
+        _LOG.info("request refused: %d %s: %s", error.status, error.reason, error.message)
+
+    async def wait_until_idle(self) -> None:
+        """Returns when no request is being served."""
+        while self.flows:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def look_after(self) -> None:
+        """Looks at the clock until cancelled."""
+        interval_s = min(LOOK_S, self._settings.stream_idle_timeout_s / 4)
+        while True:
+            await asyncio.sleep(interval_s)
+            self.look_at_clock()
+
+    def look_at_clock(self) -> None:
+        """Gives up what takes too long, and writes out the log."""
+        now_s = self.clock()
+        for flow in list(self.flows):
+            if not flow.is_over:
+                flow.look_at_clock(now_s, self._settings.stream_idle_timeout_s)
+        for client in list(self.clients):
+            client.look_at_clock(now_s)
+        for live in self.balancer.all_live():
+            live.peer.drop_stale(now_s)
+        if self._log is not None:
+            self._log.flush()
+
+    def drain(self) -> None:
+        """From now on, every connection ends with its request."""
+        self.is_draining = True
+        for client in list(self.clients):
+            client.close_if_idle()
+
+    async def close(self) -> None:
+        """Ends all connections, whatever is on them."""
+        for client in list(self.clients):
+            client.transport.abort()
+        for live in self.balancer.all_live():
+            live.peer.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Closed transports tell their protocols in the next turn of the loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if self._log is not None:
+            self._log.flush()
+
+    def cells(self) -> list[Cell]:
+        """Everything that was counted."""
+        return self.tally.cells()

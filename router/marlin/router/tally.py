@@ -1,0 +1,137 @@
+"""What a worker counts: plain numbers, added to as requests end, sent to the control process when it asks.
+
+Adding is all that happens here; names, texts and sums over workers are in ``metrics``, in the control process. A
+``Cell`` belongs to one pool at one datacenter; labels hold names from the table only, never what a client sent.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Final
+
+import msgspec
+
+from marlin.api.footprint import footprint_of, request_energy_kwh
+from marlin.router.view import Backend, Datacenter
+
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Upper bounds of the histograms' buckets; one more bucket holds what is beyond."""
+
+
+class Times(msgspec.Struct):
+    """A histogram of durations."""
+
+    buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(SECONDS) + 1))
+    """(17,) counts, not cumulative."""
+    sum_s: float = 0.0
+
+    def add(self, duration_s: float) -> None:
+        """Counts one."""
+        self.buckets[bisect_left(SECONDS, duration_s)] += 1
+        self.sum_s += duration_s
+
+
+class Cell(msgspec.Struct):
+    """The counts of a pool at a datacenter; both names empty for requests that found none."""
+
+    pool: str = ""
+    datacenter: str = ""
+    codes: dict[int, int] = {}
+    """Requests ended, by status."""
+    ttft: Times = msgspec.field(default_factory=Times)
+    duration: Times = msgspec.field(default_factory=Times)
+    upstream_errors: dict[str, int] = {}
+    """Failures of backends, by reason."""
+    retries: dict[str, int] = {}
+    """Requests sent to another backend, by reason."""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    no_estimate: dict[str, int] = {}
+    """Replies without an estimate, by reason."""
+    energy_kwh: float = 0.0
+    carbon_gco2: float = 0.0
+    water_l: float = 0.0
+    cost_usd: float = 0.0
+
+    def count_request(self, status: int, duration_s: float, ttft_s: float | None) -> None:
+        """Counts a request that has ended."""
+        codes = self.codes
+        codes[status] = codes.get(status, 0) + 1
+        self.duration.add(duration_s)
+        if ttft_s is not None and status < 300:
+            self.ttft.add(ttft_s)
+
+    def count_upstream_error(self, reason: str) -> None:
+        """Counts a backend's failure."""
+        self.upstream_errors[reason] = self.upstream_errors.get(reason, 0) + 1
+
+    def count_retry(self, reason: str) -> None:
+        """Counts a request that is sent to another backend."""
+        self.retries[reason] = self.retries.get(reason, 0) + 1
+
+    def count_usage(
+        self, backend: Backend, datacenter: Datacenter, usage: tuple[int, int] | None, now_s: float
+    ) -> None:
+        """Counts what a 2xx reply cost, or in one word why nobody knows.
+
+        Args:
+            backend: holds the joules per token.
+            datacenter: holds what a kWh brings with it, and until when.
+            usage: prompt and output tokens; None where the reply did not say.
+            now_s: Unix time, s.
+        """
+        if usage is None:
+            reason = "no_usage"
+        else:
+            prompt, output = usage
+            self.prompt_tokens += prompt
+            self.output_tokens += output
+            if backend.joules_per_prompt_token == 0 and backend.joules_per_output_token == 0:
+                reason = "no_energy_figures"
+            elif datacenter.signals_valid_until_s is not None and now_s >= datacenter.signals_valid_until_s:
+                reason = "signals_expired"
+            else:
+                energy_kwh = request_energy_kwh(
+                    prompt, output, backend.joules_per_prompt_token, backend.joules_per_output_token
+                )
+                cost = footprint_of(energy_kwh, datacenter.intensity)
+                self.energy_kwh += cost.energy_kwh
+                self.carbon_gco2 += cost.carbon_gco2
+                self.water_l += cost.water_l
+                self.cost_usd += cost.cost_usd
+                return
+        self.no_estimate[reason] = self.no_estimate.get(reason, 0) + 1
+
+
+class Tally:
+    """All cells of a worker."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[str, str], Cell] = {}
+
+    def cell(self, pool: str, datacenter: str) -> Cell:
+        """The cell of a pool at a datacenter, made when first asked for."""
+        found = self._cells.get((pool, datacenter))
+        if found is None:
+            found = self._cells[pool, datacenter] = Cell(pool, datacenter)
+        return found
+
+    def cells(self) -> list[Cell]:
+        """All of them."""
+        return list(self._cells.values())
+
+
+def add_cells(into: dict[tuple[str, str], Cell], cells: list[Cell]) -> None:
+    """Adds ``cells`` to the sums in ``into``."""
+    for cell in cells:
+        total = into.setdefault((cell.pool, cell.datacenter), Cell(cell.pool, cell.datacenter))
+        for name in ("codes", "upstream_errors", "retries", "no_estimate"):
+            counts = getattr(total, name)
+            for key, value in getattr(cell, name).items():
+                counts[key] = counts.get(key, 0) + value
+        for name in ("ttft", "duration"):
+            times, more = getattr(total, name), getattr(cell, name)
+            times.buckets = [a + b for a, b in zip(times.buckets, more.buckets, strict=True)]
+            times.sum_s += more.sum_s
+        for name in ("prompt_tokens", "output_tokens", "energy_kwh", "carbon_gco2", "water_l", "cost_usd"):
+            setattr(total, name, getattr(total, name) + getattr(cell, name))

@@ -1,0 +1,214 @@
+"""A worker: the process that serves requests. Imports neither pydantic nor NumPy nor aiohttp.
+
+``crew`` starts it with file descriptors: a socket that listens already, one end of a socket pair for messages, and the
+page of shared counters. It is told its settings and its table, says when it is ready, and ends when it is told to or
+when the control process is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
+
+from marlin.router.access_log import write_lines
+from marlin.router.loads import LoadPage
+from marlin.router.logs import configure
+from marlin.router.messages import (
+    Adopt,
+    Ask,
+    BackendReport,
+    Begin,
+    Channel,
+    Drain,
+    Idle,
+    Ready,
+    Report,
+    ToWorker,
+    Verdict,
+)
+from marlin.router.plane import Plane
+
+_LOG = logging.getLogger("marlin.router")
+
+BACKLOG: Final = 4096
+_LOG_FD: Final = 2
+_MAX_BATCHES: Final = 64
+"""Batches of access log lines that may wait for whoever reads them; beyond that they are dropped, not waited for."""
+
+
+class Worker:
+    """What a worker does with its messages.
+
+    Args:
+        listener: a socket that listens.
+        page: the shared counters.
+        write_log: takes batches of access log lines.
+    """
+
+    def __init__(self, listener: socket.socket, page: LoadPage, write_log: Callable[[bytes], None]) -> None:
+        self._listener = listener
+        self._page = page
+        self._write_log = write_log
+        self._plane: Plane | None = None
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self._channel: Channel
+
+    async def run(self, end: socket.socket) -> None:
+        """Serves until told to stop."""
+        self._channel = await Channel.over(end, ToWorker, self._take, self._stop.set)
+        await self._stop.wait()
+        if self._server is not None:
+            self._server.close()
+        if self._plane is not None:
+            await self._plane.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._channel.close()
+
+    def _take(self, message: ToWorker) -> None:
+        if isinstance(message, Begin):
+            settings = message.settings
+            configure(settings.log_format)
+            write_log = self._write_log if settings.has_access_log else None
+            self._plane = Plane(settings, time.monotonic, time.time, self._page, write_log)
+            return
+        plane = self._plane
+        assert plane is not None
+        if isinstance(message, Adopt):
+            try:
+                plane.adopt(message.table(), message.slots)
+            except OSError as error:
+                _LOG.error("table not taken, the one before stays: a certificate cannot be used: %s", error)
+                return
+            if self._server is None:
+                self._spawn(self._listen(plane))
+        elif isinstance(message, Verdict):
+            for live in plane.balancer.all_live():
+                if live.backend.url == message.url:
+                    plane.balancer.report_probe(live, is_well=message.is_well)
+        elif isinstance(message, Ask):
+            self._channel.send(report_of(plane, message.number))
+        elif isinstance(message, Drain):
+            self._spawn(self._drain(plane, is_final=message.is_final))
+        else:
+            self._stop.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _listen(self, plane: Plane) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(plane.accept, sock=self._listener, backlog=BACKLOG)
+        # What is alive now stays alive: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        self._channel.send(Ready())
+        await plane.look_after()
+
+    async def _drain(self, plane: Plane, *, is_final: bool) -> None:
+        plane.drain()
+        if is_final:
+            if self._server is not None:
+                self._server.close()
+            await plane.wait_until_idle()
+            self._channel.send(Idle())
+
+
+def report_of(plane: Plane, number: int) -> Report:
+    """Everything that a plane has counted."""
+    return Report(
+        number=number,
+        active=len(plane.flows),
+        cells=plane.cells(),
+        backends=[
+            BackendReport(
+                pool=live.backend.pool,
+                name=live.backend.name,
+                url=live.backend.url,
+                in_flight=live.own_in_flight,
+                is_usable=live.is_usable,
+                concurrency=live.concurrency,
+                service_time_s=live.service_time_s,
+            )
+            for live in plane.balancer.all_live()
+        ],
+    )
+
+
+def _start_log_writer() -> tuple[Callable[[bytes], None], Callable[[], None]]:
+    """A thread that writes access log lines, so that a reader who stands still does not stop requests."""
+    batches: queue.Queue[bytes | None] = queue.Queue(_MAX_BATCHES)
+
+    def work() -> None:
+        while (batch := batches.get()) is not None:
+            write_lines(_LOG_FD, batch)
+
+    def put(batch: bytes) -> None:
+        with contextlib.suppress(queue.Full):
+            batches.put_nowait(batch)
+
+    thread = threading.Thread(target=work, name="access-log", daemon=True)
+    thread.start()
+
+    def finish() -> None:
+        with contextlib.suppress(queue.Full):
+            batches.put_nowait(None)
+        thread.join(timeout=1.0)
+
+    return put, finish
+
+
+async def _run(listener: socket.socket, page: LoadPage, end: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    # The control process decides when to end; Ctrl-C and a signal to the whole group reach it too.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, partial(_ignore, number))
+    write_log, finish_log = _start_log_writer()
+    try:
+        await Worker(listener, page, write_log).run(end)
+    finally:
+        finish_log()
+
+
+def _ignore(_: int) -> None:
+    """A signal that is not for a worker."""
+
+
+def main(arguments: list[str]) -> None:
+    """Runs a worker."""
+    parser = argparse.ArgumentParser(description="A worker of marlin router; started by it, not by people.")
+    for name in ("listen-fd", "channel-fd", "page-fd", "workers", "row"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args(arguments)
+    listener = socket.socket(fileno=options.listen_fd)
+    end = socket.socket(fileno=options.channel_fd)
+    page = LoadPage(options.page_fd, options.workers, options.row)
+    os.close(options.page_fd)
+    try:
+        from uvloop import new_event_loop as fast_loop  # noqa: PLC0415
+    except ImportError:  # not there on every platform; asyncio's own loop does
+        fast_loop = None  # type: ignore[assignment]
+    with asyncio.Runner(loop_factory=fast_loop) as runner:
+        runner.run(_run(listener, page, end))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
