@@ -42,7 +42,7 @@ e2e-vllm: setup-dev ## The emulator's contract tests against a real vLLM on CPU 
 	@scripts/e2e_vllm.sh
 
 .PHONY: bench
-bench: setup-dev ## Benchmarks, one line per figure (ONLY=demo|twin|policy|router|operator)
+bench: setup-dev ## Benchmarks, one line per figure (ONLY=demo|twin|environments|policy|router|operator)
 	@$(V)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY))
 
 # --- make --------------------------------------------------------------------------------------------------------

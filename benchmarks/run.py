@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 
 import demo
+import environments
 import policy
 import twin
 from figures import Group, missing
 
 ROOT = Path(__file__).resolve().parent.parent
 
-GROUPS: dict[str, Group] = {group.name: group for group in (demo.GROUP, twin.GROUP, policy.GROUP)}
+GROUPS: dict[str, Group] = {group.name: group for group in (demo.GROUP, twin.GROUP, environments.GROUP, policy.GROUP)}
 PLANNED = ("router", "operator")
 """Groups that are named in the documentation and measured by nothing yet."""
 

@@ -33,7 +33,7 @@ KINDS = pytest.mark.parametrize(
 
 def played(task_: Task, policy: Policy, seed: int = 5) -> tuple[Lanes, list[Step]]:
     """A whole episode of the first study."""
-    lanes, steps = task_.begin([task_.draw(0, seed)], EQUAL), []
+    lanes, steps = task_.begin(task_.draw([(0, seed)]), EQUAL), []
     while not lanes.is_over:
         lanes, done = task_.step(lanes, task_.propose(lanes, policy(task_, lanes.carried.epoch)[None]))
         steps.append(done)
@@ -185,7 +185,12 @@ def test_the_rewards_of_an_episode_add_up_to_its_parts() -> None:
     whole = gain.sum(axis=0) + np.sum(trend, axis=0) + asleep.sum() - late.sum()
     assert sum(s.rewards[0] for s in steps) == pytest.approx(whole)
     assert sum(s.scalar[0] for s in steps) == pytest.approx(whole.mean())
-    assert asleep.sum() > 0
+    everyone = task(sleeps=True).courses[0].fleets.all_replicas[0].sum()
+    assert asleep == pytest.approx([1 - s.happened.awake.sum() / everyone for s in steps])
+    assert asleep.max() > 0.3
+    requests = [s.happened.served.sum() + s.happened.rejected.sum() for s in steps]
+    assert late * requests == pytest.approx([s.happened.late[0] for s in steps])
+    assert late.max() > 0
 
 
 @KINDS
@@ -200,7 +205,7 @@ def test_what_arrives_is_served_or_rejected_by_the_end_of_the_episode(kind: dict
 
 def test_a_queue_is_there_to_be_seen_and_to_be_worked_off() -> None:
     task_ = task(outages=True)
-    lanes = task_.begin([task_.draw(0, 5)], EQUAL)
+    lanes = task_.begin(task_.draw([(0, 5)]), EQUAL)
     queues, seen = [], []
     while not lanes.is_over:
         observed = named(task_.observe(lanes)[0].astype(np.float64), task_.action.models, task_.action.sites)

@@ -67,6 +67,12 @@ class Course:
         """E, V, D: what lanes side by side must have in common."""
         return self.allowed.shape
 
+    @property
+    def most(self) -> FloatArray:
+        """(E, V) requests of each epoch that all replicas together could carry."""
+        seen = self.seen_index
+        return np.asarray(self.fleets.capacity_rps[seen].sum(axis=2) * self.fleets.epoch_s[seen][:, None])
+
 
 def courses(studies: Sequence[Study]) -> tuple[Course, ...]:
     """Works out the epochs of studies. Their seeds are not used: draws are the episodes'.

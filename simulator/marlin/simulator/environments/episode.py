@@ -7,14 +7,14 @@ Requests are drawn here and nowhere else. A seed is a study's seed: the episode 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlin.simulator.environments.course import Course
 from marlin.simulator.environments.forecast import Forecast, Forecaster
-from marlin.simulator.environments.lanes import Fleets, Happened, carry_out
+from marlin.simulator.environments.lanes import Fleets, Happened, carry_out, plans_at, rows_of
 from marlin.simulator.environments.observation import known_part
 from marlin.simulator.environments.proportional import proportional_plans
 from marlin.simulator.environments.reward import scale_of
@@ -38,57 +38,100 @@ class Episode:
     scale: FloatArray  # (4,) the unit of gains
 
 
-def draw(course: Course, seed: int, forecaster: Forecaster, form: Form) -> Episode:
-    """Draws the requests of a course.
+def draw(chosen: Sequence[tuple[Course, int]], forecaster: Forecaster, form: Form) -> tuple[Episode, ...]:
+    """Draws the requests of courses that were made together; many at once are cheaper than one by one.
 
     Args:
-        course: the epochs.
-        seed: what a study's seed is: it chooses, splits and rounds requests.
+        chosen: for each episode the epochs, and a seed as a study has it: it chooses, splits and rounds requests.
         forecaster: what planners expect of them.
-        form: which form of the fluid engine runs the baseline.
+        form: which form of the fluid engine runs the baselines.
 
     Raises:
-        InputError: a day of the trace cannot be scaled to the load asked for.
+        InputError: a day of a trace cannot be scaled to the load asked for.
     """
+    drawn = [_drawn(course, seed) for course, seed in chosen]
+    forecasts = [forecaster(requests.arrived) for requests in drawn]
+    baselines = _baselines([course for course, _ in chosen], drawn, forecasts, form)
+    return tuple(
+        Episode(
+            course=course,
+            arrived=requests.arrived,
+            rtt_s=requests.rtt_s,
+            forecast=forecast,
+            known=known_part(course.still, forecast, course.most),
+            baseline=baseline,
+            scale=scale_of(baseline.totals),
+        )
+        for (course, _), requests, forecast, baseline in zip(chosen, drawn, forecasts, baselines, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    arrived: FloatArray  # (E, V)
+    rtt_s: FloatArray  # (E, V, D)
+
+
+def _drawn(course: Course, seed: int) -> _Drawn:
     rng = demand_stream(seed)
     requests = np.concatenate([day.draw(rng).requests for day in course.days]).astype(np.float64)  # (E, V, R)
     arrived = requests.sum(axis=2)
     even = np.full_like(requests, 1.0 / requests.shape[2])
     by_origin = np.divide(requests, arrived[:, :, None], out=even, where=arrived[:, :, None] > 0)
-    rtt_s = by_origin @ course.rtt_s
-    forecast = forecaster(arrived)
-    fleets, seen = course.fleets, course.seen_index
-    plans = proportional_plans(fleets, seen, course.seen_allowed, forecast.high[:-1])
-    baseline = _follow(course, arrived, rtt_s, plans, form)
-    most = fleets.capacity_rps[seen].sum(axis=2) * fleets.epoch_s[seen][:, None]  # (E, V)
-    return Episode(
-        course=course,
-        arrived=arrived,
-        rtt_s=rtt_s,
-        forecast=forecast,
-        known=known_part(course.still, forecast, most),
-        baseline=baseline,
-        scale=scale_of(baseline.totals),
+    return _Drawn(arrived, by_origin @ course.rtt_s)
+
+
+def _baselines(
+    courses: Sequence[Course], drawn: Sequence[_Drawn], forecasts: Sequence[Forecast], form: Form
+) -> list[Happened]:
+    """Capacity-proportional routing of each episode, B = E."""
+    fleets, epochs = courses[0].fleets, len(courses[0])
+    assert all(course.fleets is fleets for course in courses), "the courses were not made together"
+    plans = proportional_plans(
+        fleets,
+        np.concatenate([c.seen_index for c in courses]),
+        np.concatenate([c.seen_allowed for c in courses]),
+        np.concatenate([f.high[:-1] for f in forecasts]),
     )
+    index = np.concatenate([c.real_index for c in courses])
+    arrived = np.concatenate([d.arrived for d in drawn])
+    fresh = Conditions(
+        requests=arrived,
+        backlog=np.zeros_like(arrived),
+        allowed=np.concatenate([c.allowed for c in courses]),
+        awake_before=fleets.all_replicas[index],
+        rtt_s=np.concatenate([d.rtt_s for d in drawn]),
+        per_joule=np.concatenate([c.per_joule for c in courses]),
+    )
+    followed = _follow(fleets, index, fresh, plans, epochs, form)
+    return [rows_of(followed, slice(i * epochs, (i + 1) * epochs)) for i in range(len(courses))]
 
 
-def _follow(course: Course, arrived: FloatArray, rtt_s: FloatArray, plans: Plans, form: Form) -> Happened:
-    """Plans (B = E) that are known before the day begins, carried out one after the other.
+def _follow(
+    fleets: Fleets, index: NDArray[np.int64], fresh: Conditions, plans: Plans, epochs: int, form: Form
+) -> Happened:
+    """Plans that are known before their days begin, carried out one after the other; B = N E, a day's rows together.
 
-    All epochs are taken at once as if nothing waited, then again with the queues and the awake replicas that this left,
-    until they are the ones assumed. Epoch e is right after e + 1 rounds at the latest; mostly two or three rounds do.
+    All epochs are taken at once as if nothing waited. Then those are taken again whose queue or awake replicas turn out
+    to be others than assumed, until there are none. Epoch e of a day is right after e + 1 rounds at the latest; mostly
+    two rounds do.
     """
-    fleets, index = course.fleets, course.real_index
-    everyone = fleets.all_replicas[index]  # (E, V, D)
-    backlog, awake_before = np.zeros_like(arrived), everyone
+    everyone = fleets.all_replicas[index]  # (B, V, D)
+    now = replace(fresh, backlog=fresh.backlog.copy(), awake_before=everyone.copy())
+    followed = carry_out(fleets, index, now, plans, form)
+    first = np.arange(0, len(index), epochs)
     while True:
-        now = Conditions(arrived, backlog, course.allowed, awake_before, rtt_s, course.per_joule)
-        happened = carry_out(fleets, index, now, plans, form)
-        left = np.concatenate([np.zeros_like(arrived[:1]), happened.queued[:-1]])
-        awake = np.minimum(np.concatenate([everyone[:1], happened.awake[:-1]]), everyone)
-        if np.array_equal(left, backlog) and np.array_equal(awake, awake_before):
-            return with_run_out(happened, fleets, index, now, plans, form, last=np.array([len(arrived) - 1]))
-        backlog, awake_before = left, awake
+        left, awake = np.roll(followed.queued, 1, axis=0), np.roll(followed.awake, 1, axis=0)
+        left[first], awake[first] = 0.0, everyone[first]
+        awake = np.minimum(awake, everyone)
+        differs = (left != now.backlog).any(axis=1) | (awake != now.awake_before).any(axis=(1, 2))
+        again = np.flatnonzero(differs)
+        if not len(again):
+            return with_run_out(followed, fleets, index, now, plans, form, last=first + epochs - 1)
+        now.backlog[again], now.awake_before[again] = left[again], awake[again]
+        anew = carry_out(fleets, index[again], now.take(again.tolist()), plans_at(plans, again), form)
+        for f in fields(Happened):
+            getattr(followed, f.name)[again] = getattr(anew, f.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -75,7 +75,7 @@ class FleetEnv(gymnasium.Env[Observation, Action]):
         """
         super().reset(seed=seed)
         chosen = choose(self.task, self.np_random, self.preference, seed, options)
-        self._lanes = self.task.begin([self.task.draw(chosen.study, chosen.seed)], chosen.preference[None])
+        self._lanes = self.task.begin(self.task.draw([(chosen.study, chosen.seed)]), chosen.preference[None])
         return self.task.observe(self._lanes)[0], {"study": chosen.study, "seed": chosen.seed}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

@@ -29,6 +29,8 @@ class Fleets:
     max_utilization: FloatArray  # (T,)
     epoch_s: FloatArray  # (T,)
     patience_s: FloatArray  # (T,)
+    can_power_down: bool
+    """Whether any pool of any of them can."""
 
     @classmethod
     def of(cls, twins: Sequence[TwinState]) -> Fleets:
@@ -40,12 +42,8 @@ class Fleets:
             max_utilization=np.array([twin.max_utilization for twin in twins]),
             epoch_s=np.array([twin.epoch_s for twin in twins]),
             patience_s=np.array([twin.settings.patience_s for twin in twins]),
+            can_power_down=any(bool(twin.can_sleep.any()) for twin in twins),
         )
-
-    @property
-    def can_power_down(self) -> bool:
-        """Whether any pool of any of them can."""
-        return any(bool(twin.can_sleep.any()) for twin in self.twins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,16 @@ def happened(result: FluidResult) -> Happened:
     )
 
 
+def rows_of(many: Happened, rows: slice) -> Happened:
+    """Some of the epochs."""
+    return Happened(**{f.name: getattr(many, f.name)[rows] for f in fields(Happened)})
+
+
 def groups(index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Each fleet among rows (B,), and the rows that have it."""
+    if (index == index[0]).all():  # almost always, and ten times as fast
+        yield int(index[0]), np.arange(len(index))
+        return
     for which in np.unique(index):
         yield int(which), np.flatnonzero(index == which)
 

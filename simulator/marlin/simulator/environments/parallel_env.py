@@ -67,7 +67,7 @@ class FleetParallelEnv(ParallelEnv[str, _Array, _Array]):  # type: ignore[misc] 
         if self._rng is None or seed is not None:
             self._rng = seeding.np_random(seed)[0]
         chosen = choose(self.task, self._rng, self.preference, seed, options)
-        self._lanes = self.task.begin([self.task.draw(chosen.study, chosen.seed)], chosen.preference[None])
+        self._lanes = self.task.begin(self.task.draw([(chosen.study, chosen.seed)]), chosen.preference[None])
         self.agents = list(AGENTS)
         return self._observations(), {agent: {"study": chosen.study, "seed": chosen.seed} for agent in AGENTS}
 

@@ -80,13 +80,17 @@ class Task:
         """F."""
         return observation.size(self.action.models, self.action.sites)
 
-    def draw(self, which: int, seed: int) -> Episode:
-        """An episode of one of the studies: the one that a study of this seed meets.
+    def draw(self, chosen: Sequence[tuple[int, int]]) -> tuple[Episode, ...]:
+        """Episodes, each of one of the studies: the one that this study meets with this seed.
+
+        Args:
+            chosen: position of the study, and seed, of each.
 
         Raises:
-            InputError: a day of the trace cannot be scaled to the load asked for.
+            InputError: a day of a trace cannot be scaled to the load asked for.
         """
-        return draw(self.courses[which], seed, self.settings.forecaster, self.settings.form)
+        pairs = [(self.courses[which], seed) for which, seed in chosen]
+        return draw(pairs, self.settings.forecaster, self.settings.form)
 
     def begin(self, episodes: Sequence[Episode], preference: FloatArray) -> Lanes:
         """N episodes before their first epoch.

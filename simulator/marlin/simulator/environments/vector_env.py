@@ -84,7 +84,7 @@ class FleetVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
             choose(self.task, rng, self.preference, each, options)
             for rng, each in zip(self._generators, seeds, strict=True)
         ]
-        episodes = [self.task.draw(c.study, c.seed) for c in chosen]
+        episodes = self.task.draw([(c.study, c.seed) for c in chosen])
         self._lanes = self.task.begin(episodes, np.array([c.preference for c in chosen]))
         info = {"study": np.array([c.study for c in chosen]), "seed": np.array([c.seed for c in chosen])}
         return self.task.observe(self._lanes), _masked(info)
