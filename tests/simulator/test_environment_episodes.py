@@ -13,12 +13,16 @@ from tasks import study, task
 from marlin.api.plan import Dispatch, PlannerKind, PoolPlan, RoutingPlan, Scheme
 from marlin.api.state import FleetState
 from marlin.policy.planners import make_planner
-from marlin.simulator.environments.forecast import smoothed
-from marlin.simulator.environments.observation import named
-from marlin.simulator.environments.task import Lanes, Step, Task
-from marlin.simulator.experiment import Epoch, run, summarise
+from marlin.policy.simulating import prepare
+from marlin.simulator.environments.forecast import Forecast, smoothed
+from marlin.simulator.environments.observation import named, of_fleet
+from marlin.simulator.environments.task import Lanes, Step, Task, make_task
+from marlin.simulator.experiment import FIRST_DATE, Epoch, run, summarise
 from marlin.simulator.fluid import Plans
+from marlin.simulator.outages import outage, without
 from marlin.simulator.physics import FloatArray
+from marlin.simulator.scenario_file import Scenario
+from marlin.simulator.twin_state import arrays_from
 
 EQUAL = np.full((1, 4), 0.25)
 Policy = Callable[[Task, int], FloatArray]
@@ -227,6 +231,47 @@ def test_a_site_that_is_drained_gets_exactly_nothing_and_a_failed_one_only_once(
     assert shares[80, :, failed].all(), "the plan counts on the site"
     assert not served[80:, :, failed].any()
     assert not shares[81:, :, failed].any()
+
+
+def test_a_fleet_that_is_closed_for_a_while_has_an_end_all_the_same() -> None:
+    closed = without(
+        [outage(f"{site}@{epochs}") for site in ("de-lu", "us-cal-ciso", "sg") for epochs in ("20-22", "94-95")],
+        FIRST_DATE,
+    )
+    lanes, steps = played(make_task([replace(study(), adjust=closed)]), by_chance)
+    assert all(np.isfinite(s.rewards).all() and np.isfinite(s.happened.metrics).all() for s in steps)
+    assert not any(steps[e].happened.served.any() for e in (20, 21, 22, 94, 95))
+    counted = sum(s.happened.counted[0] for s in steps)
+    assert counted == pytest.approx(lanes.episodes.arrived.sum(), rel=1e-9)
+
+
+def test_one_site_has_nothing_to_choose_and_nothing_to_gain() -> None:
+    small = prepare(Scenario(base="demo-3", pools=("llama-2-7b",), datacenters=("sg",))).study
+    _, steps = played(make_task([small]), by_chance)
+    assert not any(s.terms.gain.any() for s in steps)
+    assert all((s.plans.shares == 1.0).all() for s in steps)
+
+
+def test_a_planner_can_show_a_policy_what_it_saw_in_training() -> None:
+    kind = {"outages": True, "sleeps": True}
+    task_ = task(**kind)
+    _, steps = played(task_, whole_shares)
+    plans, states = as_planner(steps), []
+
+    def decide(state: FleetState) -> RoutingPlan:
+        states.append(state)
+        return plans(state)
+
+    studied(kind, decide)
+    lanes = task_.begin(task_.draw([(0, 5)]), EQUAL)
+    for e, state in enumerate(states):
+        twin = arrays_from(state)
+        expected = twin.arriving[None]
+        served = of_fleet(twin, state.start_time, Forecast(expected, expected, expected), EQUAL[0])
+        seen = task_.observe(lanes)[0]
+        seen[-8:-4] = 0.0  # the average gain, which is known in training alone
+        assert served == pytest.approx(seen, rel=1e-5, abs=1e-6), e
+        lanes, _ = task_.step(lanes, task_.propose(lanes, whole_shares(task_, e)[None]))
 
 
 def test_a_forecast_is_made_of_the_past_alone() -> None:

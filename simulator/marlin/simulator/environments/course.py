@@ -69,8 +69,8 @@ class Course:
 
     @property
     def most(self) -> FloatArray:
-        """(E, V) requests of each epoch that all replicas together could carry."""
-        seen = self.seen_index
+        """(E + 1, V) requests that all replicas together could carry; the row after the last is the last epoch's."""
+        seen = np.append(self.seen_index, self.seen_index[-1])
         return np.asarray(self.fleets.capacity_rps[seen].sum(axis=2) * self.fleets.epoch_s[seen][:, None])
 
 

@@ -2,7 +2,8 @@
 
 Signals are divided by fixed references, not by this fleet's own means, so that a number means the same on every fleet.
 What no draw changes is laid out once per course (``still_part``), the forecast once per episode (``known_part``); what
-follows from the plans so far, and whose preference it is, comes last (``moving_part``).
+follows from the plans so far, and whose preference it is, comes last (``moving_part``). ``of_fleet`` makes the same
+vector from the state that a planner gets, so that a policy serves on what it was trained on.
 """
 
 from __future__ import annotations
@@ -124,10 +125,10 @@ def still_part(
 def known_part(
     still: NDArray[np.float32],  # (E + 1, K)
     forecast: Forecast,
-    most: FloatArray,  # (E, V) requests of an epoch that all replicas together could carry
+    most: FloatArray,  # (E + 1, V) requests of an epoch that all replicas together could carry
 ) -> NDArray[np.float32]:
     """(E + 1, K) what is known of each epoch before anything is planned: ``still``, and the forecast."""
-    whole = np.maximum(np.concatenate([most, most[-1:]]), 1e-12)
+    whole = np.maximum(most, 1e-12)
     expected = np.concatenate([forecast.mean / whole, forecast.low / whole, forecast.high / whole], axis=1)
     filled = still.copy()
     filled[:, _TIME : _TIME + expected.shape[1]] = _clipped(expected)
@@ -156,6 +157,39 @@ def moving_part(
     lanes = len(backlog)
     parts = [waits.reshape(lanes, -1), share.reshape(lanes, -1), average_gain, preference]
     return _clipped(np.concatenate(parts, axis=1))
+
+
+def of_fleet(
+    twin: TwinState,
+    start: datetime,
+    forecast: Forecast,  # of this epoch alone: (1, V)
+    preference: FloatArray,  # (4,) on the simplex
+    average_gain: FloatArray | None = None,  # (4,) None: zeros
+) -> NDArray[np.float32]:
+    """(F,) what a policy is shown in service: the very numbers it was shown in training, from a planner's state.
+
+    Args:
+        twin: the fleet as a planner sees it, with its queue and the replicas that are awake.
+        start: when the epoch starts.
+        forecast: requests expected.
+        preference: weights of the metrics.
+        average_gain: nobody knows it in service, where capacity-proportional routing does not run beside.
+    """
+    allowed = (twin.allowed & (twin.capacity_rps > 0))[None]
+    still = still_part([start], [twin], allowed)
+    moving = moving_part(
+        backlog=twin.backlog_requests.sum(axis=1)[None],
+        awake=twin.awake_before[None],
+        capacity_rps=twin.capacity_rps[None],
+        allowed=allowed,
+        all_replicas=twin.all_replicas[None],
+        patience_s=np.array([twin.settings.patience_s]),
+        average_gain=np.zeros((1, 4)) if average_gain is None else average_gain[None],
+        preference=preference[None],
+    )
+    most = (twin.capacity_rps.sum(axis=1) * twin.epoch_s)[None]
+    whole: NDArray[np.float32] = np.concatenate([known_part(still, forecast, most), moving], axis=1)
+    return whole.reshape(-1)
 
 
 def _clipped(values: FloatArray) -> NDArray[np.float32]:
