@@ -186,6 +186,20 @@ def test_a_transition_can_be_relabelled_with_another_preference() -> None:
     assert info["rewards"] @ weights == pytest.approx(env.step(action)[1])
 
 
+def test_lanes_can_be_the_same_day_under_as_many_preferences() -> None:
+    envs = FleetVectorEnv(plain_task(), 4)
+    observed, info = envs.reset(seed=[5] * 4, options={"study": [0, 0, 0, 1], "preference": np.eye(4)})
+    assert info["study"].tolist() == [0, 0, 0, 1]
+    assert np.array_equal(observed[:, -4:], np.eye(4))
+    assert np.array_equal(observed[0, :-4], observed[1, :-4])
+    _, rewards, _, _, info = envs.step(np.zeros(envs.action_space.shape or (), dtype=np.float32))
+    assert rewards == pytest.approx(np.diag(info["rewards"]))
+    with pytest.raises(ValueError, match="preference: 4 lanes need one or as many, not 3"):
+        envs.reset(options={"preference": np.ones((3, 4))})
+    with pytest.raises(InputError, match="preference"):
+        envs.reset(options={"preference": [1, 2]})
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_an_action_that_is_not_finite_is_refused(bad: float) -> None:
     env, envs, four = FleetEnv(plain_task()), FleetVectorEnv(plain_task(), 2), FleetParallelEnv(plain_task())

@@ -68,11 +68,11 @@ class FleetVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
 
         Args:
             seed: of the first lane, the others counting on from it; or one for each.
-            options: as in ``FleetEnv.reset``, for all lanes.
+            options: as in ``FleetEnv.reset``; ``study`` and ``preference`` may also be N of them, one for each lane.
 
         Raises:
             InputError: an option is not valid, or a day cannot be scaled to the load asked for.
-            ValueError: there are not N seeds.
+            ValueError: there are not N seeds, studies or preferences.
         """
         seeds = self._seeds(seed)
         if self._generators is None:
@@ -81,8 +81,8 @@ class FleetVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
             if each is not None:
                 self._generators[i] = seeding.np_random(each)[0]
         chosen = [
-            choose(self.task, rng, self.preference, each, options)
-            for rng, each in zip(self._generators, seeds, strict=True)
+            choose(self.task, rng, self.preference, each, lane_options)
+            for rng, each, lane_options in zip(self._generators, seeds, self._options(options), strict=True)
         ]
         episodes = self.task.draw([(c.study, c.seed) for c in chosen])
         self._lanes = self.task.begin(episodes, np.array([c.preference for c in chosen]))
@@ -126,6 +126,19 @@ class FleetVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray
         if len(seed) != self.num_envs:
             raise ValueError(f"{self.num_envs} lanes need as many seeds, not {len(seed)}")
         return list(seed)
+
+    def _options(self, options: dict[str, Any] | None) -> list[dict[str, Any]]:
+        """The options of each lane."""
+        lanes: list[dict[str, Any]] = [dict(options or {}) for _ in range(self.num_envs)]
+        for name, dimensions in (("study", 0), ("preference", 1)):
+            given: Any = (options or {}).get(name)
+            if isinstance(given, str) or np.ndim(given) != dimensions + 1:
+                continue  # one for all, or not valid, which is said where it is read
+            if len(given) != self.num_envs:
+                raise ValueError(f"{name}: {self.num_envs} lanes need one or as many, not {len(given)}")
+            for lane, each in zip(lanes, given, strict=True):
+                lane[name] = each
+        return lanes
 
 
 def _masked(info: dict[str, NDArray[Any]]) -> dict[str, Any]:
