@@ -103,7 +103,7 @@ def intents(
     parts = layout.split(actions)
     one = np.ones_like(parts["preference"])
     return Intent(
-        shares=by_capacity(np.ones_like(capacity_rps) * np.exp(PREFERENCE_SCALE * parts["preference"]), allowed),
+        shares=by_capacity(capacity_rps * np.exp(PREFERENCE_SCALE * parts["preference"]), allowed),
         fill=(1.0 + parts["fill"]) / 2.0 if "fill" in parts else one,
         margin=2.0 ** (MARGIN_OCTAVES * parts["margin"]) if "margin" in parts else one,
     )
