@@ -136,6 +136,7 @@ def test_paths_in_a_file_are_meant_from_where_it_lies(tmp_path: Path) -> None:
     assert load_scenario("scenario:\n  trace: no.csv\n", "some/s.yaml") == {"trace": "some/no.csv"}
 
 
+@pytest.mark.timeout(300)
 def test_the_page_on_studies_runs_from_top_to_bottom(tmp_path: Path) -> None:
     """Every command and all Python of the page, in its order; shown lines are what comes out."""
     blocks = _blocks((ROOT / "docs" / "how-to" / "simulate-a-study.md").read_text())
@@ -166,7 +167,7 @@ def _run_console(body: str, folder: Path) -> None:
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=200,
             check=False,
         )
         assert done.returncode == (2 if shown.startswith("Error") else 0), done.stderr

@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from marlin.policy.planner import Planner
+    from marlin.policy.simulating import Watch
     from marlin.simulator.scenario_file import Scenario
 
 # Everything that needs NumPy or pydantic is imported inside the functions, so that --help answers at once.
@@ -24,7 +28,7 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "Who plans": ("planner", "scheme", "dispatch", "no_compare"),
     "What happens to the fleet": ("power_down", "balancer", "drain", "fail", "absent"),
     "How it is counted": ("carbon", "price", "data", "skip_bad_rows", "engine", "form", "settings"),
-    "Where it goes": ("out", "detail", "as_json", "quiet"),
+    "Where it goes": ("out", "detail", "plot", "as_json", "quiet"),
 }
 
 
@@ -128,6 +132,12 @@ class _Grouped(click.Command):
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="A row per epoch and datacenter: .parquet or .csv."
 )
 @click.option("--detail", is_flag=True, help="Beside --out also a row per epoch, per pool, per pool and datacenter.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Figures: arrivals, costs over time, sites, savings by power-down (which runs those too).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option(
@@ -139,7 +149,7 @@ class _Grouped(click.Command):
     help="Print the JSON schema of scenario files, for an editor.",
 )
 def simulate(
-    out: Path | None, *, detail: bool, as_json: bool, quiet: bool, no_compare: bool, **given: Any
+    out: Path | None, plot: Path | None, *, detail: bool, as_json: bool, quiet: bool, no_compare: bool, **given: Any
 ) -> None:  # fmt: skip
     """Run a planner in the digital twin.
 
@@ -154,11 +164,14 @@ def simulate(
       marlin simulate --scenario paper-8 --planner merit-order --days 6 --out run.parquet
       marlin simulate --scenario 8x12 --load mean56 --power-down Sleep --set patience_s=30 --json
       marlin simulate --fleet fleet.yaml --planner merit-order --drain sg --fail gb@40-56
-      marlin simulate --scenario my-study.yaml --seed 1 --out run.csv --detail
+      marlin simulate --scenario my-study.yaml --seed 1 --out run.csv --detail --plot figures
       marlin simulate --data full-data --first-day 28 --days 7
     """  # noqa: D301 the backslash is click's mark for a block to keep
     if detail and out is None:
         raise click.UsageError("--detail needs --out: its tables lie beside that file")
+    from marlin.policy.figures import FigureFolder, Recording  # noqa: PLC0415
+    from marlin.policy.simulate_plot import Ran  # noqa: PLC0415
+    from marlin.policy.simulate_plot import plot as write_figures  # noqa: PLC0415
     from marlin.policy.simulate_report import as_json as summary_json  # noqa: PLC0415
     from marlin.policy.simulate_report import heading, identity, progress, table  # noqa: PLC0415
     from marlin.policy.simulating import prepare  # noqa: PLC0415
@@ -166,30 +179,39 @@ def simulate(
 
     scenario = _scenario(given | ({"compare": False} if no_compare else {}))
     experiment = prepare(scenario)
-    study, planner = experiment.study, experiment.planner
-
+    figures = None if plot is None else FigureFolder(plot)
     writer = None if out is None else ResultsWriter(out, identity(experiment), detail=detail)
-    with progress(scenario.planner, study.epochs, quiet=quiet) as watch:
-        if writer is None:
-            summary = experiment.run(planner, watch)
-        else:
-            with writer:
-                summary = experiment.run(planner, [*watch, lambda epoch, tally: writer.add(epoch)])
-    against = None
-    if experiment.baseline is not None:
-        with progress("capacity-proportional", study.epochs, quiet=quiet) as watch:
-            against = experiment.run(experiment.baseline, watch)
+
+    def watched(name: str) -> AbstractContextManager[list[Watch]]:
+        return progress(name, experiment.study.epochs, quiet=quiet)
+
+    def run(planner: Planner, name: str, *also: Watch) -> Ran:
+        recording = Recording()
+        with watched(name) as watch:
+            recorded = [recording] if figures is not None else []
+            return Ran(recording, experiment.run(planner, [*watch, *recorded, *also]))
+
+    if writer is None:
+        ran = run(experiment.planner, scenario.planner)
+    else:
+        with writer:
+            ran = run(experiment.planner, scenario.planner, lambda epoch, tally: writer.add(epoch))
+    against = None if experiment.baseline is None else run(experiment.baseline, "capacity-proportional")
+    files = [] if writer is None else list(writer.files)
+    if figures is not None:
+        files += write_figures(experiment, ran, against, figures, watched)
     for note in experiment.notes():
         click.echo(f"warning: {note}", err=True)
+    beside = None if against is None else against.summary
     if as_json:
-        click.echo(json.dumps(summary_json(experiment, summary, against)))
+        click.echo(json.dumps(summary_json(experiment, ran.summary, beside)))
         return
     from rich.console import Console  # noqa: PLC0415
 
     click.echo(heading(experiment))
-    Console().print(table(experiment, summary, against))
-    if writer is not None:
-        click.echo(f"wrote {', '.join(map(str, writer.files))}")
+    Console().print(table(experiment, ran.summary, beside))
+    if files:
+        click.echo(f"wrote {', '.join(map(str, files))}")
 
 
 def _scenario(given: Mapping[str, Any]) -> Scenario:

@@ -71,6 +71,14 @@ class Experiment:
                 each(epoch, tally)
         return tally.summary()
 
+    @property
+    def power_down(self) -> PowerDown | None:
+        """What idle replicas can do in this experiment; None where pools differ."""
+        if self.scenario.power_down is not None:
+            return PowerDown(self.scenario.power_down)
+        stated = {PowerDown(pool.spec.power_down) for pool in self.study.builder.pools}
+        return stated.pop() if len(stated) == 1 else None
+
     def notes(self) -> list[str]:
         """What had to be assumed or left out; complete after a run."""
         lines = list(self.study.builder.warnings)

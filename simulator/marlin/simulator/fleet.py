@@ -90,6 +90,14 @@ class Builder:
                 raise InputError(f"origin {name} has no zone, so its local hour is not known; use uniform origins")
         return tuple(zone for _, zone in pairs if zone is not None)
 
+    def places(self) -> dict[str, Coordinates]:
+        """Where each datacenter is.
+
+        Raises:
+            InputError: a site has neither zone nor coordinates.
+        """
+        return {site.metadata.name: _place(site) for site in self.documents.datacenters}
+
     def state(
         self, at: datetime, demand: Mapping[str, Demand], *, epoch: int, epoch_s: float, start_time: datetime
     ) -> FleetState:
