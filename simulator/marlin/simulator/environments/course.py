@@ -7,7 +7,7 @@ signals and availability share one ``TwinState``, of whichever study they are: t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -82,6 +82,8 @@ def courses(studies: Sequence[Study]) -> tuple[Course, ...]:
     """
     if not studies:
         raise InputError("an environment needs at least one study")
+    # Said at once where the documents already show it; an ``adjust`` may still change the shape.
+    _check_shapes((s.epochs, len(s.builder.pools), len(s.builder.documents.datacenters)) for s in studies)
     drafts: list[_Draft] = []
     positions: dict[Hashable, int] = {}
     twins: list[TwinState] = []
@@ -98,7 +100,7 @@ def courses(studies: Sequence[Study]) -> tuple[Course, ...]:
         pairs = list(_fleets(study, days))
         seen, real = [before for before, _ in pairs], [after for _, after in pairs]
         drafts.append(_Draft(study, days, seen, real, [position(t) for t in seen], [position(t) for t in real]))
-    _check_shapes(drafts)
+    _check_shapes((len(d.seen), *twin.all_replicas.shape) for d in drafts for twin in (*d.seen, *d.real))
     fleets = Fleets.of(twins)
     return tuple(draft.course(fleets) for draft in drafts)
 
@@ -134,10 +136,9 @@ def _allowed(twin: TwinState) -> NDArray[np.bool_]:
     return np.asarray(twin.allowed & (twin.capacity_rps > 0))
 
 
-def _check_shapes(drafts: Sequence[_Draft]) -> None:
-    shapes = sorted({(len(d.seen), *t.all_replicas.shape) for d in drafts for t in (*d.seen, *d.real)})
-    if len(shapes) > 1:
-        listed = ", ".join(f"{e} epochs x {v} pools x {d} sites" for e, v, d in shapes)
+def _check_shapes(shapes: Iterable[tuple[int, int, int]]) -> None:
+    if len(different := sorted(set(shapes))) > 1:
+        listed = ", ".join(f"{e} epochs x {v} pools x {d} sites" for e, v, d in different)
         raise InputError(f"the epochs of one environment must have one shape, not {listed}; make one for each")
 
 
