@@ -158,6 +158,9 @@ def _fleet(sites: int) -> Any:
                 "power_down": PowerDown.SLEEP,
                 "forecast_requests": tuple(copies * r for r in pool.forecast_requests),
                 "deployments": again(pool.deployments, "datacenter"),
+                "allowed": again(pool.allowed),
+                "backlog_requests": (),
+                "awake_replicas": (),
             }
         )
         for pool in state.pools
