@@ -58,7 +58,7 @@ def test_weights_lie_between_the_schemes() -> None:
             ["plan", "--scenario", "demo-3", "--scheme", "min-cost", "--weights", "cost=1"],
             "either --scheme or --weights",
         ),
-        (["plan", "--scenario", "demo-3", "--planner", "oracle"], "planner oracle is not built yet"),
+        (["plan", "--scenario", "demo-3", "--planner", "marlin"], "planner marlin is not built yet"),
         (["plan", "--scenario", "demo-3", "--at", "noon"], "is not a time such as"),
         (["plan", "--fleet", "no-such.yaml"], "no-such.yaml: cannot be read"),
     ],

@@ -35,7 +35,7 @@ def summary(*arguments: str) -> dict[str, Any]:
         ("--scenario no-such.yaml", "no-such.yaml: cannot be read: No such file"),
         ("--fleet no-such.yaml", "no-such.yaml: cannot be read: No such file"),
         ("--planner merit", "--planner: 'merit' is not known; did you mean merit-order?"),
-        ("--planner oracle", "planner oracle is not built yet"),
+        ("--planner marlin", "planner marlin is not built yet"),
         ("--scheme min-carbn", "--scheme: 'min-carbn' is not known; did you mean min-carbon?"),
         ("--dispatch order", "--dispatch: 'order' is not known; did you mean ordered?"),
         ("--power-down slep", "--power-down: 'slep' is not known; did you mean Sleep?"),

@@ -4,6 +4,7 @@
 - ``planners``   the planners by name, as the command line and the operator ask for them
 - ``baselines``  capacity-proportional, nearest, least-loaded, round-robin
 - ``merit``      merit order: sort the sites by the metric, fill them in turn
+- ``oracle``     the best plan for what it is shown, and how far from the best it can be
 - ``objective``  what a scheme weighs, and metrics relative to capacity-proportional routing
 - ``forecasting``  the workload predictor
 - ``game``       phase 2 of the paper: from the agents' proposals to one plan

@@ -35,6 +35,7 @@ class Proposal:
     shares: NDArray[np.float64]  # (V, D) non-negative; rows need not add up to one
     order: tuple[tuple[int, ...], ...]  # V tuples of positions, first to be filled first
     by_origin: NDArray[np.float64] | None = None  # (V, R, D) or None
+    cap: NDArray[np.float64] | None = None  # (V, D) part of live capacity to fill a site to, in turn; None is the limit
 
 
 def allowed_sites(state: FleetState, capacity_rps: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -85,7 +86,7 @@ def build_plan(  # noqa: PLR0913 all of a plan, by name
                 dispatch=dispatch,
                 weights=_row(proposal.shares[v], mask),
                 order=order if dispatch is Dispatch.ORDERED else (),
-                cap=_caps(mask, state.max_utilization) if dispatch is Dispatch.ORDERED else (),
+                cap=_caps(mask, state, proposal, v) if dispatch is Dispatch.ORDERED else (),
                 replicas=() if awake is None else tuple(int(count) for count in awake[v]),
                 by_origin=() if by_origin is None else tuple(_row(row, mask) for row in by_origin[v]),
             )
@@ -109,9 +110,11 @@ def _row(shares: NDArray[np.float64], mask: NDArray[np.bool_]) -> tuple[int, ...
     return largest_remainder((masked if masked.sum() > 0 else mask.astype(np.float64)).tolist())
 
 
-def _caps(mask: NDArray[np.bool_], max_utilization: float) -> tuple[int, ...]:
-    cap = int(max_utilization * SHARE_SCALE)
-    return tuple(cap if allowed else 0 for allowed in mask)
+def _caps(mask: NDArray[np.bool_], state: FleetState, proposal: Proposal, v: int) -> tuple[int, ...]:
+    wanted = np.full(len(mask), 1.0) if proposal.cap is None else proposal.cap[v]
+    # Not rounded up: nothing may be filled beyond the limit.
+    caps = (np.clip(wanted, 0.0, state.max_utilization) * SHARE_SCALE + 1e-9).astype(np.int64)
+    return tuple(int(cap) if allowed else 0 for cap, allowed in zip(caps, mask, strict=True))
 
 
 def fill_in_order(

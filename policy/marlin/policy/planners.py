@@ -20,6 +20,7 @@ from marlin.policy import baselines
 from marlin.policy.building import Proposal, allowed_sites, build_plan
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import OPTION_NAMES, Weights, scheme_weights
+from marlin.policy.oracle.planner import Oracle
 from marlin.policy.planner import Decision, Planner
 from marlin.simulator.constants import constant
 from marlin.simulator.fluid import awake_for, capacity_rps, estimate, marginal_metrics
@@ -44,7 +45,7 @@ _BASELINES: Final[dict[PlannerKind, tuple[_Rule, str]]] = {
     PlannerKind.ROUND_ROBIN: (baselines.round_robin, "the same number to each site"),
 }
 
-AVAILABLE: Final[tuple[PlannerKind, ...]] = (PlannerKind.MERIT_ORDER, *_BASELINES)
+AVAILABLE: Final[tuple[PlannerKind, ...]] = (PlannerKind.MERIT_ORDER, PlannerKind.ORACLE, *_BASELINES)
 """The kinds that can be made today."""
 
 
@@ -97,6 +98,8 @@ def make_planner(
     """
     if kind is PlannerKind.MERIT_ORDER:
         return MeritOrder(scheme, dispatch, scheme_weights(scheme, weights), awake_utilization)
+    if kind is PlannerKind.ORACLE:
+        return Oracle(scheme, dispatch, scheme_weights(scheme, weights))
     if kind in _BASELINES:
         rule, reason = _BASELINES[kind]
         return Baseline(kind, dispatch, rule, reason, awake_utilization)

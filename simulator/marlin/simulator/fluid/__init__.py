@@ -23,11 +23,14 @@ from marlin.simulator.fluid.engine import (
 from marlin.simulator.fluid.marginal import joules_per_token, marginal_metrics
 from marlin.simulator.fluid.outcome import FluidResult, Plans
 from marlin.simulator.fluid.quantiles import ttft_quantiles
+from marlin.simulator.fluid.site_outcomes import SiteOutcomes, awake_carrying, site_outcomes
 
 __all__ = [
     "FluidResult",
     "Form",
     "Plans",
+    "SiteOutcomes",
+    "awake_carrying",
     "awake_for",
     "capacity_rps",
     "estimate",
@@ -38,6 +41,7 @@ __all__ = [
     "simulate",
     "simulate_epochs",
     "simulate_plan",
+    "site_outcomes",
     "step",
     "ttft_quantiles",
 ]

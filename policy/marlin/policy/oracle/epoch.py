@@ -1,0 +1,134 @@
+"""One epoch's optimum: how much of each model every site gets, and how many replicas stay awake for it.
+
+Models do not meet in any cost, and sites meet in the demand alone, so that each model is divided by itself. The cost of
+a rate at a site is the weighted sum of its metrics; where a pool can power down, every number of awake replicas between
+"just enough" and "all" is tried, and the cheapest counts. Requests beyond the limit of their pool cost as well: the
+same penalty that every planner pays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from marlin.policy.oracle.allocation import Costs, divide, lower_bound
+from marlin.simulator.fluid import awake_carrying, capacity_rps, simulate, site_outcomes
+from marlin.simulator.fluid.coefficients import footprint_per_joule
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import TwinState
+
+LATE_WEIGHT: Final = 1.0
+"""What it costs when all requests are late, in units of the weighted objective, where capacity-proportional is 1: as in
+the rewards of the agents."""
+
+_AWAKE_LOADS: Final = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+"""Loads of the awake replicas that are tried; all awake is tried too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is to be least: a weighted sum, in which capacity-proportional routing is worth about 1."""
+
+    weights: FloatArray  # (4,) of request-seconds, gCO2, L and USD, each in units of ``scale``
+    scale: FloatArray  # (4,) what capacity-proportional routing comes to
+    late: float
+    """Weight of the share of late requests."""
+    requests: float
+    """Requests that shares are of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Optimum:
+    """What every site gets."""
+
+    rate_rps: FloatArray  # (V, D)
+    awake: FloatArray  # (V, D)
+    cost: float
+    """In units of the objective; energy that no plan changes is not in it."""
+
+
+def objective_of(
+    twin: TwinState, weights: tuple[float, ...], *, scale: FloatArray | None = None, late: float = LATE_WEIGHT
+) -> Objective:
+    """The objective of an epoch.
+
+    Args:
+        twin: the fleet and its requests.
+        weights: of the four metrics.
+        scale: what capacity-proportional comes to, request-seconds first. Default: in this epoch alone.
+        late: weight of the share of late requests.
+    """
+    requests = max(float(twin.arriving.sum() + twin.backlog_requests.sum()), 1e-9)
+    if scale is None:
+        carried = np.maximum(twin.allowed * capacity_rps(twin), 1e-12)
+        scale = np.abs(simulate(twin, carried).metrics[0]) * (requests, 1.0, 1.0, 1.0)
+    # A free hour, or a grid without carbon, has no unit: its metric then counts in its own.
+    return Objective(np.asarray(weights), np.where(scale > 1e-12, scale, 1.0), late, requests)
+
+
+def optimum(twin: TwinState, objective: Objective, demand: FloatArray | None = None) -> Optimum:
+    """The cheapest rates and awake replicas that carry ``demand`` (V,) requests per second; default: the twin's own."""
+    wanted = demand_rps(twin) if demand is None else demand
+    limits = limits_rps(twin)
+    rates, awake, cost = np.zeros_like(limits), np.zeros_like(limits), 0.0
+    for v in range(len(limits)):
+        found = divide(_costs(twin, objective, v), float(wanted[v]), limits[v])
+        rates[v] = found.amounts
+        awake[v] = _cheapest(twin, objective, v, found.amounts[:, None])[1][:, 0]
+        cost += found.cost
+    return Optimum(rates, awake, cost)
+
+
+def bound(twin: TwinState, objective: Objective, demand: FloatArray | None = None) -> float:
+    """A cost that no rates and awake replicas for ``demand`` (V,) undercut; comparable with ``Optimum.cost``."""
+    wanted = demand_rps(twin) if demand is None else demand
+    return sum(
+        lower_bound(_costs(twin, objective, v), float(wanted[v]), limit) for v, limit in enumerate(limits_rps(twin))
+    )
+
+
+def site_costs(twin: TwinState, objective: Objective, model: int, rates: FloatArray) -> FloatArray:
+    """Costs (D, N) of rates (D, N) of a model at each site, with the awake replicas that make them cheapest."""
+    return _cheapest(twin, objective, model, rates)[0]
+
+
+def demand_rps(twin: TwinState) -> FloatArray:
+    """(V,) requests per second to be served, those that wait included."""
+    return np.asarray((twin.arriving + twin.backlog_requests.sum(axis=1)) / twin.epoch_s)
+
+
+def limits_rps(twin: TwinState) -> FloatArray:
+    """(V, D) requests per second each site may get."""
+    return np.asarray(twin.allowed * capacity_rps(twin) * twin.max_utilization)
+
+
+def _costs(twin: TwinState, objective: Objective, model: int) -> Costs:
+    return lambda rates: site_costs(twin, objective, model, rates)
+
+
+def _cheapest(twin: TwinState, objective: Objective, model: int, rates: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Costs (D, N) of rates (D, N), and the awake replicas (D, N) that make them so cheap."""
+    if not twin.can_sleep[model]:
+        awake = awake_carrying(twin, model, rates)
+        return _at(twin, objective, model, rates, awake), awake
+    # All choices side by side: the curves are looked up once for all of them.
+    needed = np.concatenate([rates / load for load in _AWAKE_LOADS] + [np.full_like(rates, np.inf)], axis=1)
+    awake = awake_carrying(twin, model, needed)  # (D, A x N)
+    costs = _at(twin, objective, model, np.tile(rates, len(_AWAKE_LOADS) + 1), awake)
+    by_choice = (len(rates), len(_AWAKE_LOADS) + 1, rates.shape[1])
+    best = costs.reshape(by_choice).argmin(axis=1)[:, None]  # (D, 1, N)
+    return (
+        np.take_along_axis(costs.reshape(by_choice), best, axis=1)[:, 0],
+        np.take_along_axis(awake.reshape(by_choice), best, axis=1)[:, 0],
+    )
+
+
+def _at(twin: TwinState, objective: Objective, model: int, rates: FloatArray, awake: FloatArray) -> FloatArray:
+    found = site_outcomes(twin, model, rates, awake)
+    requests = rates * twin.epoch_s
+    weights = objective.weights / objective.scale  # (4,)
+    per_joule = footprint_per_joule(twin)[:, 1:] @ weights[1:]  # (D,)
+    late = objective.late * found.late / objective.requests
+    return np.asarray(requests * (weights[0] * found.ttft_s + late) + found.it_j * per_joule[:, None])

@@ -1,0 +1,238 @@
+"""The oracle as a planner: from the optimum of every demand that may come to one plan that suits them all.
+
+A forecast is a median and an upper quantile; the demand is taken to be log-normal between them, and three values of it
+stand for all. Each has an optimum of its own. The candidates are those optima, carried out as shares or as an order
+with caps, with the replicas of their own or of a larger demand awake; capacity-proportional and merit order are among
+them too. The twin tries every candidate on every demand, and the one with the least expected objective is the plan.
+Where the forecast is certain, because its upper quantile is itself, there is one demand, and the plan is its optimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from marlin.api.plan import Dispatch, PlannerKind, Scheme
+from marlin.policy.building import Proposal, allowed_sites, build_plan
+from marlin.policy.merit import merit_order
+from marlin.policy.objective import OPTION_NAMES, Weights
+from marlin.policy.oracle.epoch import Objective, Optimum, demand_rps, objective_of, optimum, site_costs
+from marlin.policy.planner import Decision
+from marlin.simulator.constants import constant
+from marlin.simulator.fluid import Plans, awake_for, capacity_rps, estimate, marginal_metrics, simulate_epochs
+from marlin.simulator.fluid.coefficients import conditions, stacked
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import TwinState, arrays_from
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from marlin.api.state import FleetState
+
+_UPPER_Z: Final = 1.645
+"""Standard deviations from the median to the upper quantile of a forecast (0.95)."""
+
+_UNKNOWN_SPREAD: Final = 0.4
+"""Standard deviation of log demand where the forecast has no upper quantile (assumption: as on BurstGPT's epochs). A
+forecast that is certain says so: its upper quantile is itself."""
+
+_DEMANDS: Final = ((-1.2816, 0.3), (0.0, 0.4), (1.2816, 0.3))
+"""Demands that stand for all: standard deviations from the median, and probability. Right to the second moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    proposal: Proposal
+    awake: FloatArray  # (V, D)
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """The best plan for what it is shown."""
+
+    scheme: Scheme
+    dispatch: Dispatch
+    weights: Weights
+    scale: tuple[float, float, float, float] | None = None
+    """What capacity-proportional comes to over the day, request-seconds first: so that the sum over a day is what is
+    minimised. Default: its figures in each epoch."""
+
+    @property
+    def kind(self) -> PlannerKind:
+        """Oracle."""
+        return PlannerKind.ORACLE
+
+    def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
+        """See ``Planner.decide``. Takes tenths of a second; a deadline changes nothing."""
+        twin = arrays_from(state)
+        allowed = allowed_sites(state, capacity_rps(twin))
+        objective = objective_of(twin, self.weights, scale=None if self.scale is None else np.array(self.scale))
+        factors, chances = _demands(state)
+        candidates = list(self._candidates(state, twin, objective, allowed, factors))
+        expected = _expected(twin, objective, candidates, factors, chances, self.dispatch)
+        best = int(expected.argmin())
+        names = [site.name for site in state.datacenters]
+        first = candidates[best].proposal.order[0]
+        plan = build_plan(
+            state,
+            candidates[best].proposal,
+            allowed,
+            kind=self.kind,
+            scheme=self.scheme,
+            dispatch=self.dispatch,
+            now=now,
+            explanation=f"oracle {self.scheme.option}: {candidates[best].name}; "
+            f"{state.pools[0].name} first to {' > '.join(names[d] for d in first[:3])}",
+            awake=candidates[best].awake if twin.can_sleep.any() else None,
+        )
+        record: dict[str, Any] = {
+            "weights": dict(zip(OPTION_NAMES, self.weights, strict=True)),
+            "candidates": [
+                {"name": candidate.name, "expected": round(float(value), 6)}
+                for candidate, value in sorted(zip(candidates, expected, strict=True), key=lambda pair: pair[1])
+            ],
+        }
+        base = next(candidate for candidate in candidates if candidate.name == _PROPORTIONAL)
+        base_plan = build_plan(
+            state,
+            base.proposal,
+            allowed,
+            kind=PlannerKind.CAPACITY_PROPORTIONAL,
+            scheme=Scheme.BALANCED,
+            dispatch=Dispatch.SHARES,
+            now=None,
+            explanation="",
+            awake=base.awake if twin.can_sleep.any() else None,
+        )
+        return Decision(plan, estimate(twin, plan), estimate(twin, base_plan), record)
+
+    def _candidates(
+        self,
+        state: FleetState,
+        twin: TwinState,
+        objective: Objective,
+        allowed: NDArray[np.bool_],
+        factors: FloatArray,
+    ) -> Iterator[_Candidate]:
+        upper_rps = demand_rps(twin) * factors[-1]
+        optima = [optimum(twin, objective, demand_rps(twin) * factor) for factor in factors]
+        for i, found in enumerate(optima):
+            order, exact, open_ended = _in_turn(twin, objective, found)
+            ways = (("", None),) if self.dispatch is Dispatch.SHARES else (("", open_ended), (", to the rate", exact))
+            for text, cap in ways:
+                proposal = Proposal(found.rate_rps, order, cap=cap)
+                for j in range(i, len(optima) if twin.can_sleep.any() else i + 1):
+                    awake = np.maximum(found.awake, optima[j].awake)
+                    yield _Candidate(proposal, awake, f"optimum of demand {i + 1}, awake for {j + 1}{text}")
+        for name, proposal in (
+            (_PROPORTIONAL, _proportional(twin, allowed)),
+            ("merit order", merit_order(state, capacity_rps(twin), marginal_metrics(twin), allowed, self.weights)[0]),
+        ):
+            shares = np.where(allowed, proposal.shares, 0.0)
+            shares = shares / shares.sum(axis=1, keepdims=True)
+            awake = awake_for(twin, shares * upper_rps[:, None], constant("awake_utilization"))
+            yield _Candidate(proposal, awake, name)
+
+
+_PROPORTIONAL: Final = "capacity-proportional"
+
+
+def _proportional(twin: TwinState, allowed: NDArray[np.bool_]) -> Proposal:
+    shares = np.where(allowed, capacity_rps(twin), 0.0)
+    return Proposal(shares, tuple(tuple(int(d) for d in np.argsort(-row, kind="stable")) for row in shares))
+
+
+def _demands(state: FleetState) -> tuple[FloatArray, FloatArray]:
+    """Factors (S, V) on the forecast that stand for what may come, and how likely each is (S,).
+
+    All pools are taken to be high or low together: the fleet must carry them together.
+    """
+    expected = np.array([sum(pool.forecast_requests) for pool in state.pools])
+    spread = np.zeros_like(expected)
+    for v, pool in enumerate(state.pools):
+        if expected[v] > 0:
+            upper = pool.forecast_upper_requests
+            spread[v] = _UNKNOWN_SPREAD if upper is None else np.log(max(upper / expected[v], 1.0)) / _UPPER_Z
+    if not spread.any():
+        return np.ones((1, len(expected))), np.ones(1)
+    z, chances = (np.array(column) for column in zip(*_DEMANDS, strict=True))
+    return np.exp(z[:, None] * spread), chances
+
+
+def _in_turn(
+    twin: TwinState, objective: Objective, found: Optimum
+) -> tuple[tuple[tuple[int, ...], ...], FloatArray, FloatArray]:
+    """An optimum as an order and caps: filled in turn it comes about when its demand comes.
+
+    Sites that get something come first, the ones with the dearest last request last, so that they are spared when less
+    comes; then the others, the cheapest first request first. The second caps leave the last site in use and all after
+    it open up to the limit, so that more demand goes there and not to whoever has room.
+    """
+    ready = np.maximum(_ready_rps(twin, found.awake), 1e-12)
+    exact = np.minimum(found.rate_rps / ready, 1.0)
+    open_ended = exact.copy()
+    orders = []
+    for v, rates in enumerate(found.rate_rps):
+        used = rates > 1e-6 * max(float(rates.sum()), 1e-12)
+        step = max(float(rates.sum()), 1e-9) * 1e-3
+        ahead = np.where(used, rates, step)
+        behind = np.where(used, np.maximum(rates - step, 0.0), 0.0)
+        both = site_costs(twin, objective, v, np.stack([behind, ahead], axis=1))
+        slope = (both[:, 1] - both[:, 0]) / np.maximum(ahead - behind, 1e-12)
+        order = tuple(int(d) for d in np.lexsort((slope, ~used)))
+        last = max((position for position, d in enumerate(order) if used[d]), default=0)
+        open_ended[v, list(order[last:])] = 1.0
+        orders.append(order)
+    return tuple(orders), exact, open_ended
+
+
+def _ready_rps(twin: TwinState, awake: FloatArray) -> FloatArray:
+    """(V, D) capacity of the replicas that are awake, the thriftiest first."""
+    ready, left = np.zeros_like(awake), awake
+    for i in range(twin.replicas.shape[2]):
+        here = np.minimum(left, twin.replicas[:, :, i])
+        ready, left = ready + here * twin.replica_rps[:, :, i], left - here
+    return ready
+
+
+def _expected(
+    twin: TwinState,
+    objective: Objective,
+    candidates: list[_Candidate],
+    factors: FloatArray,  # (S, V)
+    chances: FloatArray,  # (S,)
+    dispatch: Dispatch,
+) -> FloatArray:
+    """(N,) expected objective of each candidate: every one carried out on every demand, in one call of the twin."""
+    size = len(factors)
+    now = conditions(twin)
+    epochs = stacked([replace(now, requests=now.requests * factor) for factor in factors] * len(candidates))
+    shares = np.array([np.maximum(c.proposal.shares, 0.0) for c in candidates])  # (N, V, D)
+    shares = np.where(shares.sum(axis=2, keepdims=True) > 0, shares, capacity_rps(twin))
+    order = cap = None
+    if dispatch is Dispatch.ORDERED:
+        order = np.full(shares.shape, -1, dtype=np.int64)
+        cap = np.full(shares.shape, twin.max_utilization)
+        for n, candidate in enumerate(candidates):
+            for v, row in enumerate(candidate.proposal.order):
+                order[n, v, : len(row)] = row
+            if candidate.proposal.cap is not None:
+                cap[n] = np.minimum(candidate.proposal.cap, twin.max_utilization)
+    plans = Plans(
+        shares=np.repeat(shares, size, axis=0),
+        order=None if order is None else np.repeat(order, size, axis=0),
+        cap=None if cap is None else np.repeat(cap, size, axis=0),
+        awake=np.repeat(np.array([c.awake for c in candidates]), size, axis=0),
+    )
+    result = simulate_epochs(twin, epochs, plans)
+    counted = result.served.sum(axis=(1, 2)) + result.rejected.sum(axis=1)
+    totals = result.metrics * np.stack([counted, *(np.ones_like(counted),) * 3], axis=1)
+    value = (totals / objective.scale) @ objective.weights + objective.late * result.late_share * (
+        counted / objective.requests
+    )
+    return np.asarray(value.reshape(-1, size) @ chances)

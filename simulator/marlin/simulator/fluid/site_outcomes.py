@@ -1,0 +1,63 @@
+"""What one model does at each site, at many rates and with many awake replicas: tables for whoever optimises.
+
+An epoch's outcome is a sum over (model, site) as long as every site gets what it can take; an optimiser that knows the
+terms need not ask the engine about whole plans. The terms come from the same curves as the engine's, so that their sum
+is the engine's outcome; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from marlin.simulator.fluid.coefficients import CURVES, RPS, TINY, coefficients, conditions
+from marlin.simulator.fluid.numpy_form import _Awake, _packed, _sleepers_j
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import TwinState
+
+
+@dataclass(frozen=True, slots=True)
+class SiteOutcomes:
+    """One model at each site; N points per site, chosen by the caller."""
+
+    it_j: FloatArray  # (D, N) IT energy of the model's replicas in the epoch: awake, asleep and waking
+    ttft_s: FloatArray  # (D, N) mean time to first token, network included
+    late: FloatArray  # (D, N) share of requests beyond the limit
+
+
+def site_outcomes(twin: TwinState, model: int, rate_rps: FloatArray, awake: FloatArray) -> SiteOutcomes:
+    """What ``rate_rps`` (D, N) does to a model's replicas of which ``awake`` (D, N) are kept awake.
+
+    Rates beyond what the awake replicas carry are cut to it.
+    """
+    c, now = coefficients(twin), conditions(twin)
+    replicas = np.clip(awake, 0.0, c.all_replicas[model][:, None])
+    kept = _Awake.of(c, model, replicas)
+    awake_rps = kept.total(c, RPS)
+    load = np.minimum(rate_rps / np.maximum(awake_rps, TINY), 1.0)
+    if c.pack_utilization > 0:
+        power_w, first_s, late = _packed(c, kept, rate_rps, load)
+    else:
+        power_w, first, late_sum = (kept.curve(c, load, i) for i in range(CURVES))
+        first_s, late = (total / np.maximum(awake_rps, TINY) for total in (first, late_sum))
+    it_j = power_w * c.epoch_s
+    if c.sleeps[model]:
+        before = np.repeat(now.awake_before[0, model][:, None], replicas.shape[1], axis=1)
+        it_j = it_j + _sleepers_j(c, kept, _Awake.of(c, model, before), np.zeros_like(replicas))
+    return SiteOutcomes(it_j, first_s + now.rtt_s[0, model][:, None], late)
+
+
+def awake_carrying(twin: TwinState, model: int, rate_rps: FloatArray) -> FloatArray:
+    """(D, N) whole replicas that together have a capacity of ``rate_rps`` (D, N): least energy per request first.
+
+    None where nothing is to be carried; all where they do not suffice, or where the model cannot power down.
+    """
+    c = coefficients(twin)
+    everyone = np.broadcast_to(c.all_replicas[model][:, None], rate_rps.shape)
+    if not c.sleeps[model]:
+        return everyone.copy()
+    needed = np.empty_like(rate_rps)
+    for d in range(len(rate_rps)):
+        needed[d] = np.interp(rate_rps[d], c.summed[model, d, :, RPS], c.before[model, d])
+    return np.clip(np.ceil(needed - 1e-9), 0.0, everyone)
