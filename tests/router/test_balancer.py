@@ -76,7 +76,7 @@ class Bench:
         return next(live for live in self.pool.backends() if live.backend.name == name)
 
     def choose(self, *tried: LiveBackend, is_forwarded: bool = False) -> str | None:
-        chosen = self.balancer.choose(self.pool, tried, is_forwarded=is_forwarded)
+        chosen = self.balancer.choose(self.pool, self.clock.now_s, tried, is_forwarded=is_forwarded)
         return None if chosen is None else chosen.backend.name
 
     def names(self, draws: int = 6) -> set[str | None]:

@@ -14,13 +14,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from marlin.router.view import Backend
+
 if TYPE_CHECKING:
     from marlin.router.flow import Flow
 
 MAX_HELD: Final = 512
 """Lines after which a batch is written at once."""
 
-MAX_PATH: Final = 512
+MAX_TEXT: Final = 512
 _ATOMIC_BYTES: Final = 4096
 """PIPE_BUF on Linux."""
 
@@ -41,7 +43,7 @@ class AccessLog:
         self._lines: list[str] = []
         self._write = write
         self._clock = clock
-        self._format = _json_line if log_format == "json" else _text_line
+        self._is_json = log_format == "json"
         self._second = -1
         self._stamp = ""
 
@@ -52,9 +54,16 @@ class AccessLog:
         if second != self._second:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        self._lines.append(self._format(f"{self._stamp}.{int((now_s - second) * 1000):03d}+00:00", flow, duration_s))
+        ms = int((now_s - second) * 1000)
+        self._lines.append((_json_line if self._is_json else _text_line)(self._stamp, ms, flow, duration_s))
         if len(self._lines) >= MAX_HELD:
             self.flush()
+
+    def describe(self, backend: Backend) -> str:
+        """The part of a line that is the same for all requests of a backend."""
+        if self._is_json:
+            return f',"pool":"{backend.pool}","datacenter":"{backend.datacenter}","backend":"{backend.name}"'
+        return f" pool={backend.pool} datacenter={backend.datacenter} backend={backend.name}"
 
     def flush(self) -> None:
         """Writes what was collected."""
@@ -77,50 +86,45 @@ def write_lines(fd: int, batch: bytes) -> None:
             return
 
 
-def _text_line(time: str, flow: Flow, duration_s: float) -> str:
-    path, request_id = flow.path, flow.request_id
-    if _PLAIN.fullmatch(path) is None:
-        path = json.dumps(path[:MAX_PATH])
+def _text_line(stamp: str, ms: int, flow: Flow, duration_s: float) -> str:
+    first, live, usage = flow.head.line, flow.last_live, flow.usage
+    if not first.log:
+        first.log = f"method={first.method.decode('ascii')} path={_word(first.path)}"
+    ttft_s = duration_s if flow.ttft_s is None else flow.ttft_s
     line = (
-        f"{time} info request method={flow.method} path={path} status={flow.status} duration_ms={duration_s * 1000:.1f}"
+        f"{stamp}.{ms:03d}+00:00 info request {first.log} status={flow.status} duration_ms={duration_s * 1000:.1f}"
+        f" ttft_ms={ttft_s * 1000:.1f}{'' if live is None else live.peer.log} attempts={flow.attempts}"
+        f" bytes_in={len(flow.body)} bytes_out={flow.bytes_out}"
     )
-    if flow.ttft_s is not None:
-        line += f" ttft_ms={flow.ttft_s * 1000:.1f}"
-    live = flow.last_live
-    if live is not None:
-        backend = live.backend
-        line += f" pool={backend.pool} datacenter={backend.datacenter} backend={backend.name} attempts={flow.attempts}"
-    line += f" bytes_in={len(flow.body)} bytes_out={flow.bytes_out}"
-    if flow.usage is not None:
-        line += f" prompt_tokens={flow.usage[0]} output_tokens={flow.usage[1]}"
+    if usage is not None:
+        line += f" prompt_tokens={usage[0]} output_tokens={usage[1]}"
     if flow.error:
-        line += f" error={flow.error}"
-    if request_id:
-        line += f" request_id={request_id if _PLAIN.fullmatch(request_id) else json.dumps(request_id[:MAX_PATH])}"
+        line += f" error={_word(flow.error)}"
+    if flow.head.request_id:
+        line += f" request_id={_word(flow.head.request_id.decode('latin-1'))}"
     return line
 
 
-def _json_line(time: str, flow: Flow, duration_s: float) -> str:
-    path, request_id = flow.path, flow.request_id
-    path = f'"{path}"' if _PLAIN.fullmatch(path) else json.dumps(path[:MAX_PATH])
+def _json_line(stamp: str, ms: int, flow: Flow, duration_s: float) -> str:
+    first, live, usage = flow.head.line, flow.last_live, flow.usage
+    if not first.log:
+        first.log = f'"method":"{first.method.decode("ascii")}","path":{json.dumps(first.path[:MAX_TEXT])}'
+    ttft_s = duration_s if flow.ttft_s is None else flow.ttft_s
     line = (
-        f'{{"time":"{time}","level":"info","logger":"marlin.router.access","message":"request","method":"{flow.method}"'
-        f',"path":{path},"status":{flow.status},"duration_ms":{duration_s * 1000:.1f}'
+        f'{{"time":"{stamp}.{ms:03d}+00:00","level":"info","logger":"marlin.router.access","message":"request",{first.log}'
+        f',"status":{flow.status},"duration_ms":{duration_s * 1000:.1f},"ttft_ms":{ttft_s * 1000:.1f}'
+        f'{"" if live is None else live.peer.log},"attempts":{flow.attempts}'
+        f',"bytes_in":{len(flow.body)},"bytes_out":{flow.bytes_out}'
     )
-    if flow.ttft_s is not None:
-        line += f',"ttft_ms":{flow.ttft_s * 1000:.1f}'
-    live = flow.last_live
-    if live is not None:
-        backend = live.backend
-        line += (
-            f',"pool":"{backend.pool}","datacenter":"{backend.datacenter}","backend":"{backend.name}"'
-            f',"attempts":{flow.attempts}'
-        )
-    line += f',"bytes_in":{len(flow.body)},"bytes_out":{flow.bytes_out}'
-    if flow.usage is not None:
-        line += f',"prompt_tokens":{flow.usage[0]},"output_tokens":{flow.usage[1]}'
+    if usage is not None:
+        line += f',"prompt_tokens":{usage[0]},"output_tokens":{usage[1]}'
     if flow.error:
-        line += f',"error":{json.dumps(flow.error)}'
-    if request_id:
-        line += f',"request_id":{json.dumps(request_id[:MAX_PATH])}'
+        line += f',"error":{json.dumps(flow.error[:MAX_TEXT])}'
+    if flow.head.request_id:
+        line += f',"request_id":{json.dumps(flow.head.request_id.decode("latin-1")[:MAX_TEXT])}'
     return line + "}"
+
+
+def _word(text: str) -> str:
+    """Text as one word of a line: quoted where it has to be."""
+    return text if _PLAIN.fullmatch(text) else json.dumps(text[:MAX_TEXT])

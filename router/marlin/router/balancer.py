@@ -181,10 +181,11 @@ class LiveSite:
 class LivePool:
     """A pool and its sites at this instant."""
 
-    __slots__ = ("draws", "has_members", "is_measured", "pool", "service_time_s", "sites")
+    __slots__ = ("draws", "has_members", "is_measured", "order", "pool", "service_time_s", "sites")
 
     def __init__(self, pool: Pool, sites: list[list[LiveBackend]]) -> None:
         self.pool = pool
+        self.order = pool.rule if isinstance(pool.rule, Ordered) else None
         self.sites = [LiveSite(site, backends, self) for site, backends in zip(pool.sites, sites, strict=True)]
         self.has_members = any(b.backend.is_member_router for b in self.backends())
         self.draws: Draws | None = None
@@ -290,16 +291,16 @@ class Balancer:
         return self._live.values()
 
     def choose(
-        self, pool: LivePool, tried: Collection[LiveBackend] = (), *, is_forwarded: bool = False
+        self, pool: LivePool, now_s: float, tried: Collection[LiveBackend] = (), *, is_forwarded: bool = False
     ) -> LiveBackend | None:
         """The backend that the next request of ``pool`` goes to; None when there is none with room.
 
         Args:
             pool: the request's pool.
+            now_s: the time.
             tried: backends that failed this request.
             is_forwarded: whether the request comes from another router: then it never goes to a member router.
         """
-        now_s = self._clock()
         if now_s >= self._next_change_s:
             self._refresh()
         if self._has_others and now_s - self._seen_others_s >= SHARED_VIEW_S:
@@ -307,16 +308,16 @@ class Balancer:
         if tried or (is_forwarded and pool.has_members):
             return self._choose_among(pool, tried, is_forwarded=is_forwarded)
         sites = pool.sites
-        rule = pool.pool.rule
-        if isinstance(rule, Ordered):
+        if pool.order is None:
+            chosen = choose_by_shares(pool.draws, sites)
+        else:
             if not pool.is_measured:
                 pool.measure()
-            chosen = choose_by_order(rule, sites)
-        else:
-            chosen = choose_by_shares(pool.draws, sites)
+            chosen = choose_by_order(pool.order, sites)
         if chosen is None:
             return None
-        return self._pick(sites[chosen].backends)
+        backends = sites[chosen].backends
+        return self._pick(backends) if len(backends) > 1 or not backends[0].has_room else backends[0]
 
     def open(self, live: LiveBackend) -> None:
         """Counts a request in."""
@@ -390,8 +391,6 @@ class Balancer:
         self._refresh()
 
     def _pick(self, backends: list[LiveBackend]) -> LiveBackend | None:
-        if len(backends) == 1:
-            return backends[0] if backends[0].has_room else None
         index = choose_backend(backends)
         if index is None:
             return None

@@ -179,7 +179,7 @@ class Downstream(asyncio.Protocol):
         plane = self._plane
         self._state = _ANSWERING
         self.keeps_alive = head.keeps_alive
-        self.is_plain = head.keeps_alive and not head.is_http10
+        self.is_plain = head.keeps_alive and not head.line.is_http10
         flow = self._flow = Flow(plane, self, head, body, plane.clock())
         plane.flows[flow] = None
         flow.start()
@@ -285,7 +285,7 @@ class Downstream(asyncio.Protocol):
         first = (
             f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{extra}"
         )
-        is_bodyless = head is not None and head.method == b"HEAD"
+        is_bodyless = head is not None and head.line.method == b"HEAD"
         self.write(first.encode("ascii") + request_id + b"\r\n" + (b"" if is_bodyless else body))
 
     def finished(self, flow: Flow) -> None:

@@ -26,9 +26,9 @@ from marlin.router.errors import (
 )
 from marlin.router.framing import ChunkReader
 from marlin.router.heads import CHUNKED, UNTIL_CLOSE, ReplyHead, RequestHead
-from marlin.router.paths import is_passed_on
+from marlin.router.paths import OWN, PASSED_ON
 from marlin.router.upstream import Link
-from marlin.router.usage import KEY, TAIL_BYTES, find_usage
+from marlin.router.usage import TAIL_BYTES, find_usage
 
 if TYPE_CHECKING:
     from marlin.router.downstream import Downstream
@@ -47,6 +47,9 @@ CLIENT_CLOSED: Final = 499
 
 _RETRY_AFTER_S: Final = 1
 _BUSY: Final = frozenset({429, 503})
+
+_EVENT_BYTES: Final = 8192
+"""How much of a read is kept in case it holds a stream's usage."""
 
 # How a reply's bytes become the client's.
 _AS_IS: Final = 0
@@ -76,6 +79,7 @@ class Flow:
 
     __slots__ = (
         "_client",
+        "_last",
         "_link",
         "_mode",
         "_needs_fresh",
@@ -84,6 +88,7 @@ class Flow:
         "_reader",
         "_reply",
         "_resends",
+        "_second_last",
         "_tail",
         "_tried",
         "attempts",
@@ -114,7 +119,7 @@ class Flow:
         self._mode = _AS_IS
         self._needs_fresh = False
         self._resends = 0
-        self._tail = b""
+        self._tail = self._last = self._second_last = b""
         self._tried: tuple[LiveBackend, ...] = ()
         self.head = head
         self.body = body
@@ -133,21 +138,6 @@ class Flow:
         self.is_stream = False
         self.is_over = False
 
-    @property
-    def method(self) -> str:
-        """The request's method."""
-        return self.head.method.decode("ascii")
-
-    @property
-    def path(self) -> str:
-        """The request's path, without the query, which may hold anything."""
-        return self.head.target.partition(b"?")[0].decode("ascii")
-
-    @property
-    def request_id(self) -> str:
-        """The client's x-request-id."""
-        return self.head.request_id.decode("latin-1")
-
     # --- towards the backend -----------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -155,16 +145,15 @@ class Flow:
         head = self.head
         plane = self._plane
         try:
-            answer = plane.own_answer(head)
-            if answer is not None:
-                self._answer(200, answer)
+            if head.line.route != PASSED_ON:
+                if head.line.route != OWN:
+                    raise UnknownPathError(f"{head.line.path[:200]} is not a path that is passed on to backends")
+                self._answer(200, plane.own_answer(head))
                 return
-            if not is_passed_on(head.target):
-                raise UnknownPathError(f"{self.path[:200]} is not a path that is passed on to backends")
             fields = NO_FIELDS if head.is_opaque else read_fields(self.body)
             self._pool = self._find_pool(fields)
             plane.budget.pay_in()
-            self._try_next()
+            self._try_next(self.began_s)
         except RouterError as error:
             self._refuse(error)
 
@@ -193,19 +182,19 @@ class Flow:
             "model is required: several models are served here", reason="model_missing", param="model"
         )
 
-    def _try_next(self) -> None:
+    def _try_next(self, now_s: float) -> None:
         """Chooses a backend and sends the request to it, at once or when there is a connection."""
         plane = self._plane
         assert self._pool is not None
         live = None
         if self.attempts < MAX_ATTEMPTS:
-            live = plane.balancer.choose(self._pool, self._tried, is_forwarded=self.head.is_forwarded)
+            live = plane.balancer.choose(self._pool, now_s, self._tried, is_forwarded=self.head.is_forwarded)
         if live is None:
             raise self._nothing_left()
         self.attempts += 1
         self.live = self.last_live = live
         plane.balancer.open(live)
-        link = None if self._needs_fresh else live.peer.take_idle()
+        link = None if self._needs_fresh else live.peer.take_idle(now_s)
         if link is not None:
             self._send(link, live)
         else:
@@ -234,7 +223,7 @@ class Flow:
             lines.append(peer.host_line)
             head.host_at = len(lines) - 1
         if peer.prefix or self.attempts > 1:
-            lines[0] = b"%b %b%b HTTP/1.1" % (head.method, peer.prefix, head.target)
+            lines[0] = b"%b %b%b HTTP/1.1" % (head.line.method, peer.prefix, head.line.target)
         if peer.authorization_line is not None:
             lines = self._with_authorization(lines, peer.authorization_line)
         link.send(self, b"\r\n".join(lines) + peer.request_tail, self.body)
@@ -304,7 +293,7 @@ class Flow:
 
     def _retry_or_refuse(self) -> None:
         try:
-            self._try_next()
+            self._try_next(self._plane.clock())
         except RouterError as error:
             self._refuse(error)
 
@@ -343,7 +332,7 @@ class Flow:
         if body:
             self.ttft_s = self._plane.clock() - self.began_s
             self.bytes_out = len(body)
-            if head.method == b"POST":
+            if head.line.method == b"POST":
                 self._tail = body
             data += body
         self._client.write(data)
@@ -353,7 +342,7 @@ class Flow:
         """The head for a client of HTTP/1.0, a connection that is to be closed, or a reply without a length."""
         client, lines = self._client, list(reply.lines)
         self.is_stream = reply.is_stream
-        if self.head.is_http10:
+        if self.head.line.is_http10:
             if reply.length == CHUNKED:
                 del lines[reply.length_at]
                 self._mode = _OUT_OF_CHUNKS
@@ -362,7 +351,7 @@ class Flow:
                 client.keeps_alive = False
             elif client.keeps_alive:
                 lines.append(b"Connection: keep-alive")
-        elif reply.length == UNTIL_CLOSE and self.head.method != b"HEAD":
+        elif reply.length == UNTIL_CLOSE and self.head.line.method != b"HEAD":
             # In chunks, the client can tell the end from a broken connection.
             lines.append(b"Transfer-Encoding: chunked")
             self._mode = _INTO_CHUNKS
@@ -383,7 +372,7 @@ class Flow:
         if self.attempts >= MAX_ATTEMPTS or self._pool is None:
             return False
         tried = (*self._tried, live)
-        if plane.balancer.choose(self._pool, tried, is_forwarded=self.head.is_forwarded) is None:
+        if plane.balancer.choose(self._pool, plane.clock(), tried, is_forwarded=self.head.is_forwarded) is None:
             return False
         if not plane.budget.take(plane.clock()):
             return False
@@ -398,12 +387,15 @@ class Flow:
         """The next bytes of the reply's body, chunks included where it is chunked."""
         if self.ttft_s is None:
             self.ttft_s = self._plane.clock() - self.began_s
-        self.bytes_out += len(data)
+        size = len(data)
+        self.bytes_out += size
         if self.is_stream:
-            if KEY in data:
-                self._tail = data
-        elif self.head.method == b"POST":
-            self._tail = data if len(data) >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+            # Usage is in the event before [DONE]; that, and the last chunk, may each come by itself.
+            self._second_last, self._last, self._tail = self._last, self._tail, data
+            if size > _EVENT_BYTES:
+                self._tail = data[-_EVENT_BYTES:]
+        elif self.head.line.method == b"POST":
+            self._tail = data if size >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
         if self._mode != _AS_IS:
             data = self._reframed(data)
         self._client.write(data)
@@ -424,9 +416,9 @@ class Flow:
         if self._mode == _INTO_CHUNKS:
             self._client.write(b"0\r\n\r\n")
         if reply.status < 300:
-            if self.head.method == b"POST":
+            if self.head.line.method == b"POST":
                 if self._tail and not reply.is_opaque:
-                    self.usage = find_usage(self._tail)
+                    self.usage = find_usage(self._second_last + self._last + self._tail)
                 live.peer.cell.count_usage(
                     live.backend, live.site.site.datacenter, self.usage, self._plane.wall_clock()
                 )

@@ -1,8 +1,8 @@
 """Chunked bodies: where they end, and what they hold.
 
-``ChunkScanner`` passes a backend's chunks on as they are and only finds out where they end; ``ChunkReader`` takes a
-client's upload out of its chunks. Both are as strict as RFC 9112, 7.1: what another server might read differently is
-an error. Values in, values out: nothing here knows a socket.
+``ChunkScanner`` passes a backend's chunks on as they are and finds out where they end; ``ChunkReader`` takes a client's
+upload out of its chunks. Both are as strict as RFC 9112, 7.1: what another server might read differently is an error.
+Values in, values out: nothing here knows a socket.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from httptools import HttpParserError, HttpResponseParser
+
 MAX_CHUNK_LINE_BYTES: Final = 1024
 MAX_TRAILER_BYTES: Final = 16 * 1024
 HOLD_BYTES: Final = 256 * 1024
 """A chunk up to this size is passed on when it is complete, so that a reply that breaks off ends between two events."""
 
+_CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+\r\n)*+\r\n")
 
@@ -46,22 +49,50 @@ def _line_end(data: bytes, at: int) -> int:
 class ChunkScanner:
     """Finds the end of a chunked body while it passes by.
 
+    llhttp reads every byte; all that is needed here is whether a read ended between two chunks, as nearly all do. Only
+    where one did not, its chunks are walked, to hold back the beginning of the last: when the backend then dies, the
+    client has whole events, and an error can follow them. (Walking every chunk costs 2 us for an event, llhttp 0.2.)
+
     Attributes:
         is_done: whether the end was found.
         owed: bytes that still belong to a chunk whose beginning was passed on, its line end included.
     """
 
-    __slots__ = ("_held", "is_done", "owed")
+    __slots__ = ("_held", "_is_inside", "_parser", "is_done", "owed")
 
     def __init__(self) -> None:
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self.begin()
+
+    def begin(self) -> None:
+        """Makes ready for the next body; the one before has ended."""
+        assert self._parser is not None
         self._held = b""
+        self._is_inside = False
         self.is_done = False
         self.owed = 0
+        self._parser.feed_data(_CHUNKED_HEAD)
 
-    @property
-    def is_between_chunks(self) -> bool:
-        """Whether what was passed on ends with a complete chunk."""
-        return self.owed == 0
+    def close(self) -> None:
+        """Lets go of the parser, which knows this object: a cycle that nobody has to collect then."""
+        self._parser = None
+
+    def on_chunk_header(self) -> None:
+        """The parser has read a chunk's first line."""
+        self._is_inside = True
+
+    def on_chunk_complete(self) -> None:
+        """The parser has read a chunk to its end."""
+        self._is_inside = False
+
+    def on_message_complete(self) -> None:
+        """The parser has read the body to its end."""
+        self.is_done = True
+
+    def on_message_begin(self) -> None:
+        """The parser reads something after the end."""
+        if self.is_done:
+            raise FramingError("there are bytes after its end")
 
     def feed(self, data: bytes) -> bytes:
         """What of the body can be passed on: whole chunks, but for the beginnings of very large ones.
@@ -72,57 +103,46 @@ class ChunkScanner:
         Raises:
             FramingError: it is not chunked as it should be, or goes on after its end.
         """
+        parser = self._parser
+        assert parser is not None
+        try:
+            parser.feed_data(data)
+        except HttpParserError as error:
+            raise FramingError(f"its chunks are not valid: {error}") from None
+        if self.is_done or (not self._is_inside and data.endswith(b"\r\n")):
+            self.owed = 0
+            if self._held:
+                data = self._held + data
+                self._held = b""
+            return data
+        return self._hold(data)
+
+    def _hold(self, data: bytes) -> bytes:
+        """Everything up to the last chunk that is complete; the rest waits."""
         if self._held:
             data = self._held + data
             self._held = b""
-        size = len(data)
-        at = self.owed
-        if at:
-            if at > size:
-                self.owed -= size
-                return data
-            if not b"\r\n".endswith(data[max(0, at - 2) : at]):
-                raise FramingError("a chunk is longer than it says")
-            self.owed = 0
-        while at < size:
-            line_end = _line_end(data, at)
+        size, at = len(data), self.owed
+        if at >= size:
+            self.owed -= size
+            return data
+        self.owed = 0
+        while True:
+            line_end = data.find(b"\r\n", at)
             if line_end < 0:
                 break
             length = chunk_size(data[at:line_end])
-            if length == 0:
-                return self._end(data, at, line_end + 2)
             end = line_end + length + 4
-            if end > size:
+            if end > size or not length:
                 if length > HOLD_BYTES:
                     self.owed = end - size
                     return data
                 break
-            if data[end - 2] != 13 or data[end - 1] != 10:
-                raise FramingError("a chunk is longer than it says")
             at = end
-        if at == size:
-            return data
+        if size - at > HOLD_BYTES + MAX_CHUNK_LINE_BYTES:
+            raise FramingError("a chunk's first line or the trailer has no end")
         self._held = data[at:]
         return data[:at]
-
-    def _end(self, data: bytes, at: int, trailer_at: int) -> bytes:
-        """The last chunk and its trailer; held back until they are complete."""
-        if data.startswith(b"\r\n", trailer_at):
-            end = trailer_at + 2
-        else:
-            found = data.find(b"\r\n\r\n", trailer_at)
-            if found < 0:
-                if len(data) - trailer_at > MAX_TRAILER_BYTES:
-                    raise FramingError("the trailer is too long")
-                self._held = data[at:]
-                return data[:at]
-            end = found + 4
-            if _TRAILER.fullmatch(data, trailer_at, end) is None:
-                raise FramingError("the trailer is not valid")
-        if end != len(data):
-            raise FramingError("there are bytes after its end")
-        self.is_done = True
-        return data
 
 
 class ChunkReader:

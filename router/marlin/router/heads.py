@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from marlin.router.errors import BadRequestError, RouterError
+from marlin.router.paths import route_of
 
 PREFIX: Final = b"x-marlin-"
 ERROR: Final = "x-marlin-error"
@@ -49,6 +50,8 @@ EVENTS: Final = 12
 """Content-Type: text/event-stream."""
 RETRY_AFTER: Final = 13
 OUR_ERROR: Final = 14
+LENGTH_IS: Final = 100
+"""A kind of this or more is a Content-Length, and says it: kind - LENGTH_IS."""
 
 _HOP_BY_HOP: Final = {
     b"keep-alive": DROP,
@@ -79,7 +82,7 @@ _IN_REPLIES: Final = _HOP_BY_HOP | {
     b"x-marlin-backend": DROP,
     b"x-marlin-plan-epoch": DROP,
 }
-_NOT_REMEMBERED: Final = frozenset({LENGTH, REQUEST_ID, RETRY_AFTER})
+_NOT_REMEMBERED: Final = frozenset({REQUEST_ID, RETRY_AFTER})
 
 _PROTECTED: Final = frozenset({HOST, LENGTH, AUTHORIZATION, OPAQUE, EVENTS, CODING})
 """Not to be removed by being named in Connection: somebody relies on them."""
@@ -107,6 +110,14 @@ class HeadTooLargeError(RouterError):
     default_reason = "head_too_large"
 
 
+class TargetTooLongError(RouterError):
+    """A request's target beyond the limit."""
+
+    status = 414
+    error_type = "invalid_request_error"
+    default_reason = "target_too_long"
+
+
 class VersionError(RouterError):
     """Neither HTTP/1.0 nor HTTP/1.1."""
 
@@ -123,19 +134,40 @@ class TransferCodingError(RouterError):
     default_reason = "transfer_coding"
 
 
+class RequestLine:
+    """A request's first line. Remembered, because there are few of them; so it is never changed.
+
+    Attributes:
+        method: as it stands there.
+        target: path and query as they came; printable ASCII.
+        path: the path, without the query, which may hold anything.
+        route: what is done with such a request (``paths``).
+        is_http10: whether the client speaks HTTP/1.0: it does not know chunks.
+        log: how the access log writes it; empty until it has.
+    """
+
+    __slots__ = ("is_http10", "log", "method", "path", "route", "target")
+
+    def __init__(self, method: bytes, target: bytes, *, is_http10: bool) -> None:
+        self.method = method
+        self.target = target
+        self.path = target.partition(b"?")[0].decode("ascii")
+        self.route = route_of(method, target)
+        self.is_http10 = is_http10
+        self.log = ""
+
+
 class RequestHead:
     """A request's head.
 
     Attributes:
-        method: as it stands in the request line.
-        target: path and query as they came; printable ASCII.
+        line: its first line.
         lines: request line and header lines that go on, without line ends.
         length: bytes of the body; -1 when it is chunked.
         host_at, authorization_at: positions in ``lines``; 0 where there is none.
         request_id: the client's x-request-id.
         is_opaque: whether the body is something else than plain JSON.
         is_forwarded: whether another router sent it.
-        is_http10: whether the client speaks HTTP/1.0: it does not know chunks.
         keeps_alive: whether the client wants to use its connection again.
         has_length: whether the length of the body is stated.
         removed: headers that Connection names.
@@ -149,21 +181,18 @@ class RequestHead:
         "has_length",
         "host_at",
         "is_forwarded",
-        "is_http10",
         "is_opaque",
         "keeps_alive",
         "length",
+        "line",
         "lines",
-        "method",
         "removed",
         "request_id",
-        "target",
         "upgrade",
     )
 
-    def __init__(self, method: bytes, target: bytes, lines: list[bytes]) -> None:
-        self.method = method
-        self.target = target
+    def __init__(self, line: RequestLine, lines: list[bytes]) -> None:
+        self.line = line
         self.lines = lines
         self.length = 0
         self.has_length = False
@@ -173,7 +202,6 @@ class RequestHead:
         self.request_id = b""
         self.is_opaque = False
         self.is_forwarded = False
-        self.is_http10 = False
         self.keeps_alive = True
         self.expects = False
         self.upgrade = b""
@@ -221,6 +249,7 @@ class ReplyHead:
         self.removed = _NOTHING
 
 
+_first_lines: dict[bytes, RequestLine] = {}
 _request_lines: dict[bytes, int] = {}
 _reply_lines: dict[bytes, int] = {}
 _statuses: dict[bytes, int] = {}
@@ -236,103 +265,125 @@ def read_request(head: bytes) -> RequestHead:
         RouterError: it is not HTTP/1, or not safe to pass on; the connection cannot be used any further.
     """
     lines = head.split(b"\r\n")
-    first = lines[0]
-    match = _REQUEST_LINE.fullmatch(first)
-    if match is None:
-        raise _bad_first_line(first)
-    method, target, minor = match.groups()
-    kept = [first]
-    request = RequestHead(method, target, kept)
-    if len(lines) > MAX_HEADERS or len(target) > MAX_TARGET_BYTES:
-        raise _too_much(len(lines), len(target))
-    known = _request_lines.get
-    for at in range(1, len(lines)):
-        line = lines[at]
-        kind = known(line)
-        if kind is None:
-            kind = _kind_in_request(line)
+    first = _first_lines.get(lines[0]) or _read_first(lines[0])
+    request = RequestHead(first, lines)
+    # The loop below runs over what lines are, not over lines: dictionary look-ups in C, and little to do for most.
+    kinds: list[Any] = [*map(_request_lines.get, lines)]
+    kinds[0] = KEEP
+    if None in kinds:
+        _learn(kinds, lines, _kind_in_request)
+    at = 0
+    for kind in kinds:
         if kind == KEEP:
-            kept.append(line)
-        elif kind != DROP:
-            _READ_REQUEST[kind](request, line)
-    if minor == b"0":
-        _is_http10(request, lines)
+            at += 1
+        elif kind == HOST and not request.host_at:
+            request.host_at = at
+            at += 1
+        elif kind >= LENGTH_IS and not request.has_length:
+            request.has_length = True
+            request.length = kind - LENGTH_IS
+            at += 1
+        elif kind == AUTHORIZATION:
+            request.authorization_at = request.authorization_at or at
+            at += 1
+        elif kind != DROP and _READ_REQUEST[kind if kind < LENGTH_IS else LENGTH](request, lines[at]):
+            at += 1
+        else:
+            del lines[at]
+    if first.is_http10:
+        _is_http10(request, head)
     elif not request.host_at:
         raise BadRequestError("the Host header is missing", reason="bad_head")
     if request.removed:
-        _remove(kept, request.removed, _IN_REQUESTS)
+        _remove(lines, request.removed, _IN_REQUESTS)
         _find_again(request)
     return request
 
 
-def _read_host(request: RequestHead, line: bytes) -> None:
-    if request.host_at:
-        raise BadRequestError("there is more than one Host header", reason="bad_head")
-    request.host_at = len(request.lines)
-    request.lines.append(line)
+def _read_first(line: bytes) -> RequestLine:
+    match = _REQUEST_LINE.fullmatch(line)
+    if match is None:
+        raise _bad_first_line(line)
+    method, target, minor = match.groups()
+    if len(target) > MAX_TARGET_BYTES:
+        raise TargetTooLongError(f"the target has {len(target)} bytes, {MAX_TARGET_BYTES} are allowed")
+    first = RequestLine(method, target, is_http10=minor == b"0")
+    if len(line) <= _MAX_REMEMBERED_BYTES:
+        if len(_first_lines) >= _MAX_REMEMBERED:
+            _first_lines.clear()
+        _first_lines[line] = first
+    return first
 
 
-def _read_length(request: RequestHead, line: bytes) -> None:
+def _learn(kinds: list[Any], lines: list[bytes], kind_of: Callable[[bytes], int]) -> None:
+    """Fills in what lines are that are not remembered."""
+    if len(lines) > MAX_HEADERS:
+        raise HeadTooLargeError(f"more than {MAX_HEADERS} headers")
+    for at, kind in enumerate(kinds):
+        if kind is None:
+            kinds[at] = kind_of(lines[at])
+
+
+# What is done about the lines that few requests have. Each says whether its line goes on.
+
+
+def _read_second_host(_: RequestHead, __: bytes) -> bool:
+    raise BadRequestError("there is more than one Host header", reason="bad_head")
+
+
+def _read_second_length(_: RequestHead, __: bytes) -> bool:
     # RFC 9112, 6.3: of two statements one is a lie, and whoever reads on may read somebody else's request.
-    if request.has_length:
-        raise BadRequestError("the length of the body is stated twice", reason="bad_head")
-    digits = _value(line)
-    if _DIGITS.fullmatch(digits) is None:
-        raise BadRequestError("Content-Length is not a number of bytes", reason="bad_head")
-    request.has_length = True
-    request.length = int(digits)
-    request.lines.append(line)
+    raise BadRequestError("the length of the body is stated twice", reason="bad_head")
 
 
-def _read_coding(request: RequestHead, line: bytes) -> None:
+def _read_coding(request: RequestHead, line: bytes) -> bool:
     if request.has_length:
         raise BadRequestError("the length of the body is stated twice", reason="bad_head")
     if _value(line).lower() != b"chunked":
         raise TransferCodingError("the only Transfer-Encoding understood is chunked")
     request.has_length = True
     request.length = CHUNKED
+    return False
 
 
-def _read_authorization(request: RequestHead, line: bytes) -> None:
-    request.authorization_at = request.authorization_at or len(request.lines)
-    request.lines.append(line)
-
-
-def _read_opaque(request: RequestHead, line: bytes) -> None:
+def _read_opaque(request: RequestHead, _: bytes) -> bool:
     request.is_opaque = True
-    request.lines.append(line)
+    return True
 
 
-def _read_request_id(request: RequestHead, line: bytes) -> None:
+def _read_request_id(request: RequestHead, line: bytes) -> bool:
     request.request_id = request.request_id or _value(line)
-    request.lines.append(line)
+    return True
 
 
-def _read_hop(request: RequestHead, _: bytes) -> None:
+def _read_hop(request: RequestHead, _: bytes) -> bool:
     request.is_forwarded = True
+    return False
 
 
-def _read_expect(request: RequestHead, line: bytes) -> None:
+def _read_expect(request: RequestHead, line: bytes) -> bool:
     if _value(line).lower() != b"100-continue":
         raise BadRequestError("only 'Expect: 100-continue' is understood", reason="bad_head")
     request.expects = True
+    return False
 
 
-def _read_upgrade(request: RequestHead, line: bytes) -> None:
+def _read_upgrade(request: RequestHead, line: bytes) -> bool:
     request.upgrade = _value(line).lower()
+    return False
 
 
-def _read_connection(request: RequestHead, line: bytes) -> None:
+def _read_connection(request: RequestHead, line: bytes) -> bool:
     request.removed |= _options(_value(line))
     if b"close" in request.removed:
         request.keeps_alive = False
+    return False
 
 
-_READ_REQUEST: Final[dict[int, Callable[[RequestHead, bytes], None]]] = {
-    HOST: _read_host,
-    LENGTH: _read_length,
+_READ_REQUEST: Final[dict[int, Callable[[RequestHead, bytes], bool]]] = {
+    HOST: _read_second_host,
+    LENGTH: _read_second_length,
     CODING: _read_coding,
-    AUTHORIZATION: _read_authorization,
     OPAQUE: _read_opaque,
     REQUEST_ID: _read_request_id,
     HOP: _read_hop,
@@ -342,14 +393,13 @@ _READ_REQUEST: Final[dict[int, Callable[[RequestHead, bytes], None]]] = {
 }
 
 
-def _is_http10(request: RequestHead, lines: list[bytes]) -> None:
+def _is_http10(request: RequestHead, head: bytes) -> None:
     """What is different for a client of HTTP/1.0; the backend gets HTTP/1.1 all the same."""
     if request.length == CHUNKED:
         raise BadRequestError("HTTP/1.0 has no Transfer-Encoding", reason="bad_head")
-    request.is_http10 = True
     request.expects = False
-    request.keeps_alive = any(line.lower().replace(b" ", b"") == b"connection:keep-alive" for line in lines)
-    request.lines[0] = lines[0][:-1] + b"1"
+    request.keeps_alive = _says_keep_alive(head)
+    request.lines[0] = request.lines[0][:-1] + b"1"
 
 
 def _find_again(request: RequestHead) -> None:
@@ -377,83 +427,85 @@ def read_reply(head: bytes) -> ReplyHead:
     status = _statuses.get(first)
     if status is None:
         status = _read_status(first)
-    kept = [first]
-    reply = ReplyHead(status, kept)
-    known = _reply_lines.get
-    for at in range(1, len(lines)):
-        line = lines[at]
-        kind = known(line)
-        if kind is None:
-            kind = _kind_in_reply(line)
+    reply = ReplyHead(status, lines)
+    kinds: list[Any] = [*map(_reply_lines.get, lines)]
+    kinds[0] = KEEP
+    if None in kinds:
+        _learn(kinds, lines, _kind_in_reply)
+    at = 0
+    for kind in kinds:
         if kind == KEEP:
-            kept.append(line)
-        elif kind != DROP:
-            _READ_REPLY[kind](reply, line)
+            at += 1
+        elif kind >= LENGTH_IS and not reply.length_at:
+            reply.length_at = at
+            reply.length = kind - LENGTH_IS
+            at += 1
+        elif kind == EVENTS:
+            reply.is_stream = True
+            at += 1
+        elif kind == CODING and not reply.length_at and _value(lines[at]).lower() == b"chunked":
+            reply.length_at = at
+            reply.length = CHUNKED
+            at += 1
+        elif kind != DROP and _READ_REPLY[kind if kind < LENGTH_IS else LENGTH](reply, lines[at]):
+            at += 1
+        else:
+            del lines[at]
     if first[7:8] == b"0":
-        if reply.length == CHUNKED:
-            raise HeadError("HTTP/1.0 has no Transfer-Encoding")
-        kept[0] = b"HTTP/1.1" + first[8:]
-        reply.keeps_alive = any(line.lower().replace(b" ", b"") == b"connection:keep-alive" for line in lines)
+        _is_http10_reply(reply, head)
     if reply.removed:
-        _remove(kept, reply.removed, _IN_REPLIES)
-        reply.length_at = next((at for at, line in enumerate(kept) if at and _says_length(line)), 0)
+        _remove(lines, reply.removed, _IN_REPLIES)
+        reply.length_at = next((at for at, line in enumerate(lines) if at and _says_length(line)), 0)
     if status < 200 or status in {204, 304}:
         reply.length = 0
     return reply
 
 
-def _read_reply_length(reply: ReplyHead, line: bytes) -> None:
-    digits = _value(line)
-    if reply.length_at or _DIGITS.fullmatch(digits) is None:
-        raise HeadError("its Content-Length is not one number")
-    reply.length_at = len(reply.lines)
-    reply.length = int(digits)
-    reply.lines.append(line)
+def _read_bad_length(_: ReplyHead, __: bytes) -> bool:
+    raise HeadError("its length is stated twice, or as something that is not understood")
 
 
-def _read_reply_coding(reply: ReplyHead, line: bytes) -> None:
-    if reply.length_at or _value(line).lower() != b"chunked":
-        raise HeadError("its Transfer-Encoding is not only chunked")
-    reply.length_at = len(reply.lines)
-    reply.length = CHUNKED
-    reply.lines.append(line)
-
-
-def _read_events(reply: ReplyHead, line: bytes) -> None:
-    reply.is_stream = True
-    reply.lines.append(line)
-
-
-def _read_reply_opaque(reply: ReplyHead, line: bytes) -> None:
+def _read_reply_opaque(reply: ReplyHead, _: bytes) -> bool:
     reply.is_opaque = True
-    reply.lines.append(line)
+    return True
 
 
-def _read_retry_after(reply: ReplyHead, line: bytes) -> None:
+def _read_retry_after(reply: ReplyHead, line: bytes) -> bool:
     reply.retry_after = _value(line)
-    reply.lines.append(line)
+    return True
 
 
-def _read_error(reply: ReplyHead, line: bytes) -> None:
+def _read_error(reply: ReplyHead, line: bytes) -> bool:
     reply.error = _value(line).decode("latin-1")
-    reply.lines.append(line)
+    return True
 
 
-def _read_reply_connection(reply: ReplyHead, line: bytes) -> None:
+def _read_reply_connection(reply: ReplyHead, line: bytes) -> bool:
     reply.removed |= _options(_value(line))
     if b"close" in reply.removed:
         reply.keeps_alive = False
+    return False
 
 
-_READ_REPLY: Final[dict[int, Callable[[ReplyHead, bytes], None]]] = {
-    LENGTH: _read_reply_length,
-    CODING: _read_reply_coding,
-    EVENTS: _read_events,
+_READ_REPLY: Final[dict[int, Callable[[ReplyHead, bytes], bool]]] = {
+    LENGTH: _read_bad_length,
+    CODING: _read_bad_length,
     OPAQUE: _read_reply_opaque,
     RETRY_AFTER: _read_retry_after,
     OUR_ERROR: _read_error,
     CONNECTION: _read_reply_connection,
 }
+
+
+def _is_http10_reply(reply: ReplyHead, head: bytes) -> None:
+    if reply.length == CHUNKED:
+        raise HeadError("HTTP/1.0 has no Transfer-Encoding")
+    reply.lines[0] = b"HTTP/1.1" + reply.lines[0][8:]
+    reply.keeps_alive = _says_keep_alive(head)
+
+
+def _says_keep_alive(head: bytes) -> bool:
+    return b"\r\nconnection:keep-alive\r\n" in head.lower().replace(b" ", b"") + b"\r\n"
 
 
 def _says_length(line: bytes) -> bool:
@@ -474,6 +526,11 @@ def _kind_in_request(line: bytes) -> int:
         kind = KEEP if is_plain else OPAQUE
     elif kind == CONNECTION and match[2].strip().lower() == b"keep-alive":
         kind = DROP  # what most clients say, and what HTTP/1.1 means without it
+    elif kind == LENGTH:
+        digits = match[2].rstrip()
+        if _DIGITS.fullmatch(digits) is None:
+            raise BadRequestError("Content-Length is not a number of bytes", reason="bad_head")
+        kind = LENGTH_IS + int(digits)
     _remember(_request_lines, line, kind)
     return kind
 
@@ -488,6 +545,9 @@ def _kind_in_reply(line: bytes) -> int:
         kind = KEEP
     elif kind == UPGRADE:
         kind = DROP
+    elif kind == LENGTH:
+        digits = match[2].rstrip()
+        kind = LENGTH_IS + int(digits) if _DIGITS.fullmatch(digits) else LENGTH
     elif kind == OPAQUE and match[2].strip().lower() in {b"", b"identity"}:
         kind = KEEP
     _remember(_reply_lines, line, kind)
@@ -532,13 +592,3 @@ def _bad_first_line(first: bytes) -> RouterError:
     if re.fullmatch(rb"[!-~]+ [!-~]+ HTTP/[0-9.]{1,8}", first):
         return VersionError("only HTTP/1.0 and HTTP/1.1 are spoken here")
     return BadRequestError("the request line is not valid", reason="bad_head")
-
-
-def _too_much(lines: int, target: int) -> RouterError:
-    if lines > MAX_HEADERS:
-        return HeadTooLargeError(f"more than {MAX_HEADERS} headers")
-    error = HeadTooLargeError(
-        f"the target has {target} bytes, {MAX_TARGET_BYTES} are allowed", reason="target_too_long"
-    )
-    error.status = 414  # type: ignore[misc] # this instance's own
-    return error

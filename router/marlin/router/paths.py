@@ -1,8 +1,10 @@
-"""What is passed on: an allow-list, so that a backend's control endpoints are never reachable through the router."""
+"""What is passed on: an allow-list, so that a backend's control endpoints are never reachable through the router.
+
+``heads`` asks once for each first line it has not seen before.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 
@@ -12,11 +14,27 @@ _CONTROL: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
 """Below /v1/, but they change what a backend serves."""
 
 
-@lru_cache(maxsize=1024)
+NOWHERE: Final = 0
+PASSED_ON: Final = 1
+OWN: Final = 2
+"""What is done with a request: refused, sent to a backend, answered here."""
+
+
+def route_of(method: bytes, target: bytes) -> int:
+    """What is done with a request.
+
+    Args:
+        method: its method.
+        target: path and query as they stand in the request line.
+    """
+    path = target.partition(b"?")[0]
+    if method == b"GET" and (path in {b"/v1/models", b"/healthz", b"/readyz"} or path.startswith(b"/v1/models/")):
+        return OWN
+    return PASSED_ON if is_passed_on(target) else NOWHERE
+
+
 def is_passed_on(target: bytes) -> bool:
     """Whether a request target, as it stands in the request line, goes to a backend.
-
-    Remembers what it said: there are few paths, and many requests.
 
     A path that another server may read differently (dot segments, encoded slashes, doubled slashes, backslashes) is
     refused: what was checked here must be what the backend sees.

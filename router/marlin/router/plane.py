@@ -32,8 +32,6 @@ _LOG = logging.getLogger("marlin.router")
 LOOK_S: Final = 0.25
 """Between two looks at the clock."""
 
-_MODELS: Final = b"/v1/models"
-
 
 class Plane:
     """Everything a worker's connections share.
@@ -101,26 +99,23 @@ class Plane:
                 if not hasattr(live, "peer"):
                     live.peer = Peer(self.clock, self._settings.connect_timeout_s)
                 live.peer.describe(live.backend, self._contexts.of, self._settings.origin, epoch)
+                live.peer.log = "" if self._log is None else self._log.describe(live.backend)
                 live.peer.cell = self.tally.cell(live.backend.pool, live.backend.datacenter)
         kept = {id(live) for pool in self.balancer.pools for live in pool.backends()}
         for live in before:
             if id(live) not in kept:
                 live.peer.close()
 
-    def own_answer(self, head: RequestHead) -> bytes | None:
+    def own_answer(self, head: RequestHead) -> bytes:
         """What is answered here rather than by a backend: the list of models, and whether this router is ready.
 
         Raises:
             UnknownModelError: there is no such model.
         """
-        target = head.target
-        if head.method != b"GET":
-            return None
-        if target.startswith(_MODELS) and target[10:11] in {b"", b"/", b"?"}:
-            return self._models(target.partition(b"?")[0].decode("ascii"))
-        if target in {b"/healthz", b"/readyz"}:
-            return b'{"ready":%b}\n' % (b"false" if self.is_draining else b"true")
-        return None
+        path = head.line.path
+        if path.startswith("/v1/models"):
+            return self._models(path)
+        return b'{"ready":%b}\n' % (b"false" if self.is_draining else b"true")
 
     def _models(self, path: str) -> bytes:
         """OpenAI's list of models, or one of them, from the table: true even while every backend is down."""

@@ -43,6 +43,7 @@ class Peer:
         reply_tail: our headers for clients and the end of a head; begins with a line end.
         authorization_line: what replaces the client's Authorization; None passes the client's on.
         cell: where its requests are counted.
+        log: how the access log names it.
         idle: connections without a request, the one used last at the end.
     """
 
@@ -57,12 +58,14 @@ class Peer:
         "cell",
         "host_line",
         "idle",
+        "log",
         "prefix",
         "reply_tail",
         "request_tail",
     )
 
     cell: Cell
+    log: str
 
     def __init__(self, clock: Callable[[], float], connect_timeout_s: float) -> None:
         self._clock = clock
@@ -101,12 +104,10 @@ class Peer:
             told += f"\r\nx-marlin-plan-epoch: {epoch}"
         self.reply_tail = told.encode("ascii") + b"\r\n\r\n"
 
-    def take_idle(self) -> Link | None:
+    def take_idle(self, now_s: float) -> Link | None:
         """A connection to use again; None when there is none that is fresh enough."""
         idle = self.idle
-        if not idle:
-            return None
-        oldest_s = self._clock() - KEEP_ALIVE_S
+        oldest_s = now_s - KEEP_ALIVE_S
         while idle:
             link = idle.popitem()[0]
             if link.idle_since_s > oldest_s:
@@ -197,10 +198,10 @@ class Link(asyncio.Protocol):
             return
         flow.is_heard = True
         waits_for = self._waits_for
-        if waits_for == _HEAD:
-            self._read_head(flow, data)
-        elif waits_for == _CHUNKS:
+        if waits_for == _CHUNKS:
             self._scan(flow, data)
+        elif waits_for == _HEAD:
+            self._read_head(flow, data)
         elif waits_for == _COUNTED:
             left = self._left - len(data)
             if left > 0:
@@ -239,7 +240,7 @@ class Link(asyncio.Protocol):
                 self._read_head(flow, body)  # 100 Continue, 103 Early Hints: the reply itself is still to come
             return
         self._keeps_alive = reply.keeps_alive
-        length = 0 if flow.head.method == b"HEAD" else reply.length
+        length = 0 if flow.head.line.method == b"HEAD" else reply.length
         missing = length - len(body)
         if length < 0:
             self._begin_unknown(flow, reply, body)
@@ -258,13 +259,16 @@ class Link(asyncio.Protocol):
         """Begins a reply whose length is only known at its end."""
         if reply.length == CHUNKED:
             self._waits_for = _CHUNKS
-            self.scanner = ChunkScanner()
+            if self.scanner is None:
+                self.scanner = ChunkScanner()
+            else:
+                self.scanner.begin()
         else:
             self._waits_for = _END
             self._keeps_alive = False
         if not flow.begin(reply, b"", is_whole=False) or not body:
             return
-        if self.scanner is not None:
+        if self._waits_for == _CHUNKS:
             self._scan(flow, body)
         else:
             flow.pass_on(body)
@@ -288,7 +292,6 @@ class Link(asyncio.Protocol):
         now_s = self.peer._clock()  # noqa: SLF001 a link is a part of its peer
         if self._keeps_alive and not self.transport.is_closing():
             self._waits_for = _HEAD
-            self.scanner = None
             self.is_reused = True
             self.idle_since_s = now_s
             self.peer.idle[self] = None
@@ -323,6 +326,8 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self.peer.idle.pop(self, None)
+        if self.scanner is not None:
+            self.scanner.close()
         flow, self.flow = self.flow, None
         if flow is None:
             return

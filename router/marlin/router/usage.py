@@ -16,6 +16,10 @@ TAIL_BYTES: Final = 16 * 1024
 """Enough for what follows ``usage`` in any reply without log probabilities."""
 
 _OPENS = re.compile(rb'"usage"\s*:\s*\{')
+_AS_VLLM = re.compile(
+    rb'"usage":\{"prompt_tokens":([0-9]{1,15}),"total_tokens":[0-9]+,"completion_tokens":([0-9]{1,15})[,}]'
+)
+"""How vLLM writes it: one match instead of three."""
 _PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*([0-9]{1,15})\s*[,}]')
 _OUTPUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*([0-9]{1,15})\s*[,}]')
 
@@ -28,6 +32,9 @@ def find_usage(tail: bytes) -> tuple[int, int] | None:
     """
     end = len(tail)
     while (at := tail.rfind(KEY, 0, end)) >= 0:
+        usual = _AS_VLLM.match(tail, at)
+        if usual is not None:
+            return int(usual[1]), int(usual[2])
         opens = _OPENS.match(tail, at)
         if opens is not None:
             prompt = _PROMPT.search(tail, opens.end())
