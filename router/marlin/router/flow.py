@@ -72,12 +72,12 @@ class Flow:
         ttft_s: from ``began_s`` to the first byte of the reply's body.
         bytes_out: bytes of body passed on.
         usage: prompt and output tokens, as the reply reported them.
-        is_heard: set by the link whenever the backend sends something.
         is_stream: whether the reply is an event stream.
         is_over: whether nothing will happen any more.
     """
 
     __slots__ = (
+        "_bytes_seen",
         "_client",
         "_last",
         "_link",
@@ -98,7 +98,6 @@ class Flow:
         "deadline_s",
         "error",
         "head",
-        "is_heard",
         "is_over",
         "is_stream",
         "last_live",
@@ -132,9 +131,8 @@ class Flow:
         self.status = 0
         self.error = ""
         self.ttft_s: float | None = None
-        self.bytes_out = 0
+        self.bytes_out = self._bytes_seen = 0
         self.usage: tuple[int, int] | None = None
-        self.is_heard = False
         self.is_stream = False
         self.is_over = False
 
@@ -268,7 +266,7 @@ class Flow:
             error = UpstreamFailedError(f"the backend broke off its reply: {why}", reason="died_mid_reply")
             self._break_off(error, link)
             return
-        if link.is_reused and not self.is_heard and not self._needs_fresh:
+        if link.is_untouched and not self._needs_fresh:
             # It was closed while it was idle, as every server does sooner or later: nothing was received.
             self._needs_fresh = True
             self._let_go()
@@ -391,14 +389,12 @@ class Flow:
         self.bytes_out += size
         if self.is_stream:
             # Usage is in the event before [DONE]; that, and the last chunk, may each come by itself.
-            self._second_last, self._last, self._tail = self._last, self._tail, data
-            if size > _EVENT_BYTES:
-                self._tail = data[-_EVENT_BYTES:]
+            self._second_last = self._last
+            self._last = self._tail
+            self._tail = data if size <= _EVENT_BYTES else data[-_EVENT_BYTES:]
         elif self.head.line.method == b"POST":
             self._tail = data if size >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
-        if self._mode != _AS_IS:
-            data = self._reframed(data)
-        self._client.write(data)
+        self._client.write(data if self._mode == _AS_IS else self._reframed(data))
 
     def _reframed(self, data: bytes) -> bytes:
         if self._mode == _INTO_CHUNKS:
@@ -441,8 +437,8 @@ class Flow:
         """Gives up a request that takes too long, and a stream that has fallen silent."""
         if now_s >= self.deadline_s:
             self._time_out(UpstreamTimeoutError("the request took longer than the router allows"))
-        elif self.is_heard:
-            self.is_heard = False
+        elif self.bytes_out != self._bytes_seen:
+            self._bytes_seen = self.bytes_out
             self.silent_since_s = now_s
         elif self.is_stream and self._client.is_writable and now_s - self.silent_since_s >= stream_idle_timeout_s:
             self._time_out(
@@ -475,11 +471,8 @@ class Flow:
                 # An event that was cut in two is ended by an empty line, so that ours stands alone.
                 event = b"\n\n" + event
                 ending = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
-            elif self._mode == _AS_IS and reply.length == CHUNKED and link is not None and link.scanner is not None:
-                owed = link.scanner.owed
-                filled = b"" if not owed else (b"\n" * (owed - 2) + b"\r\n" if 2 < owed <= _MAX_FILLED else None)
-                if filled is not None:
-                    ending = filled + b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
+            elif self._mode == _AS_IS and link is not None and link.is_between_chunks():
+                ending = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
         if ending:
             client.write(ending)
         # Without that, no clean end: a cut reply must not look complete.
@@ -532,7 +525,3 @@ class Flow:
 def _seconds(retry_after: bytes) -> float | None:
     """A Retry-After in seconds; one that is a date says nothing here."""
     return float(retry_after) if retry_after.isdigit() and len(retry_after) < 10 else None
-
-
-_MAX_FILLED: Final = 2**20
-"""Most newlines with which a chunk that was cut in two is filled up."""

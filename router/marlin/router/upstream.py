@@ -196,10 +196,18 @@ class Link(asyncio.Protocol):
             # Nobody asked: a goodbye like uvicorn's 408, or a backend out of step.
             self._retire()
             return
-        flow.is_heard = True
         waits_for = self._waits_for
         if waits_for == _CHUNKS:
-            self._scan(flow, data)
+            # This is what every event of every stream goes through.
+            try:
+                ready = self.scanner.feed(data)  # type: ignore[union-attr] # it is there in this state
+            except FramingError as error:
+                self._fail(flow, str(error))
+                return
+            if ready:
+                flow.pass_on(ready)
+            if self.scanner.is_done:  # type: ignore[union-attr]
+                self._end(flow)
         elif waits_for == _HEAD:
             self._read_head(flow, data)
         elif waits_for == _COUNTED:
@@ -269,22 +277,9 @@ class Link(asyncio.Protocol):
         if not flow.begin(reply, b"", is_whole=False) or not body:
             return
         if self._waits_for == _CHUNKS:
-            self._scan(flow, body)
+            self.data_received(body)
         else:
             flow.pass_on(body)
-
-    def _scan(self, flow: Flow, data: bytes) -> None:
-        scanner = self.scanner
-        assert scanner is not None
-        try:
-            ready = scanner.feed(data)
-        except FramingError as error:
-            self._fail(flow, str(error))
-            return
-        if ready:
-            flow.pass_on(ready)
-        if scanner.is_done:
-            self._end(flow)
 
     def _end(self, flow: Flow) -> None:
         """The reply is complete: the link is free, then the flow may go on to its next request."""
@@ -298,6 +293,15 @@ class Link(asyncio.Protocol):
         else:
             self.transport.close()
         flow.end(now_s)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing has come since the last reply: a backend that closed it then has not seen the request."""
+        return self.is_reused and self._waits_for == _HEAD and not self._received
+
+    def is_between_chunks(self) -> bool:
+        """Whether the reply is in chunks, and the last one that was passed on is complete."""
+        return self._waits_for == _CHUNKS and self.scanner is not None and self.scanner.is_between_chunks()
 
     def _fail(self, flow: Flow, why: str) -> None:
         """The reply makes no sense: nothing more is read from this connection."""
@@ -326,15 +330,13 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self.peer.idle.pop(self, None)
+        flow, self.flow = self.flow, None
+        if flow is not None and self._waits_for == _END and exc is None:
+            flow.end(self.peer._clock())  # noqa: SLF001 a link is a part of its peer
+        elif flow is not None:
+            flow.was_cut_off(self, "it closed the connection" if exc is None else str(exc) or type(exc).__name__)
         if self.scanner is not None:
             self.scanner.close()
-        flow, self.flow = self.flow, None
-        if flow is None:
-            return
-        if self._waits_for == _END and exc is None:
-            flow.end(self.peer._clock())  # noqa: SLF001 a link is a part of its peer
-        else:
-            flow.was_cut_off(self, "it closed the connection" if exc is None else str(exc) or type(exc).__name__)
 
 
 class Contexts:
