@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
@@ -61,11 +62,10 @@ class ApiModel(BaseModel):
 
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:
-        for name, field in type(self).model_fields.items():
-            if (keys := _list_map_keys(field.json_schema_extra)) is not None:
-                entries = [tuple(getattr(entry, key) for key in keys) for entry in getattr(self, name) or ()]
-                if len(set(entries)) != len(entries):
-                    raise ValueError(f"{to_camel(name)}: no two entries may have the same {' and '.join(keys)}")
+        for name, keys in _list_maps(type(self)):
+            entries = [tuple(getattr(entry, key) for key in keys) for entry in getattr(self, name) or ()]
+            if len(set(entries)) != len(entries):
+                raise ValueError(f"{to_camel(name)}: no two entries may have the same {' and '.join(keys)}")
         for rule in self.rules:
             if not rule.holds(self):
                 raise ValueError(rule.message)
@@ -90,6 +90,13 @@ class ApiModel(BaseModel):
     def to_document(self) -> dict[str, Any]:
         """The object as it stands in YAML or JSON: camelCase, nothing that was left unset."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@cache
+def _list_maps(model: type[ApiModel]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Fields that are list maps, and their keys; looked up once, because every object that is made asks."""
+    found = ((name, _list_map_keys(field.json_schema_extra)) for name, field in model.model_fields.items())
+    return tuple((name, keys) for name, keys in found if keys is not None)
 
 
 def list_map(*keys: str) -> dict[str, Any]:

@@ -6,9 +6,10 @@ else. A planner decides from the state alone; it never sees the arrivals that wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Protocol
 
 from marlin.api.metrics import Metrics
@@ -16,17 +17,26 @@ from marlin.api.plan import PlannerKind, RoutingPlan
 from marlin.api.state import FleetState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Decision:
     """A plan, and what its maker knows about it."""
 
     plan: RoutingPlan
-    estimate: Metrics
-    """What the twin expects of the plan when the forecast comes true."""
-    baseline_estimate: Metrics
-    """What it expects of capacity-proportional routing in the same epoch."""
+    expect: Callable[[], Metrics] = field(repr=False)
+    expect_of_baseline: Callable[[], Metrics] = field(repr=False)
+    """Asked when somebody looks: an experiment of months does not, and estimates took half of its time."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """The planner's own account, JSON-able: for ``--explain``, never for a status."""
+
+    @cached_property
+    def estimate(self) -> Metrics:
+        """What the twin expects of the plan when the forecast comes true."""
+        return self.expect()
+
+    @cached_property
+    def baseline_estimate(self) -> Metrics:
+        """What it expects of capacity-proportional routing in the same epoch."""
+        return self.expect_of_baseline()
 
 
 class Planner(Protocol):

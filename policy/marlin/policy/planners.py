@@ -191,8 +191,8 @@ def _decision(state: FleetState, twin: TwinState, plan: RoutingPlan, record: dic
     """Adds what the twin expects of the plan, and of capacity-proportional routing."""
     return Decision(
         plan=plan,
-        estimate=estimate(twin, plan),
-        baseline_estimate=estimate(twin, _baseline_plan(state, twin)),
+        expect=lambda: estimate(twin, plan),
+        expect_of_baseline=lambda: estimate(twin, _baseline_plan(state, twin)),
         record=record,
     )
 

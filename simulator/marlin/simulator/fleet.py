@@ -55,6 +55,10 @@ class Builder:
     """What provider BuiltIn means: the shipped means, or full data."""
     warnings: list[str] = field(default_factory=list)
     """What had to be assumed; filled while states are made, each line once."""
+    _node_groups: dict[str, tuple[NodeGroupState, ...]] = field(default_factory=dict, init=False, repr=False)
+    _deployments: dict[str, tuple[PoolDeployment, ...]] = field(default_factory=dict, init=False, repr=False)
+    _rtt_ms: tuple[tuple[float, ...], ...] = field(default=(), init=False, repr=False)
+    """What the documents alone decide, made once: an experiment asks for a state every epoch."""
 
     @property
     def pools(self) -> tuple[InferencePool, ...]:
@@ -117,6 +121,7 @@ class Builder:
         if not sites or not self.pools:
             raise InputError("a fleet needs at least one Datacenter and one InferencePool")
         guardrails = self.policy.spec.guardrails if self.policy else None
+        self._rtt_ms = self._rtt_ms or self._round_trips()
         return FleetState(
             epoch=epoch,
             start_time=start_time,
@@ -124,7 +129,7 @@ class Builder:
             origins=self.origins(),
             datacenters=tuple(self._site(site, at) for site in sites),
             pools=tuple(self._pool(pool, demand[pool.metadata.name]) for pool in self.pools),
-            rtt_ms=self._round_trips(),
+            rtt_ms=self._rtt_ms,
             max_utilization=(guardrails.max_utilization_percent / 100 if guardrails else constant("max_utilization")),
         )
 
@@ -146,7 +151,13 @@ class Builder:
             cooling_cop=None if cop is None else quantity_value(cop),
             infrastructure_overhead=facility.infrastructure_overhead_percent / 100,
             cycles_of_concentration=quantity_value(facility.cycles_of_concentration),
-            node_groups=tuple(
+            node_groups=self._groups_of(site),
+        )
+
+    def _groups_of(self, site: Datacenter) -> tuple[NodeGroupState, ...]:
+        name = site.metadata.name
+        if name not in self._node_groups:
+            self._node_groups[name] = tuple(
                 NodeGroupState(
                     name=group.name,
                     accelerator=group.accelerator,
@@ -155,9 +166,9 @@ class Builder:
                     node_power_w=group.node_power_watts,
                     idle_accelerator_w=group.idle_accelerator_watts,
                 )
-                for group in spec.node_groups
-            ),
-        )
+                for group in site.spec.node_groups
+            )
+        return self._node_groups[name]
 
     def _warn(self, line: str) -> None:
         if line not in self.warnings:
@@ -165,21 +176,6 @@ class Builder:
 
     def _pool(self, pool: InferencePool, demand: Demand) -> PoolState:
         spec, name = pool.spec, pool.metadata.name
-        deployments = []
-        for backend in spec.backends:
-            if backend.capacity is None:
-                raise InputError(
-                    f"InferencePool {name}: backend {backend.name}: capacity is needed here, because there is no "
-                    "cluster to ask"
-                )
-            deployments.append(
-                PoolDeployment(
-                    datacenter=backend.datacenter_name,
-                    node_group=backend.capacity.node_group,
-                    replicas=backend.capacity.replicas,
-                    tensor_parallel=backend.capacity.tensor_parallel,
-                )
-            )
         return PoolState(
             name=name,
             profile=profile_name(pool),
@@ -193,8 +189,30 @@ class Builder:
             weights_bytes=None if spec.model_memory is None else quantity_value(spec.model_memory),
             allowed=self._allowed(name),
             power_down=PowerDown(spec.power_down),
-            deployments=tuple(deployments),
+            deployments=self._deployments_of(pool),
         )
+
+    def _deployments_of(self, pool: InferencePool) -> tuple[PoolDeployment, ...]:
+        name = pool.metadata.name
+        if name in self._deployments:
+            return self._deployments[name]
+        deployments = []
+        for backend in pool.spec.backends:
+            if backend.capacity is None:
+                raise InputError(
+                    f"InferencePool {name}: backend {backend.name}: capacity is needed here, because there is no "
+                    "cluster to ask"
+                )
+            deployments.append(
+                PoolDeployment(
+                    datacenter=backend.datacenter_name,
+                    node_group=backend.capacity.node_group,
+                    replicas=backend.capacity.replicas,
+                    tensor_parallel=backend.capacity.tensor_parallel,
+                )
+            )
+        self._deployments[name] = tuple(deployments)
+        return self._deployments[name]
 
     def _allowed(self, pool: str) -> tuple[bool, ...]:
         """(D,) sites that every residency rule for all origins of this pool allows."""

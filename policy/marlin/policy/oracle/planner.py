@@ -109,7 +109,7 @@ class Oracle:
             explanation="",
             awake=base.awake if twin.can_sleep.any() else None,
         )
-        return Decision(plan, estimate(twin, plan), estimate(twin, base_plan), record)
+        return Decision(plan, lambda: estimate(twin, plan), lambda: estimate(twin, base_plan), record)
 
     def _candidates(
         self,

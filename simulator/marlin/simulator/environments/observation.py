@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from marlin.simulator.environments.forecast import Forecast
 from marlin.simulator.load_curves import KNOTS
+from marlin.simulator.machines import USUAL_UTILIZATION
 from marlin.simulator.physics import FloatArray
-from marlin.simulator.twin_state import USUAL_UTILIZATION, TwinState
+from marlin.simulator.twin_state import TwinState
 
 LIMIT: Final = 10.0
 """Observations are clipped to plus and minus this."""

@@ -18,10 +18,11 @@ from marlin.simulator.constants import Balancer
 from marlin.simulator.fluid.coefficients import TINY
 from marlin.simulator.fluid.outcome import FluidResult
 from marlin.simulator.load_curves import KNOTS, TokenSizes
+from marlin.simulator.machines import arrival_scv
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.replica import ReplicaModel
 from marlin.simulator.tail import TIMES_S, exceedance, interpolate
-from marlin.simulator.twin_state import TwinState, arrival_scv
+from marlin.simulator.twin_state import TwinState
 
 PERCENTILES = (0.5, 0.95, 0.99)
 
@@ -97,6 +98,7 @@ def _network_included(twin: TwinState) -> FloatArray:
     if known is not None:
         return known
     models, sites, deployments = twin.replicas.shape
+    site_rps = twin.capacity_rps
     table = np.zeros((models, sites, deployments, len(KNOTS), len(TIMES_S)))
     for v in range(models):
         sizes = TokenSizes(float(twin.prompt_tokens[v]), float(twin.output_tokens[v]))
@@ -107,7 +109,7 @@ def _network_included(twin: TwinState) -> FloatArray:
             for i in range(deployments):
                 if twin.model_index[v, d, i] >= 0:
                     model = twin.models[twin.model_index[v, d, i]]
-                    scv = arrival_scv(twin.settings, float(twin.replica_rps[v, d, i]), float(twin.capacity_rps[v, d]))
+                    scv = arrival_scv(twin.settings, float(twin.replica_rps[v, d, i]), float(site_rps[v, d]))
                     table[v, d, i] = _mixed(model, sizes, scv, way_s, mix)
     _tables[twin] = table
     return table
