@@ -141,6 +141,7 @@ def _piece(
     kept, part = np.empty((n_sites, LANES)), np.empty((n_sites, LANES))
     whole = np.empty((n_sites, LANES), dtype=np.int64)
     awake_rps, served = np.empty((n_sites, LANES)), np.empty((n_sites, LANES))
+    per_rps = np.empty((n_sites, LANES))
     room, way_s = np.empty((n_sites, LANES)), np.empty((n_sites, LANES))
     seconds, late_sum, counted = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
     rate, queue_end, gone, waited = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
@@ -171,6 +172,7 @@ def _piece(
                 whole[d, i] = m
                 part[d, i] = kept[d, i] - before[v, d, m]
                 awake_rps[d, i] = summed[v, d, m, 0] + part[d, i] * each[v, d, m, 0]
+                per_rps[d, i] = 1.0 / max(awake_rps[d, i], _TINY)
                 limit[d, i] = allowed * awake_rps[d, i] * max_utilization
                 spare[d, i] = allowed * max(capacity[v, d] - awake_rps[d, i], 0.0) * (max_utilization * wakes)
                 total[i] += limit[d, i]
@@ -236,7 +238,7 @@ def _piece(
         # --- what it takes: power, time, energy
         for d in range(n_sites):
             for i in range(LANES):
-                load[i] = min(served[d, i] / max(awake_rps[d, i], _TINY), 1.0)
+                load[i] = min(served[d, i] * per_rps[d, i], 1.0)
             if pack_utilization > 0:
                 _packed(
                     power_w, first_s, late_part, kept[d], served[d], load, count[v, d], before[v, d], each[v, d],
@@ -248,19 +250,19 @@ def _piece(
                     m = whole[d, i]
                     j = segment[int(load[i] * CELLS)]
                     along = (load[i] - knots[j]) * inverse_width[j]
-                    per_rps = 1.0 / max(awake_rps[d, i], _TINY)
                     low = curve_summed[v, d, m, j, 0] + part[d, i] * curve_each[v, d, m, j, 0]
                     high = curve_summed[v, d, m, j + 1, 0] + part[d, i] * curve_each[v, d, m, j + 1, 0]
                     power_w[i] = low + along * (high - low)
                     low = curve_summed[v, d, m, j, 1] + part[d, i] * curve_each[v, d, m, j, 1]
                     high = curve_summed[v, d, m, j + 1, 1] + part[d, i] * curve_each[v, d, m, j + 1, 1]
-                    first_s[i] = (low + along * (high - low)) * per_rps
+                    first_s[i] = (low + along * (high - low)) * per_rps[d, i]
                     low = curve_summed[v, d, m, j, 2] + part[d, i] * curve_each[v, d, m, j, 2]
                     high = curve_summed[v, d, m, j + 1, 2] + part[d, i] * curve_each[v, d, m, j + 1, 2]
-                    late_part[i] = (low + along * (high - low)) * per_rps
+                    late_part[i] = (low + along * (high - low)) * per_rps[d, i]
             if sleeps[v] > 0:
                 working_s = epoch_s - wake_s[v]
                 working = max(1.0 - wake_s[v] / epoch_s, _TINY)
+                wake_was_j = _wake_j(now_awake_before[0, v, d], before[v, d], summed[v, d], each[v, d])
                 for i in range(LANES):
                     m = whole[d, i]
                     p = part[d, i]
@@ -271,13 +273,10 @@ def _piece(
                     wake_now_j = summed[v, d, m, 2] + p * each[v, d, m, 2]
                     wake_j = summed[v, d, n_deployments, 2] - wake_now_j
                     busy_w = summed[v, d, n_deployments, 3] - (summed[v, d, m, 3] + p * each[v, d, m, 3])
-                    was = min(
-                        max(now_awake_before[min(start + i, last) if per_plan else 0, v, d], 0.0), all_replicas[v, d]
-                    )
-                    m = 0
-                    for k in range(1, n_deployments + 1):
-                        m += 1 if was >= before[v, d, k] else 0
-                    wake_was_j = summed[v, d, m, 2] + (was - before[v, d, m]) * each[v, d, m, 2]
+                    if per_plan:
+                        wake_was_j = _wake_j(
+                            now_awake_before[min(start + i, last), v, d], before[v, d], summed[v, d], each[v, d]
+                        )
                     asleep_j = asleep_w * epoch_s
                     it_j[d, i] += (
                         asleep_j + woken * (wake_j + busy_w * working_s - asleep_j) + max(wake_now_j - wake_was_j, 0.0)
@@ -316,6 +315,16 @@ def _piece(
                 amount += out_footprint[b, d, metric]
             if metric > 0:
                 out_metrics[b, metric] = amount
+
+
+@nb.njit(fastmath=_FAST, error_model="numpy", inline="always")
+def _wake_j(was: float, before: FloatArray, summed: FloatArray, each: FloatArray) -> float:
+    """What it took to wake the replicas that are awake already, J; ``was`` of them."""
+    was = min(max(was, 0.0), before[-1])
+    m = 0
+    for k in range(1, len(before)):
+        m += 1 if was >= before[k] else 0
+    return float(summed[m, 2] + (was - before[m]) * each[m, 2])
 
 
 @nb.njit(inline="always")
