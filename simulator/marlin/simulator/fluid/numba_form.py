@@ -18,6 +18,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from marlin.simulator.compiling import KEEP
 from marlin.simulator.fluid.coefficients import CELLS
 from marlin.simulator.physics import FloatArray
 
@@ -62,7 +63,7 @@ def evaluate(c: Coefficients, now: Conditions, plans: Plans, out: Buffers) -> No
     )
 
 
-@nb.njit(parallel=True, fastmath=_FAST, error_model="numpy", cache=True, nogil=True)
+@nb.njit(parallel=True, fastmath=_FAST, error_model="numpy", cache=KEEP, nogil=True)
 def _evaluate(
     numbers: tuple[float, ...],
     lines: _Floats,
@@ -85,7 +86,7 @@ def _evaluate(
         )  # fmt: skip
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy", cache=True, nogil=True)
+@nb.njit(fastmath=_FAST, error_model="numpy", cache=KEEP, nogil=True)
 def _piece_alone(
     numbers: tuple[float, ...],
     lines: _Floats,
@@ -105,7 +106,7 @@ def _piece_alone(
     )  # fmt: skip
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy", cache=True, nogil=True)
+@nb.njit(fastmath=_FAST, error_model="numpy", cache=KEEP, nogil=True)
 def _piece(
     start: int,
     numbers: tuple[float, ...],
@@ -347,7 +348,7 @@ def _flow(
     return end, gone, (start + end) / 2.0 * change_s + end * (duration_s - change_s)
 
 
-@nb.njit(fastmath=_FAST, error_model="numpy", cache=True, nogil=True)
+@nb.njit(fastmath=_FAST, error_model="numpy", cache=KEEP, nogil=True)
 def _packed(
     power_w: FloatArray,
     first_s: FloatArray,

@@ -29,6 +29,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from marlin.simulator.compiling import KEEP
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.request_level.fleet import Ints, RequestFleet, RequestState
 from marlin.simulator.request_level.tally import BINS, FIRST_BIN_S, LOG_BIN_WIDTH, TallyArrays
@@ -40,7 +41,7 @@ SWEPT: Final = 4
 
 NO_REPLICA: Final = -1
 
-_COMPILED: Final[dict[str, Any]] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
+_COMPILED: Final[dict[str, Any]] = {"cache": KEEP, "nogil": True, "error_model": "numpy", "_nrt": False}
 """Nothing here allocates, so nobody has to count references: that took three quarters of the time."""
 
 _NEVER_S: Final = 1e300
