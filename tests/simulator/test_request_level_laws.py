@@ -15,9 +15,12 @@ from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState, PoolDeployment
 from marlin.simulator.constants import Balancer, Settings
 from marlin.simulator.engines import Left
+from marlin.simulator.experiment import FIRST_DATE
+from marlin.simulator.fleet import Builder, loaded_state
 from marlin.simulator.fluid import Plans, simulate
 from marlin.simulator.outcome import Outcome
 from marlin.simulator.request_level.engine import Inside, RequestLevelEngine
+from marlin.simulator.scenario import scenario_documents
 from marlin.simulator.twin_state import TwinState, arrays_from
 from marlin.simulator.workload.requests import Requests, draw_requests
 
@@ -100,6 +103,41 @@ def test_two_half_epochs_are_one_whole_epoch() -> None:
         outcomes.append(outcome)
     assert sum(o.served.sum() for o in outcomes) == whole.served.sum()
     assert sum(o.energy_kwh.sum() for o in outcomes) == pytest.approx(whole.energy_kwh.sum(), rel=1e-9)
+
+
+@pytest.mark.parametrize("following", [(60.0, 10.0), (2000.0, 600.0)], ids=["shorter", "longer"])
+def test_who_waits_when_the_requests_of_another_day_begin_keeps_the_place(following: tuple[float, float]) -> None:
+    fleet_ = twin(physics=Settings(patience_s=40.0))
+    outcome, left = ENGINE.replay(fleet_, evenly(fleet_), None, asked(fleet_, 1.6), EPOCH_S)
+    assert outcome.queued.sum() > 300, "more than the least room of a queue"
+    queued = left.inside.state.queue[left.inside.state.queue["arrival_s"] > 0]["arrival_s"]
+    other = twin(physics=Settings(patience_s=40.0), mean_prompt_tokens=following[0], mean_output_tokens=following[1])
+    nobody = draw_requests(np.array([[0]]), SIZES, EPOCH_S, np.random.default_rng(0))
+    after, _ = ENGINE.replay(other, evenly(other), left, nobody, EPOCH_S)
+    same, _ = ENGINE.replay(fleet_, evenly(fleet_), left, nobody, EPOCH_S)
+    assert len(queued) > 0
+    assert total(after) == outcome.queued.sum()
+    assert after.metrics[0] == same.metrics[0], "the requests are those of before, whoever comes next"
+
+
+def test_another_fleet_is_refused_and_does_not_mix_with_the_one_before() -> None:
+    fleet_, other = twin((2, 2)), twin((2, 3))
+    _, left = ENGINE.replay(fleet_, evenly(fleet_), None, asked(fleet_, 0.5), EPOCH_S)
+    with pytest.raises(ValueError, match="the fleet must not change"):
+        ENGINE.replay(other, evenly(other), left, asked(other, 0.5), EPOCH_S)
+
+
+def test_deployments_keep_their_order_whatever_the_day_s_tokens() -> None:
+    state = loaded_state(Builder(scenario_documents("8x12")), FIRST_DATE, 0.5)
+
+    def models(prompt: float, output: float) -> list[list[list[object]]]:
+        sizes = {"mean_prompt_tokens": prompt, "mean_output_tokens": output}
+        fleet_ = arrays_from(
+            state.model_copy(update={"pools": tuple(pool.model_copy(update=sizes) for pool in state.pools)})
+        )
+        return [[[fleet_.models[m] for m in cell] for cell in row] for row in fleet_.model_index]
+
+    assert models(20.0, 900.0) == models(4000.0, 20.0)
 
 
 def test_shares_are_carried_out_request_by_request() -> None:

@@ -29,7 +29,9 @@ PACKED_SCV = 2.0
 mean time to first token to within 10 % of the request-level engine up to 80 % load, docs/explanation/validation.md)."""
 
 USUAL_UTILIZATION = 0.6
-"""Load at which deployments are ranked by energy per request."""
+USUAL_SIZES = TokenSizes(621.0, 126.0)
+"""Load and mean tokens at which deployments are ranked by energy per request. They are fixed, so that whose turn it is
+to sleep does not change with the day's prompts: replicas keep their places from epoch to epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,11 +213,12 @@ def _placed(inventory: Inventory) -> _Placed:
             if deployment.replicas > 0:
                 placed[v][position[deployment.datacenter]].append((model, deployment.replicas, curves))
         for cell in placed[v]:
-            cell.sort(key=lambda entry: _joules_per_request(entry[2]))
+            cell.sort(key=lambda entry: _usual_joules_per_request(entry[0], inventory.settings))
     return placed
 
 
-def _joules_per_request(curves: LoadCurves) -> float:
+def _usual_joules_per_request(model: ReplicaModel, settings: Settings) -> float:
+    curves = load_curves(model, USUAL_SIZES, 0.0, settings.first_token)
     return float(np.interp(USUAL_UTILIZATION, KNOTS, curves.power_w)) / (USUAL_UTILIZATION * curves.capacity_rps)
 
 

@@ -11,7 +11,7 @@ from marlin.simulator.engines import Left
 from marlin.simulator.fluid import Plans, per_request, plans_of
 from marlin.simulator.fluid.coefficients import footprint_per_joule
 from marlin.simulator.outcome import Outcome
-from marlin.simulator.request_level.fleet import RequestFleet, RequestState, copied, fleet_from, initial_state
+from marlin.simulator.request_level.fleet import RequestFleet, RequestState, carried, fleet_from, initial_state
 from marlin.simulator.request_level.kernel import Arrivals, RequestPlan, run_epoch
 from marlin.simulator.request_level.tally import TallyArrays, counted_at, empty_tally, quantiles_s
 from marlin.simulator.twin_state import TwinState
@@ -24,6 +24,8 @@ QUANTILES = (0.5, 0.95, 0.99)
 class Inside:
     """What the engine carries from epoch to epoch."""
 
+    fleet: RequestFleet
+    """That ``state`` was laid out for."""
     state: RequestState
     now_s: float
     """Time since the start."""
@@ -61,10 +63,13 @@ class RequestLevelEngine:
             before: what was left; none at the start.
             requests: in order of arrival, since the start of the epoch.
             duration_s: length of the epoch.
+
+        Raises:
+            ValueError: the fleet has other replicas than before.
         """
-        fleet = fleet_from(twin)
-        inside = Inside(initial_state(fleet), 0.0) if before is None else before.inside
-        state = copied(inside.state)
+        fleet = fleet_from(twin, None if before is None else before.inside.state.sites["queue_length"])
+        inside = Inside(fleet, initial_state(fleet), 0.0) if before is None else before.inside
+        state = carried(inside.state, inside.fleet, fleet)
         waiting = 0 if before is None else round(float(before.waiting.sum()))
         models, sites = twin.all_replicas.shape
         tally = empty_tally(models, sites)
@@ -85,7 +90,7 @@ class RequestLevelEngine:
         left = Left(
             tally.sites["waiting"].reshape(models, sites).astype(np.float64),
             state.sites["awake"].reshape(models, sites).astype(np.float64),
-            Inside(state, end_s),
+            Inside(fleet, state, end_s),
         )
         return _outcome(twin, tally, state, duration_s), left
 

@@ -86,8 +86,13 @@ class RequestFleet(NamedTuple):
     ttft_limit_s: FloatArray  # (V,)
 
 
-def fleet_from(twin: TwinState) -> RequestFleet:
-    """The records of a fleet. Deployments need whole numbers of replicas; fractions are rounded."""
+def fleet_from(twin: TwinState, waiting: Ints | None = None) -> RequestFleet:
+    """The records of a fleet. Deployments need whole numbers of replicas; fractions are rounded.
+
+    Args:
+        twin: the fleet.
+        waiting: (S,) requests that wait at each place already; their queues have room for them.
+    """
     count = np.rint(twin.replicas).astype(np.int64)  # (V, D, L)
     n_places = count.shape[0] * count.shape[1]
     where = np.nonzero(count)
@@ -111,7 +116,7 @@ def fleet_from(twin: TwinState) -> RequestFleet:
     places["first_replica"], places["last_replica"] = replica_edges[:-1], replica_edges[1:]
     places["first_group"], places["last_group"] = group_edges[:-1], group_edges[1:]
     queue = (twin.replica_rps * count).sum(axis=2).reshape(-1) * twin.settings.patience_s * QUEUE_MARGIN
-    places["queue_size"] = np.maximum(np.ceil(queue), LEAST_QUEUE)
+    places["queue_size"] = np.maximum(np.ceil(queue), LEAST_QUEUE if waiting is None else LEAST_QUEUE + waiting)
     places["queue_start"] = np.cumsum(places["queue_size"]) - places["queue_size"]
     places["is_allowed"] = (twin.allowed & (count.sum(axis=2) > 0)).reshape(-1)
 
@@ -241,7 +246,35 @@ def initial_state(fleet: RequestFleet, at_s: float = 0.0) -> RequestState:
     return state
 
 
-def copied(state: RequestState) -> RequestState:
-    """The same state in arrays of its own."""
+def carried(state: RequestState, before: RequestFleet, now: RequestFleet) -> RequestState:
+    """The same state in arrays of its own, laid out for the fleet as it is now.
+
+    With other token sizes a site serves other numbers of requests while one is patient, and its queue has other room;
+    whoever waits keeps the place in it.
+
+    Args:
+        state: what was left.
+        before: the fleet it was laid out for.
+        now: the same replicas.
+
+    Raises:
+        ValueError: they are other replicas.
+    """
+    if not (
+        np.array_equal(before.step_s, now.step_s)
+        and np.array_equal(before.replicas["model"], now.replicas["model"])
+        and np.array_equal(before.replicas["site"], now.replicas["site"])
+    ):
+        raise ValueError("the request-level engine follows the same replicas through: the fleet must not change")
     arrays: list[Any] = [array.copy() for array in state]
-    return RequestState(*arrays)
+    same = RequestState(*arrays)
+    if np.array_equal(before.places["queue_size"], now.places["queue_size"]):
+        return same
+    queue = np.zeros(int(now.places["queue_size"].sum()), dtype=_QUEUED)
+    for s in np.flatnonzero(state.sites["queue_length"] > 0):
+        waiting = int(state.sites["queue_length"][s])
+        old, new = before.places[s], now.places[s]
+        positions = old["queue_start"] + (state.sites["queue_head"][s] + np.arange(waiting)) % old["queue_size"]
+        queue[new["queue_start"] : new["queue_start"] + waiting] = state.queue[positions]
+    same.sites["queue_head"] = 0
+    return same._replace(queue=queue)
