@@ -67,10 +67,16 @@ def test_the_router_alone_brings_neither_torch_nor_numpy_nor_kopf(wheel: Path, t
     assert "marlin plan needs numpy: pip install 'marlin[demo]'" in refused.stderr
 
 
-def test_the_demo_runs_from_the_wheel_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
+def test_demo_and_simulate_run_from_the_wheel_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
     environment = installed(tmp_path / "venv", wheel, "demo")
+    simulate = (str(environment / "marlin"), "simulate", "--scenario", "demo-3", "--quiet")
+    assert "wrote run.csv" in call(*simulate, "--out", "run.csv", cwd=tmp_path)
+    for option, needs in (("--out=run.parquet", "polars"), ("--plot=figures", "matplotlib"), ("--form=numba", "numba")):
+        refused = subprocess.run((*simulate, option), cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert f"needs {needs}: pip install 'marlin[sim]'" in refused.stderr.replace("need ", "needs ")
     shown = call(str(environment / "marlin"), "demo", "--epochs", "2", "--epoch-seconds", "1.5", cwd=tmp_path)
     assert "carbon, gCO2" in shown
     packages = call(UV, "pip", "list", "--quiet", "-p", str(environment / "python"))
-    for heavy in ("torch", "numba", "scipy", "kopf", "polars", "pandas"):
+    for heavy in ("torch", "numba", "scipy", "kopf", "polars", "pandas", "matplotlib"):
         assert f"\n{heavy} " not in packages

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from marlin.api.cli import marlin
+from marlin.policy.simulating import prepare
+from marlin.simulator.scenario_file import Scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -199,3 +204,75 @@ def test_bad_rows_are_refused_or_counted(tmp_path: Path) -> None:
     found = summary("--trace", str(trace), "--skip-bad-rows", "--no-compare")
     assert found["bad_rows"] == 1
     assert "1 bad row was skipped" in found["notes"][0]
+
+
+@pytest.mark.timeout(400)  # compiling takes half a minute, and more beside other tests
+def test_the_compiled_form_gives_the_same() -> None:
+    usual = summary("--planner", "merit-order", "--power-down", "Sleep", "--fail", "sg@40-56")
+    compiled = summary("--planner", "merit-order", "--power-down", "Sleep", "--fail", "sg@40-56", "--form", "numba")
+    assert compiled["form"] == "numba"
+    for name in ("ttft_s", "ttft_p99_s", "carbon_gco2", "water_l", "cost_usd", "requests", "rejected", "awake_share"):
+        assert compiled[name] == pytest.approx(usual[name], rel=1e-9)
+
+
+@pytest.mark.timeout(400)  # the same
+def test_the_request_level_engine_follows_an_hour_of_eight_sites(tmp_path: Path) -> None:
+    """A trace that is silent but for an hour, so that a small fleet's busiest epochs are met and no more."""
+    trace = tmp_path / "hour.csv"
+    rows = [f"{24 * 3600 + 9 * i},ChatGPT,600,120,720,API log" for i in range(400)]
+    end = "172790,GPT-4,600,120,720,API log"
+    trace.write_text("Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n" + "\n".join([*rows, end]))
+    file = tmp_path / "study.yaml"
+    file.write_text("scenario: {base: 8x12, pools: [llama-2-70b], trace: hour.csv, compare: false}")
+    found = {
+        engine: json.loads(run("--scenario", str(file), "--engine", engine, "--json"))
+        for engine in ("fluid", "request-level")
+    }
+    fluid, level = found["fluid"], found["request-level"]
+    assert level["requests"] == fluid["requests"] > 100_000
+    assert level["served_share"] > 0.99
+    assert level["energy_kwh"] == pytest.approx(fluid["energy_kwh"], rel=0.05)
+    assert level["ttft_s"] == pytest.approx(fluid["ttft_s"], rel=0.25)
+
+
+def test_following_more_requests_than_one_wants_to_wait_for_is_said_beforehand() -> None:
+    scenario = Scenario(base="paper-8", engine="request-level", form="numpy")
+    assert "follows each of about 1," in (prepare(scenario).forewarning() or "")
+    assert prepare(Scenario(base="paper-8")).forewarning() is None
+    assert prepare(Scenario(base="8x12", engine="request-level")).forewarning() is None
+
+
+def test_a_scenario_may_come_from_standard_input() -> None:
+    result = CliRunner().invoke(
+        marlin, ["simulate", "--quiet", "--scenario", "-", "--json"], input="scenario:\n  base: demo-3\n  seed: 3\n"
+    )
+    assert json.loads(result.stdout)["seed"] == 3
+    result = CliRunner().invoke(marlin, ["simulate", "--scenario", "-"], input="scenario:\n  sed: 3\n")
+    assert result.output == "Error: standard input:2: scenario.sed: unknown key; did you mean seed?\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+def test_a_run_that_is_stopped_leaves_what_was_there_before(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    out = tmp_path / "run.csv"
+    out.write_text("of yesterday")
+    months = ["--scenario", "demo-3", "--trace", "diurnal:days=360", "--days", "360", "--no-compare"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a background job inherit deafness to it
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "marlin"), "simulate", *months, "--out", str(out), "--detail"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    with process:
+        assert "day 1" in process.stderr.readline()
+        assert len(list(tmp_path.iterdir())) == 2  # what it writes lies beside what was there
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == code
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("run.csv", "of yesterday")]
+
+
+def test_a_reader_that_went_away_hears_nothing_more() -> None:
+    command = f"{Path(sys.executable).parent / 'marlin'} simulate --quiet --scenario demo-3 | head -1"
+    done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("demo-3, peak95, 1 day: capacity-proportional, shares\n", "")

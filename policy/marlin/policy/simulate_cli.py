@@ -8,7 +8,11 @@ checks what it says together with the options, ``simulating`` runs the experimen
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,7 +59,9 @@ class _Grouped(click.Command):
 
 
 @click.command(cls=_Grouped)
-@click.option("--scenario", metavar="NAME|FILE", help="A built-in fleet, or a scenario file. Default: paper-8.")
+@click.option(
+    "--scenario", metavar="NAME|FILE", help="A built-in fleet, or a scenario file (- reads it). Default: paper-8."
+)
 @click.option("--fleet", metavar="FILE", help="Datacenter and InferencePool documents instead of a built-in fleet.")
 @click.option(
     "--trace",
@@ -173,12 +179,15 @@ def simulate(
     from marlin.policy.simulate_plot import Ran  # noqa: PLC0415
     from marlin.policy.simulate_plot import plot as write_figures  # noqa: PLC0415
     from marlin.policy.simulate_report import as_json as summary_json  # noqa: PLC0415
-    from marlin.policy.simulate_report import heading, identity, progress, table  # noqa: PLC0415
+    from marlin.policy.simulate_report import heading, identity, progress, shown, table  # noqa: PLC0415
     from marlin.policy.simulating import prepare  # noqa: PLC0415
     from marlin.simulator.results import ResultsWriter  # noqa: PLC0415
 
     scenario = _scenario(given | ({"compare": False} if no_compare else {}))
     experiment = prepare(scenario)
+    if (forewarning := experiment.forewarning()) is not None:
+        click.echo(f"warning: {forewarning}", err=True)
+    click.get_current_context().with_resource(_ended_in_order())
     figures = None if plot is None else FigureFolder(plot)
     writer = None if out is None else ResultsWriter(out, identity(experiment), detail=detail)
 
@@ -206,12 +215,23 @@ def simulate(
     if as_json:
         click.echo(json.dumps(summary_json(experiment, ran.summary, beside)))
         return
-    from rich.console import Console  # noqa: PLC0415
-
     click.echo(heading(experiment))
-    Console().print(table(experiment, ran.summary, beside))
+    click.echo(shown(table(experiment, ran.summary, beside)), nl=False)
     if files:
         click.echo(f"wrote {', '.join(map(str, files))}")
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """A job that is told to end (SIGTERM) ends as on Ctrl-C: no half-written files stay behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _scenario(given: Mapping[str, Any]) -> Scenario:
@@ -237,7 +257,7 @@ def _scenario(given: Mapping[str, Any]) -> Scenario:
     def where(location: tuple[int | str, ...]) -> str:
         key = str(location[0])
         if key not in written:
-            return f"{named}: {key}"
+            return f"{'standard input' if named == '-' else named}: {key}"
         if key == "settings":
             return " ".join(["--set", *map(str, location[1:])])
         return {"base": "--scenario"}.get(key, "--" + "".join(f"-{c.lower()}" if c.isupper() else c for c in key))
@@ -251,13 +271,15 @@ def _is_given(name: str, value: object) -> bool:
 
 
 def _is_file(named: str) -> bool:
-    return named.endswith((".yaml", ".yml", ".json")) or "/" in named
+    return named == "-" or named.endswith((".yaml", ".yml", ".json")) or "/" in named
 
 
 def _read(named: str) -> dict[str, Any]:
     from marlin.api.errors import InputError  # noqa: PLC0415
     from marlin.simulator.scenario_text import load_scenario  # noqa: PLC0415
 
+    if named == "-":
+        return load_scenario(sys.stdin.read(), "standard input")
     try:
         text = Path(named).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

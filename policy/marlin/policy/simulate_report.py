@@ -153,6 +153,14 @@ def table(experiment: Experiment, summary: Summary, against: Summary | None) -> 
     return drawn
 
 
+def shown(drawn: Table) -> str:
+    """A table as it goes to standard output, in colours on a terminal."""
+    console = Console()
+    with console.capture() as capture:
+        console.print(drawn)
+    return capture.get()
+
+
 def _percent(value: float, against: float) -> str:
     # With a negative price a ratio would say nothing, or the contrary.
     return f"{value / against - 1:+.1%}" if against > 0 else "no ratio"

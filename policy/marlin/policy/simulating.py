@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from marlin.api.documents import Documents, dump_documents, load_documents
 from marlin.api.errors import InputError, MarlinError
 from marlin.api.plan import Dispatch, PlannerKind
@@ -21,9 +23,9 @@ from marlin.api.pool import PowerDown
 from marlin.policy.planner import Planner
 from marlin.policy.planners import make_planner, planner_kind, scheme_of
 from marlin.policy.sensitivity import with_power_down
-from marlin.simulator.demand import Origins
+from marlin.simulator.demand import Origins, day_demand
 from marlin.simulator.engines import Engine, FluidEngine
-from marlin.simulator.experiment import Epoch, Study, Summary, Tally, run
+from marlin.simulator.experiment import EPOCH_S, Epoch, Study, Summary, Tally, run
 from marlin.simulator.fleet import Builder
 from marlin.simulator.fluid import Form
 from marlin.simulator.hourly_signals import HourlySignals, hourly_signals
@@ -33,8 +35,12 @@ from marlin.simulator.scenario_file import DEFAULT_BASE, Scenario, nearest
 from marlin.simulator.signals import CarbonAccounting, PriceKind, SignalOptions, built_in_signals
 from marlin.simulator.workload.burstgpt import aggregates_from
 from marlin.simulator.workload.names import trace_by_name
+from marlin.simulator.workload.shipped import shipped_week
 
 Watch = Callable[[Epoch, Tally], None]
+
+MANY_REQUESTS: Final = 200_000_000
+"""More in a day take the request-level engine minutes."""
 
 _FILLED_IN_TURN: Final = (PlannerKind.MERIT_ORDER,)
 """Planners whose own way is an order of sites; the others' is shares."""
@@ -78,6 +84,25 @@ class Experiment:
             return PowerDown(self.scenario.power_down)
         stated = {PowerDown(pool.spec.power_down) for pool in self.study.builder.pools}
         return stated.pop() if len(stated) == 1 else None
+
+    def forewarning(self) -> str | None:
+        """What is better known before a run than waited for."""
+        if self.scenario.engine == "fluid":
+            return None
+        study = self.study
+        trace = study.trace or shipped_week()
+        if study.first_day >= trace.days:
+            return None  # refused when it runs
+        rng = np.random.default_rng(study.seed)
+        day = day_demand(
+            study.builder, trace, study.first_day, load=study.load, start=study.first_date, epoch_s=EPOCH_S, rng=rng
+        )
+        if (requests := int(day.requests.sum())) < MANY_REQUESTS:
+            return None
+        return (
+            f"the request-level engine follows each of about {requests:,} requests a day; it is meant for fleets as "
+            "small as 8x12, and --engine fluid takes a second"
+        )
 
     def notes(self) -> list[str]:
         """What had to be assumed or left out; complete after a run."""
