@@ -1,0 +1,93 @@
+"""Names and shapes of the weights, and a first draw of them.
+
+All four agents lie in one array, agent first, so that they are evaluated and trained together. Parameters are a
+mapping from name to float32 array: what a safetensors file holds, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlin.policy.networks.rows import FEATURES
+
+AGENTS: Final = 4
+PREFERENCE: Final = 4
+TWINS: Final = 2
+ACTION_FEATURES: Final = 4
+"""What a critic sees of an intent in a row: share, utilisation it leads to, fill, margin."""
+
+Weight = NDArray[np.floating[Any]]
+"""float32 as stored; evaluated in double precision, because observations are."""
+Parameters = Mapping[str, Weight]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """Sizes (section 6 of the paper: actors of 128, critics of 256)."""
+
+    channels: int
+    """C, numbers of an action in a row: preference, and fill and margin where they mean something."""
+    actor_hidden: int = 128
+    critic_hidden: int = 256
+    pooled: int = 32
+    """Numbers that a pool passes on."""
+    film_hidden: int = 32
+
+
+def actor_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
+    """Shapes of an actor's weights, each with the agents in front."""
+    hidden, pooled, film = settings.actor_hidden, settings.pooled, settings.film_hidden
+    return {
+        "actor.row.weight": (AGENTS, FEATURES, hidden),
+        "actor.row.bias": (AGENTS, 1, hidden),
+        "actor.pool.weight": (AGENTS, hidden, pooled),
+        "actor.mix.weight": (AGENTS, hidden, hidden),
+        "actor.mix.of_model": (AGENTS, pooled, hidden),
+        "actor.mix.of_fleet": (AGENTS, pooled, hidden),
+        "actor.mix.bias": (AGENTS, 1, hidden),
+        "actor.film.weight": (AGENTS, PREFERENCE + FEATURES, film),
+        "actor.film.bias": (AGENTS, 1, film),
+        "actor.film.out": (AGENTS, film, 4 * hidden),
+        "actor.head.weight": (AGENTS, hidden, 2 * settings.channels),
+        "actor.head.bias": (AGENTS, 1, 2 * settings.channels),
+    }
+
+
+def critic_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
+    """Shapes of the twin critics' weights, each with agents times twins in front."""
+    many, hidden, pooled = AGENTS * TWINS, settings.critic_hidden, settings.pooled
+    return {
+        "critic.row.weight": (many, FEATURES + ACTION_FEATURES + PREFERENCE, hidden),
+        "critic.row.bias": (many, 1, hidden),
+        "critic.pool.weight": (many, hidden, pooled),
+        "critic.mix.weight": (many, hidden, hidden),
+        "critic.mix.of_model": (many, pooled, hidden),
+        "critic.mix.of_fleet": (many, pooled, hidden),
+        "critic.mix.bias": (many, 1, hidden),
+        "critic.head.of_mean": (many, hidden, 1),
+        "critic.head.of_share": (many, hidden, 1),
+        "critic.head.bias": (many, 1, 1),
+    }
+
+
+def drawn(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+    """A first draw: biases at 0, weights normal with the variance that keeps signals' size (He).
+
+    The last layers and FiLM are near 0, so that learning begins at capacity-proportional routing and no modulation.
+    """
+    return {
+        name: np.zeros(shape, dtype=np.float32)
+        if name.endswith("bias")
+        else (rng.normal(size=shape) * _scale(name, shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def _scale(name: str, shape: tuple[int, ...]) -> float:
+    small = 0.01 if ".head." in name or name.endswith("film.out") else 1.0
+    return small * float(np.sqrt(2.0 / shape[1]))

@@ -1,0 +1,107 @@
+"""An observation (docs/reference/environments.md) as rows of features, one for each (model, site).
+
+Beside what the observation holds, a row says what a request costs at its site in each metric relative to the fleet's
+mean: what a sort would sort by, so that no network has to learn to multiply. Closed sites and sites without capacity
+have rows too; the mask tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from marlin.simulator.environments import observation
+from marlin.simulator.physics import FloatArray
+
+_SITE: Final = ("carbon", "water", "price", "pue")
+_BOTH: Final = ("available", "capacity", "rtt", "energy", "backlog", "awake")
+_MODEL: Final = (
+    "forecast",
+    "forecast_low",
+    "forecast_high",
+    "prompt_tokens",
+    "output_tokens",
+    "ttft_limit",
+    "can_power_down",
+)
+_PRICED: Final = ("carbon", "water", "price")
+_RELATIVE: Final = 4
+_MOST: Final = 4.0
+"""Relative costs are clipped to plus and minus this."""
+_TINY: Final = 1e-6
+
+FEATURES: Final = len(_BOTH) + len(_SITE) + _RELATIVE + len(_MODEL) + 4
+"""R, numbers in a row; the last four are the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """N observations of V models and D sites."""
+
+    features: FloatArray  # (N, V, D, R)
+    mask: FloatArray  # (N, V, D) 1 where the site may serve the model
+    weight: FloatArray  # (N, V, D) share of the model's open capacity: what means over sites are weighted by
+    load: FloatArray  # (N, V, D) utilisation of the site if it got all of the model's forecast
+    demand: FloatArray  # (N, V) share of the fleet's work: what means over models are weighted by
+    preference: FloatArray  # (N, 4)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """N, V, D."""
+        n, v, d = self.mask.shape
+        return n, v, d
+
+
+def rows_of(observations: FloatArray, models: int, sites: int) -> Rows:
+    """Rows of observations (N, F).
+
+    Raises:
+        ValueError: they are of another fleet's size.
+    """
+    if observations.ndim != 2 or observations.shape[1] != observation.size(models, sites):
+        raise ValueError(
+            f"an observation of {models} models and {sites} sites has {observation.size(models, sites)} numbers, not "
+            f"{observations.shape[-1]}"
+        )
+    part = observation.named(np.asarray(observations, dtype=np.float64), models, sites)
+    shape = (len(observations), models, sites)
+    mask = (part["available"] > 0) & (part["capacity"] > 0)
+    open_capacity = part["capacity"] * mask
+    total = open_capacity.sum(axis=2, keepdims=True)
+    weight = np.divide(open_capacity, total, out=np.zeros(shape), where=total > 0)
+    site = {name: np.broadcast_to(part[name][:, None, :], shape) for name in _SITE}
+    model = {name: np.broadcast_to(part[name][:, :, None], shape) for name in _MODEL}
+    relative = [
+        _relative(part["energy"] * site["pue"] * site[name], weight, signed=name == "price") for name in _PRICED
+    ]
+    distance = part["rtt"] - (part["rtt"] * weight).sum(axis=2, keepdims=True)
+    time = [np.broadcast_to(part["time"][:, i, None, None], shape) for i in range(4)]
+    columns = [
+        *(part[name] for name in _BOTH),
+        *site.values(),
+        *relative,
+        np.clip(distance, -_MOST, _MOST),
+        *model.values(),
+        *time,
+    ]
+    load = np.divide(
+        np.broadcast_to(part["forecast"][:, :, None], shape), part["capacity"], out=np.zeros(shape), where=mask
+    )
+    work = part["forecast"] + _TINY
+    return Rows(
+        features=np.stack(columns, axis=-1),
+        mask=mask.astype(np.float64),
+        weight=weight,
+        load=load,
+        demand=work / work.sum(axis=1, keepdims=True),
+        preference=part["preference"],
+    )
+
+
+def _relative(cost: FloatArray, weight: FloatArray, *, signed: bool) -> FloatArray:
+    """How far a cost (N, V, D) is above the fleet's mean, in means; a price's mean may be near or below zero."""
+    mean = (cost * weight).sum(axis=2, keepdims=True)
+    size = (np.abs(cost) * weight).sum(axis=2, keepdims=True) if signed else mean
+    return np.asarray(np.clip((cost - mean) / np.maximum(size, _TINY), -_MOST, _MOST))

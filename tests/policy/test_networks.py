@@ -1,0 +1,161 @@
+"""Actors and critics as functions of fleets: any size, any order, closed sites left out, derivatives that are right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marlin.policy.networks import actor, critic
+from marlin.policy.networks.parameters import NetworkSettings, actor_shapes, critic_shapes, drawn
+from marlin.policy.networks.rows import FEATURES, Rows, rows_of
+from marlin.simulator.environments import observation
+from marlin.simulator.environments.action import Intent
+from marlin.simulator.physics import FloatArray
+
+SMALL = NetworkSettings(channels=3, actor_hidden=16, critic_hidden=24, pooled=5, film_hidden=7)
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6))
+
+
+def weights(seed: int = 0) -> dict[str, np.ndarray]:
+    """Parameters of ordinary size everywhere, the last layers too."""
+    rng = np.random.default_rng(seed)
+    shapes = actor_shapes(SMALL) | critic_shapes(SMALL)
+    return {name: (0.5 * rng.normal(size=shape) / shape[1] ** 0.5).astype(np.float32) for name, shape in shapes.items()}
+
+
+def some_rows(seed: int, lanes: int, models: int, sites: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    observed = rng.uniform(0.0, 1.5, (lanes, observation.size(models, sites)))
+    part = observation.named(observed, models, sites)
+    part["available"][:] = rng.random((lanes, models, sites)) < 0.8
+    part["preference"][:] = rng.dirichlet(np.ones(4), lanes)
+    return rows_of(observed, models, sites)
+
+
+def some_intent(seed: int, rows: Rows) -> Intent:
+    rng = np.random.default_rng(seed)
+    raw = rng.random(rows.shape) * rows.mask
+    total = raw.sum(axis=2, keepdims=True)
+    shares = np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
+    return Intent(shares, rng.random(rows.shape), rng.uniform(0.5, 2.0, rows.shape))
+
+
+def own_preference(rows: Rows) -> FloatArray:
+    return np.repeat(np.eye(4)[:, None], rows.shape[0], axis=1)
+
+
+def test_a_row_holds_as_many_numbers_as_the_weights_expect() -> None:
+    assert some_rows(0, 2, 2, 3).features.shape == (2, 2, 3, FEATURES)
+
+
+def test_an_observation_of_another_fleet_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 models and 3 sites"):
+        rows_of(np.zeros((1, 7)), 2, 3)
+
+
+@given(seeds, sizes)
+def test_sites_and_models_listed_otherwise_are_answered_otherwise_listed(seed: int, size: tuple[int, int, int]) -> None:
+    rows = some_rows(seed, *size)
+    rng = np.random.default_rng(seed)
+    models, sites = rng.permutation(size[1]), rng.permutation(size[2])
+
+    def listed(values: FloatArray) -> FloatArray:
+        return values[:, models][:, :, sites]
+
+    other = replace(
+        rows,
+        features=listed(rows.features),
+        mask=listed(rows.mask),
+        weight=listed(rows.weight),
+        load=listed(rows.load),
+        demand=rows.demand[:, models],
+    )
+    p, preference = weights(), own_preference(rows)
+    one, two = (actor.propose(p, r, preference).mean for r in (rows, other))
+    np.testing.assert_allclose(one[:, :, models][:, :, :, sites], two, rtol=1e-6, atol=1e-9)
+    intent = some_intent(seed, rows)
+    moved = Intent(listed(intent.shares), listed(intent.fill), listed(intent.margin))
+    np.testing.assert_allclose(critic.worth(p, rows, intent), critic.worth(p, other, moved), rtol=1e-6, atol=1e-9)
+
+
+@given(seeds)
+def test_what_is_written_of_a_closed_site_changes_nobody_s_answer(seed: int) -> None:
+    rows = some_rows(seed, 3, 2, 5)
+    is_closed = rows.mask == 0
+    nonsense = rows.features.copy()
+    nonsense[is_closed] = np.random.default_rng(seed).uniform(-9, 9, (int(is_closed.sum()), FEATURES))
+    other = replace(rows, features=nonsense)
+    p, preference = weights(), own_preference(rows)
+    one, two = (actor.propose(p, r, preference).mean for r in (rows, other))
+    np.testing.assert_array_equal(one[:, ~is_closed], two[:, ~is_closed])
+    intent = some_intent(seed, rows)
+    np.testing.assert_array_equal(critic.worth(p, rows, intent), critic.worth(p, other, intent))
+
+
+@settings(max_examples=20)
+@given(seeds, sizes)
+def test_derivatives_are_those_of_small_steps(seed: int, size: tuple[int, int, int]) -> None:
+    p = {name: value.astype(np.float64) for name, value in weights(seed % 7).items()}
+    rows = some_rows(seed, *size)
+    intent = some_intent(seed, rows)
+    found = critic.derivatives(p, rows, intent)
+    rng = np.random.default_rng(seed)
+    way = Intent(*(rng.normal(size=rows.shape) * rows.mask for _ in range(3)))
+    step = 1e-6
+
+    def at(length: float) -> FloatArray:
+        return critic.worth(
+            p,
+            rows,
+            Intent(
+                intent.shares + length * way.shares,
+                intent.fill + length * way.fill,
+                intent.margin + length * way.margin,
+            ),
+        )
+
+    slope = (at(step) - at(-step)) / (2 * step)  # (N, agents)
+    expected = sum(
+        (getattr(found, name) * getattr(way, name)).sum(axis=(2, 3)).T for name in ("shares", "fill", "margin")
+    )
+    # A kink of a rectifier or a change of the lesser twin within the step is rare and has no derivative.
+    bad = np.abs(slope - expected) > 1e-4 * (1.0 + np.abs(slope))
+    assert bad.mean() <= 0.1
+
+
+def test_one_set_of_weights_serves_fleets_of_any_size() -> None:
+    p = weights()
+    for size in ((1, 1, 2), (1, 5, 64), (2, 2, 8)):
+        rows = some_rows(1, *size)
+        proposals = actor.propose(p, rows, own_preference(rows))
+        assert proposals.best().shape == (4, size[0], size[1] * size[2] * 3)
+        assert (np.abs(proposals.best()) <= 1).all()
+
+
+def test_the_first_draw_proposes_next_to_nothing_and_the_same_seed_draws_the_same() -> None:
+    shapes = actor_shapes(SMALL)
+    p = drawn(shapes, np.random.default_rng(3))
+    rows = some_rows(0, 4, 2, 8)
+    assert np.abs(actor.propose(p, rows, own_preference(rows)).best()).max() < 0.3
+    again = drawn(shapes, np.random.default_rng(3))
+    assert all((p[name] == again[name]).all() for name in shapes)
+
+
+def test_preferences_change_proposals() -> None:
+    rows = some_rows(0, 4, 2, 8)
+    proposals = actor.propose(weights(), rows, own_preference(rows))
+    other = actor.propose(weights(), rows, own_preference(rows)[::-1])
+    assert not np.allclose(proposals.mean, other.mean)
+
+
+def test_samples_scatter_around_the_mean_by_the_spread() -> None:
+    rows = some_rows(0, 1, 1, 2)
+    proposals = actor.propose(weights(), rows, own_preference(rows))
+    drawn_ = np.arctanh(np.clip(proposals.sample(np.random.default_rng(0), 20_000), -1 + 1e-12, 1 - 1e-12))
+    np.testing.assert_allclose(drawn_.mean(axis=1), actor.flat(proposals.mean), atol=0.1)
+    np.testing.assert_allclose(drawn_.std(axis=1), actor.flat(np.exp(proposals.log_std)), rtol=0.05)
