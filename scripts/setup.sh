@@ -2,7 +2,7 @@
 # Sets the project up in its own virtual environment, .venv, and says what it is doing.
 #
 #   scripts/setup.sh demo     what `make demo` needs: no torch, no compiler, under 200 MB
-#   scripts/setup.sh dev      that, and everything the checks, the tests and the docs need
+#   scripts/setup.sh dev      that, and everything the checks, the tests and the docs need; torch is most of its 6 GB
 #
 # Safe to repeat: a second run finds nothing to do and takes a second. Needs no root, but for a missing Debian package:
 # as root it installs it, otherwise it prints the one line that does.
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 profile=${1:-demo}
 case $profile in
     demo) what=(-e '.[demo]') ;;
-    dev) what=(-e '.[sim]' --group dev --group docs) ;;
+    dev) what=(-e '.[train]' --group dev --group docs) ;;
     *) echo "setup: unknown profile '$profile'; there are demo and dev" >&2; exit 2 ;;
 esac
 

@@ -8,45 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import SMALL, own_preference, some_intent, some_rows, weights
 
 from marlin.policy.networks import actor, critic
-from marlin.policy.networks.parameters import NetworkSettings, actor_shapes, critic_shapes, drawn
-from marlin.policy.networks.rows import FEATURES, Rows, rows_of
-from marlin.simulator.environments import observation
+from marlin.policy.networks.parameters import actor_shapes, drawn
+from marlin.policy.networks.rows import FEATURES, rows_of
 from marlin.simulator.environments.action import Intent
 from marlin.simulator.physics import FloatArray
 
-SMALL = NetworkSettings(channels=3, actor_hidden=16, critic_hidden=24, pooled=5, film_hidden=7)
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6))
-
-
-def weights(seed: int = 0) -> dict[str, np.ndarray]:
-    """Parameters of ordinary size everywhere, the last layers too."""
-    rng = np.random.default_rng(seed)
-    shapes = actor_shapes(SMALL) | critic_shapes(SMALL)
-    return {name: (0.5 * rng.normal(size=shape) / shape[1] ** 0.5).astype(np.float32) for name, shape in shapes.items()}
-
-
-def some_rows(seed: int, lanes: int, models: int, sites: int) -> Rows:
-    rng = np.random.default_rng(seed)
-    observed = rng.uniform(0.0, 1.5, (lanes, observation.size(models, sites)))
-    part = observation.named(observed, models, sites)
-    part["available"][:] = rng.random((lanes, models, sites)) < 0.8
-    part["preference"][:] = rng.dirichlet(np.ones(4), lanes)
-    return rows_of(observed, models, sites)
-
-
-def some_intent(seed: int, rows: Rows) -> Intent:
-    rng = np.random.default_rng(seed)
-    raw = rng.random(rows.shape) * rows.mask
-    total = raw.sum(axis=2, keepdims=True)
-    shares = np.divide(raw, total, out=np.zeros_like(raw), where=total > 0)
-    return Intent(shares, rng.random(rows.shape), rng.uniform(0.5, 2.0, rows.shape))
-
-
-def own_preference(rows: Rows) -> FloatArray:
-    return np.repeat(np.eye(4)[:, None], rows.shape[0], axis=1)
 
 
 def test_a_row_holds_as_many_numbers_as_the_weights_expect() -> None:

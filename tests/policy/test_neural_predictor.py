@@ -1,11 +1,8 @@
-"""The network the predictor is compared with; only where torch is installed (``marlin[train]``)."""
+"""The network the predictor is compared with."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
-
-pytest.importorskip("torch", reason="trains with torch, which only the extra [train] brings")
 
 from marlin.policy.forecasting.references import last_value
 from marlin.policy.forecasting.scores import accuracy

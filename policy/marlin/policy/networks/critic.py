@@ -18,7 +18,7 @@ from marlin.policy.networks.rows import Rows
 from marlin.simulator.environments.action import Intent
 from marlin.simulator.physics import FloatArray
 
-_MOST_LOAD: Final = 3.0
+MOST_LOAD: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def derivatives(parameters: Parameters, rows: Rows, intent: Intent) -> Intent:
     to_features = (to_row * (there.row > 0)) @ p["row.weight"].swapaxes(1, 2)[:, None, None]
     first = rows.features.shape[-1]
     share, load, fill, margin = (to_features[..., first + i] for i in range(4))
-    is_inside = intent.shares * rows.load < _MOST_LOAD
+    is_inside = intent.shares * rows.load < MOST_LOAD
     parts = (share + load * rows.load * is_inside + to_share, fill, margin)
     shares, fills, margins = ((part * rows.mask).reshape(AGENTS, TWINS, *part.shape[1:]).sum(axis=1) for part in parts)
     return Intent(shares, fills, margins)
@@ -88,7 +88,7 @@ def _forward(parameters: Parameters, rows: Rows, intent: Intent) -> _Pass:
     action = np.stack(
         [
             shares,
-            np.minimum(shares * rows.load, _MOST_LOAD),
+            np.minimum(shares * rows.load, MOST_LOAD),
             intent.fill * rows.mask,
             (intent.margin - 1.0) * rows.mask,
         ],

@@ -1,0 +1,91 @@
+"""Training's networks and serving's are the same functions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import SMALL, own_preference, some_intent, some_rows, weights
+
+from marlin.api.plan import Dispatch
+from marlin.policy.networks import actor, critic
+from marlin.policy.training import networks
+from marlin.policy.training.networks import IntentTensors, RowTensors
+from marlin.simulator.environments import action
+from marlin.simulator.environments.action import ActionLayout, Intent
+
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6))
+
+
+def tensor(values: object) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(values), dtype=torch.float32)
+
+
+def as_tensors(intent: Intent) -> IntentTensors:
+    return IntentTensors(*(tensor(part)[None] for part in (intent.shares, intent.fill, intent.margin)))
+
+
+@settings(max_examples=30)
+@given(seeds, sizes)
+def test_proposals_are_the_same_to_a_hundred_thousandth(seed: int, size: tuple[int, int, int]) -> None:
+    rows, p = some_rows(seed, *size), weights(seed % 5)
+    served = actor.propose(p, rows, own_preference(rows))
+    mean, log_std = networks.propose(networks.tensors(p), RowTensors.of(rows), tensor(own_preference(rows)))
+    np.testing.assert_allclose(mean.numpy(), served.mean, atol=1e-5)
+    np.testing.assert_allclose(log_std.numpy(), served.log_std, atol=1e-5)
+
+
+@settings(max_examples=30)
+@given(seeds, sizes)
+def test_worth_and_its_derivatives_are_the_same_to_a_hundred_thousandth(seed: int, size: tuple[int, int, int]) -> None:
+    rows, p = some_rows(seed, *size), weights(seed % 5)
+    intent = some_intent(seed, rows)
+    given_ = as_tensors(intent)
+    for part in (given_.shares, given_.fill, given_.margin):
+        part.requires_grad_(True)
+    twins = networks.worth_of_twins(networks.tensors(p), RowTensors.of(rows), given_)  # (J, 2, 1, N)
+    lesser = twins.min(dim=1).values[:, 0]  # (J, N)
+    np.testing.assert_allclose(lesser.detach().numpy().T, critic.worth(p, rows, intent), atol=1e-5)
+    found = critic.derivatives(p, rows, intent)
+    for j in range(4):
+        slopes = torch.autograd.grad(lesser[j].sum(), [given_.shares, given_.fill, given_.margin], retain_graph=True)
+        for slope, ours in zip(slopes, (found.shares, found.fill, found.margin), strict=True):
+            # A rectifier at its kink may fall either way in single precision.
+            off = np.abs(slope[0].numpy() - ours[j]) > 1e-5 * (1 + np.abs(ours[j]))
+            assert off.mean() < 0.02
+
+
+@given(seeds, sizes, st.sampled_from(Dispatch), st.booleans())
+def test_actions_mean_the_same_intents(
+    seed: int, size: tuple[int, int, int], dispatch: Dispatch, can_power_down: bool
+) -> None:
+    rows = some_rows(seed, *size)
+    layout = ActionLayout(size[1], size[2], dispatch, can_power_down)
+    cells = np.random.default_rng(seed).uniform(-1, 1, (*rows.shape, len(layout.channels)))
+    theirs = action.intents(layout, actor.flat(cells), rows.mask > 0, rows.weight)
+    ours = networks.intents(layout, tensor(cells), RowTensors.of(rows))
+    is_open = (rows.mask.sum(axis=2) > 0)[..., None] & np.ones(rows.shape, dtype=bool)
+    np.testing.assert_allclose(ours.shares.numpy()[is_open], theirs.shares[is_open], atol=1e-5)
+    np.testing.assert_allclose(ours.fill.numpy(), theirs.fill, atol=1e-5)
+    np.testing.assert_allclose(ours.margin.numpy(), theirs.margin, atol=1e-5)
+
+
+def test_each_agent_s_own_intents_go_to_its_own_critics() -> None:
+    rows, p = RowTensors.of(some_rows(0, 3, 2, 4)), networks.tensors(weights())
+    parts = [as_tensors(some_intent(seed, some_rows(0, 3, 2, 4))) for seed in range(4)]
+    own = IntentTensors(
+        *(torch.stack([getattr(part, name) for part in parts]) for name in ("shares", "fill", "margin"))
+    )
+    together = networks.worth_of_twins(p, rows, own)
+    for j, part in enumerate(parts):
+        alone = networks.worth_of_twins(p, rows, part)
+        torch.testing.assert_close(together[j], alone[j])
+
+
+def test_weights_survive_the_way_there_and_back() -> None:
+    p = weights()
+    back = networks.arrays(networks.tensors(p, learns=True))
+    assert all((back[name] == p[name]).all() for name in p)
+    assert SMALL.channels == p["actor.head.weight"].shape[2] // 2
