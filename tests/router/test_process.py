@@ -60,7 +60,7 @@ def workers(process: asyncio.subprocess.Process) -> list[int]:
 async def end(process: asyncio.subprocess.Process, *, is_asked: bool = True) -> str:
     if is_asked:
         process.send_signal(signal.SIGTERM)
-    _, log = await asyncio.wait_for(process.communicate(), 20)
+    _, log = await asyncio.wait_for(process.communicate(), 60)
     return log.decode()
 
 
@@ -141,7 +141,7 @@ async def test_a_bad_configuration_stops_it_at_the_start_with_one_line(tmp_path:
         ),
         stderr=asyncio.subprocess.PIPE,
     )
-    _, log = await asyncio.wait_for(process.communicate(), 20)
+    _, log = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 2
     assert b"kind 'Deployment' is not known" in log
     assert b"Traceback" not in log

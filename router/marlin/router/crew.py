@@ -99,6 +99,7 @@ class Crew:
         self._lost: dict[tuple[str, str], Cell] = {}
         self._number = 0
         self._is_stopping = False
+        self._stopping = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -159,18 +160,17 @@ class Crew:
     async def stop(self) -> None:
         """Ends all workers."""
         self._is_stopping = True
+        self._stopping.set()
         self._send(Stop())
         for member in self._members:
             member.listener.close()
-            if member.process is not None and member.process.returncode is None:
-                try:
-                    await asyncio.wait_for(member.process.wait(), _STOP_S)
-                except TimeoutError:
+        if self._keepers:
+            # Never cancelled: a worker that is just being started has to be waited for like any other.
+            _, late = await asyncio.wait(self._keepers, timeout=_STOP_S)
+            for member in self._members:
+                if late and member.process is not None and member.process.returncode is None:
                     member.process.kill()
-                    await member.process.wait()
-        for keeper in self._keepers:
-            keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+            await asyncio.gather(*self._keepers, return_exceptions=True)
         self.page.close()
         os.close(self._page_fd)
 
@@ -184,7 +184,8 @@ class Crew:
             except OSError as error:
                 _LOG.error("worker %d cannot be started: %s", member.row, error)
             pause_s = _FIRST_PAUSE_S if self._clock() - began_s > _LONG_LIFE_S else min(2 * pause_s, _LONGEST_PAUSE_S)
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
 
     async def _run(self, member: _Member) -> None:
         """Starts a worker and returns when it has ended."""
@@ -207,20 +208,24 @@ class Crew:
             ours.close()
             raise
         member.process = process
-        member.channel = channel = await Channel.over(
-            ours, FromWorker, lambda message: self._take(member, message), lambda: self._lose(member)
-        )
-        channel.send(Begin(self._settings))
-        if self._adopt is not None:
-            channel.send(self._adopt)
-        for url, is_well in self._verdicts.items():
-            channel.send(Verdict(url, is_well))
+        channel = Channel(FromWorker, lambda message: self._take(member, message), lambda: self._lose(member))
+        await channel.open(ours)
+        member.channel = channel
+        for message in self._greeting():
+            channel.send(message)
         code = await process.wait()
         channel.close()
         self._lose(member)
         if not self._is_stopping:
             _LOG.error("worker %d ended with code %d; another one is started", member.row, code)
         self._bury(member)
+
+    def _greeting(self) -> list[ToWorker]:
+        """What a new worker is told."""
+        if self._is_stopping:
+            return [Stop()]
+        verdicts = [Verdict(url, is_well) for url, is_well in self._verdicts.items()]
+        return [Begin(self._settings), *([] if self._adopt is None else [self._adopt]), *verdicts]
 
     def _take(self, member: _Member, message: FromWorker) -> None:
         if isinstance(message, Ready):

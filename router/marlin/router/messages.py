@@ -136,15 +136,10 @@ class Channel(asyncio.Protocol):
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
 
-    @classmethod
-    async def over(
-        cls, end: socket.socket, wanted: Any, on_message: Callable[[Any], None], on_lost: Callable[[], None]
-    ) -> Channel:
-        """A channel over an end of a socket pair."""
+    async def open(self, end: socket.socket) -> None:
+        """Begins to talk over an end of a socket pair. Messages may arrive before this returns."""
         end.setblocking(False)
-        loop = asyncio.get_running_loop()
-        _, channel = await loop.create_unix_connection(lambda: cls(wanted, on_message, on_lost), sock=end)
-        return channel
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=end)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The channel is open."""

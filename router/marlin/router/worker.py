@@ -32,10 +32,10 @@ from marlin.router.messages import (
     BackendReport,
     Begin,
     Channel,
-    Drain,
     Idle,
     Ready,
     Report,
+    Stop,
     ToWorker,
     Verdict,
 )
@@ -66,11 +66,11 @@ class Worker:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
-        self._channel: Channel
+        self._channel = Channel(ToWorker, self._take, self._stop.set)
 
     async def run(self, end: socket.socket) -> None:
         """Serves until told to stop."""
-        self._channel = await Channel.over(end, ToWorker, self._take, self._stop.set)
+        await self._channel.open(end)
         await self._stop.wait()
         if self._server is not None:
             self._server.close()
@@ -88,6 +88,9 @@ class Worker:
             write_log = self._write_log if settings.has_access_log else None
             self._plane = Plane(settings, time.monotonic, time.time, self._page, write_log)
             return
+        if isinstance(message, Stop):
+            self._stop.set()
+            return
         plane = self._plane
         assert plane is not None
         if isinstance(message, Adopt):
@@ -104,15 +107,20 @@ class Worker:
                     plane.balancer.report_probe(live, is_well=message.is_well)
         elif isinstance(message, Ask):
             self._channel.send(report_of(plane, message.number))
-        elif isinstance(message, Drain):
-            self._spawn(self._drain(plane, is_final=message.is_final))
         else:
-            self._stop.set()
+            self._spawn(self._drain(plane, is_final=message.is_final))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._has_ended)
+
+    def _has_ended(self, task: asyncio.Task[None]) -> None:
+        """A worker whose tasks fail is of no use: it ends, and another one is started."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("worker fails: %s", error, exc_info=error)
+            self._stop.set()
 
     async def _listen(self, plane: Plane) -> None:
         loop = asyncio.get_running_loop()
