@@ -46,6 +46,16 @@ _WATER_FACTORS: Final = {
 _PRICE_FACTORS: Final = {PriceUnit.PER_KWH: 1.0, PriceUnit.PER_MWH: 1e-3}
 
 
+def canonical_factor(signal: CarbonSignal | WaterSignal | PriceSignal) -> float:
+    """What a value in the signal's own unit is multiplied by, to be in gCO2eq/kWh, L/kWh or USD/kWh."""
+    if isinstance(signal, CarbonSignal):
+        return _CARBON_FACTORS[signal.unit]
+    if isinstance(signal, WaterSignal):
+        return _WATER_FACTORS[signal.unit]
+    rate = 1.0 if signal.usd_per_currency_unit is None else quantity_value(signal.usd_per_currency_unit)
+    return rate * _PRICE_FACTORS[signal.unit]
+
+
 @dataclass(frozen=True, slots=True)
 class SiteSignals:
     """One site at one moment."""
@@ -70,7 +80,7 @@ class SiteSignals:
             value = known.carbon_lifecycle_gco2_per_kwh if is_lifecycle else known.carbon_gco2_per_kwh
         stated = self._stated(signal)
         if signal is not None and stated is not None:
-            return stated * _CARBON_FACTORS[signal.unit]
+            return stated * canonical_factor(signal)
         return self._otherwise("carbonIntensity", signal, value, WORLD_CARBON_GCO2_PER_KWH)
 
     def water_l_per_kwh(self, signal: WaterSignal | None) -> float:
@@ -78,7 +88,7 @@ class SiteSignals:
         known = self._built_in(signal)
         stated = self._stated(signal)
         if signal is not None and stated is not None:
-            return stated * _WATER_FACTORS[signal.unit]
+            return stated * canonical_factor(signal)
         value = None if known is None else known.water_l_per_kwh
         return self._otherwise("waterIntensity", signal, value, DEFAULT_WATER_L_PER_KWH)
 
@@ -87,8 +97,7 @@ class SiteSignals:
         known = self._built_in(signal)
         stated = self._stated(signal)
         if signal is not None and stated is not None:
-            rate = 1.0 if signal.usd_per_currency_unit is None else quantity_value(signal.usd_per_currency_unit)
-            return stated * rate * _PRICE_FACTORS[signal.unit]
+            return stated * canonical_factor(signal)
         value = None if known is None else known.price_usd_per_kwh
         return self._otherwise("energyPrice", signal, value, DEFAULT_PRICE_USD_PER_KWH)
 

@@ -1,0 +1,13 @@
+"""What the operator decides, as pure functions: a world in, what to write out.
+
+- ``observed``    objects as the API server holds them, read as far as they can be
+- ``acceptance``  which policy plans which pools over which sites, or why it does not
+- ``fleet``       a policy's objects and readings as a ``FleetState``
+- ``planning``    one epoch's plan for one policy, inside its guardrails
+- ``guardrails``  how far a plan may move away from the one before it
+- ``tables``      plan to ``RoutingTable``, one per origin
+- ``statements``  conditions: types, reasons, since when
+- ``statuses``    the status of each kind
+- ``applies``     what is to be written, as values
+- ``reconcile``   all of it together: a ``World`` in, ``Actions`` out
+"""

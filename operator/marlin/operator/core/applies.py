@@ -1,0 +1,114 @@
+"""What is to be written, as values: a server-side apply, or an Event.
+
+Everything we write carries one field manager, so that the API server knows which fields are ours and leaves the others
+alone. What is already there as wanted is not written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from marlin.api.values import API_VERSION
+from marlin.operator.core.observed import PLURALS, Key
+
+FIELD_MANAGER: Final = "marlin-operator"
+
+MANAGED_BY: Final = {"app.kubernetes.io/managed-by": FIELD_MANAGER}
+"""Label of every object that the operator creates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A server-side apply."""
+
+    path: str
+    """Path of the object, or of its status, on the API server."""
+    body: Mapping[str, Any]
+
+    @property
+    def what(self) -> str:
+        """The object, for logs: kind, namespace and name."""
+        metadata = self.body["metadata"]
+        place = f"{metadata['namespace']}/" if "namespace" in metadata else ""
+        return f"{self.body['kind']} {place}{metadata['name']}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventNote:
+    """Something a person may want to know about an object."""
+
+    kind: str
+    key: Key
+    uid: str
+    type: str
+    """Normal or Warning."""
+    reason: str
+    message: str
+
+
+def apply_status(kind: str, key: Key, status: Mapping[str, Any]) -> Apply:
+    """The whole status of one of our objects."""
+    return Apply(
+        f"{object_path(kind, key)}/status",
+        {
+            "apiVersion": API_VERSION,
+            "kind": kind,
+            "metadata": _metadata(key),
+            "status": status,
+        },
+    )
+
+
+def apply_config_map(key: Key, data: Mapping[str, str], owner: Mapping[str, Any] | None = None) -> Apply:
+    """A ConfigMap; with ``owner`` it goes when the owner goes."""
+    metadata: dict[str, Any] = {**_metadata(key), "labels": dict(MANAGED_BY)}
+    if owner is not None:
+        metadata["ownerReferences"] = [dict(owner)]
+    return Apply(
+        f"/api/v1/namespaces/{key[0]}/configmaps/{key[1]}",
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)},
+    )
+
+
+def object_path(kind: str, key: Key) -> str:
+    """Path of one of our objects."""
+    namespace, name = key
+    middle = f"namespaces/{namespace}/" if namespace else ""
+    return f"/apis/{API_VERSION}/{middle}{PLURALS[kind]}/{name}"
+
+
+def event_body(note: EventNote, *, namespace: str, now: datetime, instance: str) -> dict[str, Any]:
+    """The Event as the API server takes it.
+
+    Args:
+        note: what happened.
+        namespace: where Events about cluster-scoped objects go; others go to their object's namespace.
+        now: when.
+        instance: which operator says so.
+    """
+    regarding: dict[str, Any] = {"apiVersion": API_VERSION, "kind": note.kind, "name": note.key[1], "uid": note.uid}
+    if note.key[0]:
+        regarding["namespace"] = note.key[0]
+    # Events about cluster-scoped objects live in the namespace "default": where kubectl describe looks for them.
+    place = note.key[0] or namespace
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{note.key[1][:200]}.", "namespace": place},
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "reportingController": f"marlin.dev/{FIELD_MANAGER}",
+        "reportingInstance": instance[:128],
+        "action": "Reconcile",
+        "reason": note.reason[:128],
+        "regarding": regarding,
+        "note": note.message[:1024],
+        "type": note.type,
+    }
+
+
+def _metadata(key: Key) -> dict[str, Any]:
+    namespace, name = key
+    return {"name": name, "namespace": namespace} if namespace else {"name": name}

@@ -1,0 +1,223 @@
+"""One epoch's plan for one policy: which planner, over what, inside which guardrails.
+
+An exception of the planner becomes a ``Refusal`` with a reason; nothing that a policy says can end the loop. The plan
+that comes out is valid as it stands: its times are those at which it can be in force.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from marlin.api.datacenter import Datacenter, SampleQuality, ServiceState
+from marlin.api.errors import MarlinError
+from marlin.api.metrics import Metrics
+from marlin.api.plan import PlannerKind, RoutingPlan, Scheme
+from marlin.api.policy import MarlinPolicy, Mode, OverrideMode, PlannerSpec, StaleSignalPolicy
+from marlin.api.pool import InferencePool
+from marlin.api.state import FleetState
+from marlin.operator.core.fleet import Forecast, fleet_of
+from marlin.operator.core.guardrails import within_change
+from marlin.operator.core.observed import Key
+from marlin.operator.epochs import Epoch, takes_effect
+from marlin.operator.signals.values import SiteReadings
+from marlin.policy.objective import Weights, scheme_weights
+from marlin.policy.planner import Decision
+from marlin.policy.planners import make_planner
+
+_log: Final = logging.getLogger(__name__)
+
+_MOST_EXPLANATION: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be planned."""
+
+    policy: MarlinPolicy
+    pools: tuple[InferencePool, ...]
+    sites: tuple[Datacenter, ...]
+    readings: Mapping[str, SiteReadings]
+    """Site to its signals in the epoch."""
+    forecasts: Mapping[Key, Forecast]
+    epoch: Epoch
+    before: RoutingPlan | None
+    """The plan in force."""
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan and what is known of it."""
+
+    plan: RoutingPlan
+    estimate: Metrics
+    """What the twin expects of what the planner wanted, before it was held back."""
+    baseline_estimate: Metrics
+    forecast_requests: float
+    assumed: tuple[str, ...] = ()
+    """Pools whose demand is assumed."""
+    fallbacks: tuple[str, ...] = ()
+    """Sites that stand on the last rung of a signal's ladder."""
+    held: tuple[str, ...] = ()
+    """Pools whose row was held back."""
+    shadow: RoutingPlan | None = None
+    shadow_estimate: Metrics | None = None
+    shadow_problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no new plan."""
+
+    reason: str
+    """Of the condition Planned."""
+    message: str
+
+
+def active_override(policy: MarlinPolicy, at: datetime) -> OverrideMode | None:
+    """The override in whose window ``at`` lies; of several the first in the list."""
+    for override in policy.spec.overrides:
+        if override.start_time <= at < override.end_time:
+            return override.mode
+    return None
+
+
+def is_paused(policy: MarlinPolicy, at: datetime) -> bool:
+    """Whether no plan is to be made for an epoch that starts at ``at``."""
+    return policy.spec.mode is Mode.PAUSED or active_override(policy, at) is OverrideMode.PAUSED
+
+
+def make_plan(task: Task) -> Planned | Refusal:
+    """The plan of one epoch."""
+    try:
+        return _planned(task)
+    except MarlinError as error:
+        return Refusal("PlannerError", " ".join(str(error).split()))
+    except Exception as error:  # noqa: BLE001 a planner's defect costs one epoch of one policy, never the loop
+        _log.exception("planning of MarlinPolicy %s failed", task.policy.metadata.name)
+        return Refusal("PlannerError", f"{type(error).__name__} in the planner; the operator's log has the trace")
+
+
+def _planned(task: Task) -> Planned | Refusal:
+    policy = task.policy
+    lost = tuple(name for name in sorted(task.readings) if _is_lost(task.readings[name]))
+    lost = tuple(name for name in lost if name in {site.metadata.name for site in task.sites})
+    unusable = {site.metadata.name for site in task.sites if site.spec.service_state is ServiceState.DRAINED}
+    spec = _planner_spec(policy, task.epoch.start)
+    if lost:
+        rule = policy.spec.guardrails.stale_signal_policy
+        if rule is StaleSignalPolicy.KEEP_LAST_PLAN and task.before is not None:
+            return Refusal("InsufficientData", f"signals of {_listed(lost)} are lost; the last plan is kept")
+        if rule is StaleSignalPolicy.EXCLUDE_DATACENTER and len(lost) < len(task.sites):
+            unusable |= set(lost)
+        else:
+            # Nothing to keep, or everything lost: what needs no signal.
+            spec = PlannerSpec(kind=PlannerKind.CAPACITY_PROPORTIONAL)
+    fleet = fleet_of(
+        policy,
+        task.pools,
+        task.sites,
+        readings=task.readings,
+        unusable=unusable,
+        forecasts=task.forecasts,
+        epoch=task.epoch,
+    )
+    decision = _decide(policy, spec, fleet.state, task.now)
+    plan, held = within_change(
+        decision.plan, task.before, policy.spec.guardrails.max_weight_change_percent, _usable_sites(fleet.state)
+    )
+    starts = takes_effect(task.epoch, task.now)
+    explanation = _explanation(plan.explanation, held, lost, fleet.assumed)
+    plan = plan.model_copy(update={"valid_from": starts, "explanation": explanation, "hash": None}).sealed()
+    shadow, shadow_problem = _shadow(policy, fleet.state, task.now)
+    return Planned(
+        plan=plan,
+        estimate=decision.estimate,
+        baseline_estimate=decision.baseline_estimate,
+        forecast_requests=sum(sum(pool.forecast_requests) for pool in fleet.state.pools),
+        assumed=fleet.assumed,
+        fallbacks=lost,
+        held=held,
+        shadow=None if shadow is None else shadow.plan,
+        shadow_estimate=None if shadow is None else shadow.estimate,
+        shadow_problem=shadow_problem,
+    )
+
+
+def _planner_spec(policy: MarlinPolicy, at: datetime) -> PlannerSpec:
+    """The planner that holds at a moment: the policy's own, or that of an override."""
+    match active_override(policy, at):
+        case OverrideMode.LATENCY_ONLY:
+            return PlannerSpec(kind=PlannerKind.MERIT_ORDER, scheme=Scheme.MIN_TTFT)
+        case OverrideMode.CAPACITY_PROPORTIONAL:
+            return PlannerSpec(kind=PlannerKind.CAPACITY_PROPORTIONAL)
+        case _:
+            return policy.spec.planner
+
+
+def _decide(policy: MarlinPolicy, spec: PlannerSpec, state: FleetState, now: datetime) -> Decision:
+    weights = _custom_weights(policy) if spec.scheme is Scheme.CUSTOM else None
+    planner = make_planner(spec.kind, scheme=spec.scheme, dispatch=policy.spec.dispatch, weights=weights)
+    return planner.decide(state, now=now)
+
+
+def _shadow(policy: MarlinPolicy, state: FleetState, now: datetime) -> tuple[Decision | None, str]:
+    """The second planner's decision; what is wrong with it concerns nobody but itself."""
+    if policy.spec.shadow is None:
+        return None, ""
+    try:
+        return _decide(policy, policy.spec.shadow, state, now), ""
+    except MarlinError as error:
+        return None, " ".join(str(error).split())
+
+
+def _custom_weights(policy: MarlinPolicy) -> Weights:
+    stated = policy.spec.objectives
+    assert stated is not None, "a rule of the CRD holds objectives and Custom together"
+    return scheme_weights(
+        Scheme.CUSTOM,
+        (
+            float(stated.time_to_first_token.weight),
+            float(stated.carbon.weight),
+            float(stated.water.weight),
+            float(stated.cost.weight),
+        ),
+    )
+
+
+def _usable_sites(state: FleetState) -> dict[str, Set[str]]:
+    """Pool to the sites that may serve it: up, allowed, and with replicas."""
+    usable: dict[str, Set[str]] = {}
+    for pool in state.pools:
+        allowed = pool.allowed or (True,) * len(state.datacenters)
+        deployed = {deployment.datacenter for deployment in pool.deployments if deployment.replicas > 0}
+        usable[pool.name] = {
+            site.name
+            for site, may in zip(state.datacenters, allowed, strict=True)
+            if may and site.is_available and site.name in deployed
+        }
+    return usable
+
+
+def _is_lost(readings: SiteReadings) -> bool:
+    return any(reading.quality is SampleQuality.FALLBACK for reading in readings.all())
+
+
+def _explanation(text: str, held: tuple[str, ...], lost: tuple[str, ...], assumed: tuple[str, ...]) -> str:
+    parts = [text]
+    if held:
+        parts.append(f"held back by maxWeightChangePercent: {_listed(held)}")
+    if lost:
+        parts.append(f"signals lost: {_listed(lost)}")
+    if assumed:
+        parts.append(f"no arrivals observed, half of capacity assumed: {_listed(assumed)}")
+    return "; ".join(part for part in parts if part)[:_MOST_EXPLANATION]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -1,0 +1,290 @@
+"""The status of each kind, from what was observed and decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from marlin.api.conditions import Condition
+from marlin.api.datacenter import Datacenter, DatacenterStatus, SampleQuality, ServiceState, SignalSamples
+from marlin.api.metrics import MetricsText
+from marlin.api.plan import RoutingPlan
+from marlin.api.policy import MarlinPolicyStatus, Mode, ShadowStatus
+from marlin.api.pool import BackendStatus, InferencePoolStatus
+from marlin.operator.core.acceptance import Verdict
+from marlin.operator.core.observed import ObservedPolicy, ObservedPool, ObservedSite
+from marlin.operator.core.planning import Planned, Refusal, is_paused
+from marlin.operator.core.statements import Statement, conditions
+from marlin.operator.core.tables import unresolved_backends
+from marlin.operator.signals.values import SiteReadings
+
+_MOST_MESSAGE = 1024
+
+
+def site_status(site: ObservedSite, readings: SiteReadings | None, now: datetime) -> DatacenterStatus:
+    """What is known of a site."""
+    if site.model is None or readings is None:
+        statements = [Statement("Ready", False, "InvalidSpec", site.problem)]
+        return DatacenterStatus(
+            observed_generation=site.generation,
+            message=site.problem[:_MOST_MESSAGE],
+            conditions=_conditions("Datacenter", site, statements, now),
+        )
+    fresh = _signals_fresh(readings)
+    statements = [*_reach(site.model), fresh]
+    statements.append(_site_ready(site.model, fresh))
+    return DatacenterStatus(
+        observed_generation=site.generation,
+        signals=SignalSamples(
+            carbon_intensity=readings.carbon.to_sample(),
+            water_intensity=readings.water.to_sample(),
+            energy_price=readings.price.to_sample(),
+        ),
+        message=statements[-1].message[:_MOST_MESSAGE] or None,
+        conditions=_conditions("Datacenter", site, statements, now),
+    )
+
+
+def pool_status(
+    pool: ObservedPool,
+    sites: Mapping[str, Datacenter],
+    plan: RoutingPlan | None,
+    published: bool,
+    now: datetime,
+) -> InferencePoolStatus:
+    """What is known of a pool.
+
+    Args:
+        pool: the pool.
+        sites: the sites there are.
+        plan: the plan its policy enforces; None where none is enforced.
+        published: whether a table with its addresses is there for routers.
+        now: the time.
+    """
+    if pool.model is None:
+        statements = [
+            Statement("Accepted", False, "InvalidSpec", pool.problem),
+            Statement("Ready", False, "NotAccepted", pool.problem),
+        ]
+        return InferencePoolStatus(
+            observed_generation=pool.generation,
+            message=pool.problem[:_MOST_MESSAGE],
+            conditions=_conditions("InferencePool", pool, statements, now),
+        )
+    backends = pool.model.spec.backends
+    missing = sorted({b.datacenter_name for b in backends if b.datacenter_name not in sites})
+    unresolved = unresolved_backends(pool.model, sites)
+    accepted = (
+        Statement("Accepted", False, "DatacenterNotFound", f"there is no Datacenter {', '.join(missing[:5])}")
+        if missing
+        else Statement("Accepted", True, "Accepted")
+    )
+    resolved = (
+        Statement("ResolvedRefs", False, "KindNotSupported", "; ".join(list(unresolved.values())[:3]))
+        if unresolved
+        else Statement("ResolvedRefs", True, "ResolvedRefs")
+    )
+    programmed = (
+        Statement("Programmed", True, "Programmed", "a routing table with its addresses is published")
+        if published
+        else Statement("Programmed", False, "NotPlanned", "no accepted MarlinPolicy plans this pool")
+    )
+    profile = (
+        Statement("ProfileCalibrated", True, "Stated", "spec.profile is used as it is")
+        if pool.model.spec.profile is not None
+        else Statement("ProfileCalibrated", False, "InsufficientData", "spec.profile is needed: none can be fitted yet")
+    )
+    usable = [b for b in backends if b.datacenter_name in sites and b.name not in unresolved]
+    if usable:
+        ready = Statement("Ready", True, "Ready", f"{len(usable)} of {len(backends)} backends have an address")
+    else:
+        ready = Statement("Ready", False, "NoReadyBackend", "no backend has an address in a known Datacenter")
+    row = plan.pool(pool.name) if plan is not None else None
+    weights = dict(zip(plan.datacenters, row.weights, strict=True)) if plan is not None and row is not None else {}
+    return InferencePoolStatus(
+        observed_generation=pool.generation,
+        backends=tuple(
+            BackendStatus(
+                name=b.name, datacenter_name=b.datacenter_name, weight=_part(b.name, b.datacenter_name, pool, weights)
+            )
+            for b in backends
+        ),
+        message=(ready.message if ready.holds else ready.message or accepted.message) or None,
+        conditions=_conditions("InferencePool", pool, [accepted, resolved, programmed, profile, ready], now),
+    )
+
+
+def policy_status(
+    policy: ObservedPolicy,
+    verdict: Verdict,
+    outcome: Planned | Refusal | None,
+    *,
+    applied_problem: str,
+    now: datetime,
+) -> MarlinPolicyStatus:
+    """What is known of a policy.
+
+    Args:
+        policy: the policy, with its last status.
+        verdict: whether it is accepted.
+        outcome: what planning gave; None: the plan in the status still holds.
+        applied_problem: why its tables could not be published; empty when they were.
+        now: the time.
+    """
+    before = policy.status or MarlinPolicyStatus()
+    plan = before.plan if verdict.is_accepted else None
+    estimate, baseline, shadow = before.estimate, before.baseline_estimate, before.shadow
+    forecast = before.forecast_requests
+    if isinstance(outcome, Planned):
+        plan = outcome.plan
+        estimate, baseline = MetricsText.of(outcome.estimate), MetricsText.of(outcome.baseline_estimate)
+        forecast = round(outcome.forecast_requests)
+        shadow = _shadow_status(outcome)
+    accepted = Statement("Accepted", verdict.is_accepted, verdict.reason, verdict.message)
+    planned = _planned(policy, verdict, outcome, plan, now)
+    applied = _applied(policy, plan, applied_problem, now)
+    degraded = _degraded(policy, outcome)
+    ready = _policy_ready(policy, accepted, planned, applied)
+    status = [accepted, _artifact(), planned, applied, degraded, ready]
+    if not verdict.is_accepted:
+        estimate = baseline = shadow = forecast = None
+    return MarlinPolicyStatus(
+        observed_generation=policy.generation,
+        plan=plan,
+        forecast_requests=forecast,
+        estimate=estimate,
+        baseline_estimate=baseline,
+        shadow=shadow,
+        message=_story(plan, status)[:_MOST_MESSAGE] or None,
+        conditions=_conditions("MarlinPolicy", policy, status, now),
+    )
+
+
+def _conditions(
+    kind: str,
+    observed: ObservedSite | ObservedPool | ObservedPolicy,
+    statements: Sequence[Statement],
+    now: datetime,
+) -> tuple[Condition, ...]:
+    before = observed.status.conditions if observed.status is not None else ()
+    return conditions(kind, statements, before, now=now, generation=observed.generation)
+
+
+def _reach(site: Datacenter) -> list[Statement]:
+    """What the operator does not check says so; nobody is to take silence for health."""
+    said = "this version does not check it"
+    cluster = (None, "NotConfigured", "") if site.spec.cluster is None else (None, "NotChecked", said)
+    router = (None, "NotConfigured", "") if site.spec.router is None else (None, "NotChecked", said)
+    return [
+        Statement("CredentialsValid", *cluster),
+        Statement("ClusterReachable", *cluster),
+        Statement("RouterReachable", *router),
+    ]
+
+
+def _signals_fresh(readings: SiteReadings) -> Statement:
+    qualities = {reading.quality for reading in readings.all()}
+    problem = readings.problems[0] if readings.problems else None
+    if SampleQuality.FALLBACK in qualities:
+        return Statement("SignalsFresh", False, "FallbackInUse", problem.message if problem else "never read so far")
+    if SampleQuality.HISTORY in qualities:
+        return Statement("SignalsFresh", False, "Stale", problem.message if problem else "the last value is too old")
+    if problem is not None:
+        # Still fresh: the last value has not grown too old, or the forecast covers now.
+        return Statement("SignalsFresh", True, "Fresh", f"last attempt: {problem.message}")
+    return Statement("SignalsFresh", True, "Fresh")
+
+
+def _site_ready(site: Datacenter, fresh: Statement) -> Statement:
+    if site.spec.service_state is ServiceState.DRAINED:
+        return Statement("Ready", False, "Drained", "spec.serviceState is Drained")
+    if fresh.holds is False:
+        return Statement("Ready", False, "SignalsStale", fresh.message)
+    return Statement("Ready", True, "Ready")
+
+
+def _part(name: str, site: str, pool: ObservedPool, weights: Mapping[str, int]) -> int | None:
+    """The backend's part of its site's weight, by replicas."""
+    if site not in weights or pool.model is None:
+        return None
+    here = [b for b in pool.model.spec.backends if b.datacenter_name == site]
+    replicas = {b.name: b.capacity.replicas if b.capacity else 0 for b in here}
+    total = sum(replicas.values())
+    return round(weights[site] * replicas[name] / total) if total else 0
+
+
+def _artifact() -> Statement:
+    return Statement("ArtifactAccepted", None, "NotNeeded", "the planner uses no artifact")
+
+
+def _planned(
+    policy: ObservedPolicy, verdict: Verdict, outcome: Planned | Refusal | None, plan: RoutingPlan | None, now: datetime
+) -> Statement:
+    if not verdict.is_accepted or policy.model is None:
+        return Statement("Planned", False, "NotAccepted", verdict.message)
+    if isinstance(outcome, Refusal):
+        kept = "; the last plan stays" if plan is not None else "; routers go by capacity"
+        return Statement("Planned", False, outcome.reason, f"{outcome.message}{kept}")
+    if is_paused(policy.model, now):
+        return Statement("Planned", False, "Paused", "no new plans while paused")
+    if plan is None:
+        return Statement("Planned", None, "InsufficientData", "no plan was made yet")
+    return Statement("Planned", True, "Planned", plan.explanation)
+
+
+def _applied(policy: ObservedPolicy, plan: RoutingPlan | None, problem: str, now: datetime) -> Statement:
+    if problem:
+        return Statement("Applied", False, "TableRejected", problem)
+    if policy.model is not None:
+        if is_paused(policy.model, now):
+            return Statement("Applied", False, "Paused", "the last plan stays in the routing tables")
+        if policy.model.spec.mode is Mode.DRY_RUN:
+            return Statement("Applied", False, "DryRun", "spec.mode is DryRun: the plan is shown, not carried out")
+    if plan is None:
+        return Statement("Applied", False, "NotPlanned", "there is no plan")
+    return Statement("Applied", True, "Applied", "published in the routing tables; routers are not asked")
+
+
+def _degraded(policy: ObservedPolicy, outcome: Planned | Refusal | None) -> Statement:
+    if isinstance(outcome, Refusal):
+        reason = "SignalsStale" if outcome.reason == "InsufficientData" else "FallbackInUse"
+        return Statement("Degraded", True, reason, outcome.message)
+    if isinstance(outcome, Planned):
+        if outcome.fallbacks:
+            return Statement("Degraded", True, "SignalsStale", f"signals lost: {', '.join(outcome.fallbacks[:5])}")
+        if outcome.shadow_problem:
+            return Statement("Degraded", False, "AsExpected", f"shadow: {outcome.shadow_problem}")
+        return Statement("Degraded", False, "AsExpected")
+    if policy.status is not None:
+        for condition in policy.status.conditions:
+            if condition.type == "Degraded" and condition.reason in {"SignalsStale", "FallbackInUse", "AsExpected"}:
+                return Statement("Degraded", condition.status.value == "True", condition.reason, condition.message)
+    return Statement("Degraded", False, "AsExpected")
+
+
+def _policy_ready(policy: ObservedPolicy, accepted: Statement, planned: Statement, applied: Statement) -> Statement:
+    if not accepted.holds:
+        return Statement("Ready", False, "NotAccepted", accepted.message)
+    if not planned.holds and planned.reason != "Paused":
+        return Statement("Ready", False, "NotPlanned", planned.message)
+    if not applied.holds and applied.reason not in {"DryRun", "Paused"}:
+        return Statement("Ready", False, "NotApplied", applied.message)
+    return Statement("Ready", True, "Ready", applied.message if not applied.holds else "")
+
+
+def _shadow_status(planned: Planned) -> ShadowStatus | None:
+    if planned.shadow is None:
+        return None
+    estimate = planned.shadow_estimate
+    return ShadowStatus(plan=planned.shadow, estimate=None if estimate is None else MetricsText.of(estimate))
+
+
+def _story(plan: RoutingPlan | None, statements: Sequence[Statement]) -> str:
+    """One line: what is wrong, else what the plan does."""
+    by_type = {statement.type: statement for statement in statements}
+    for name in ("Accepted", "Planned"):
+        if not by_type[name].holds:
+            return by_type[name].message
+    said = plan.explanation if plan is not None else ""
+    mode = by_type["Applied"]
+    return said if mode.holds else f"{mode.reason}: {said}" if said else mode.message

@@ -1,0 +1,190 @@
+"""Plan to ``RoutingTable``: what each router may know, as the ConfigMap it watches.
+
+A policy has one table per origin it names (``marlin-<policy>-<origin>``), because round trips differ by origin, and
+one without origin (``marlin-<policy>``). A table is there in every mode, because a router needs addresses and
+capacities to serve at all; the plan is in it only with ``Enforce``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from marlin.api.datacenter import Datacenter
+from marlin.api.plan import RoutingPlan
+from marlin.api.policy import MarlinPolicy
+from marlin.api.pool import Backend, InferencePool
+from marlin.api.state import FleetState
+from marlin.api.table import CONFIG_MAP_KEY, RoutingTable, TableBackend, TableDatacenter, TablePool
+from marlin.api.values import SecretKeyRef, Tls, Verification
+from marlin.operator.signals.values import SiteReadings
+from marlin.simulator.fluid import capacity_rps, joules_per_token
+from marlin.simulator.twin_state import arrays_from
+
+MOST_BYTES: Final = 1_000_000
+"""Largest table that is written: an API server refuses objects above 1 MiB, metadata included."""
+
+
+class TableTooLargeError(ValueError):
+    """The table does not fit into a ConfigMap."""
+
+
+def table_names(policy: MarlinPolicy) -> dict[str, str | None]:
+    """Names of the policy's ConfigMaps, each with its origin; None for the one without."""
+    base = f"marlin-{policy.metadata.name}"
+    return {base: None} | {f"{base}-{origin.name}": origin.name for origin in policy.spec.origins}
+
+
+def unresolved_backends(pool: InferencePool, sites: Mapping[str, Datacenter]) -> dict[str, str]:
+    """Backends without an address a router can use, with the reason: of the condition ResolvedRefs."""
+    problems = {}
+    for backend in pool.spec.backends:
+        site = sites.get(backend.datacenter_name)
+        if site is not None and site.spec.router is None and backend.pool_ref is not None:
+            problems[backend.name] = (
+                f"backend {backend.name}: poolRef needs spec.router of Datacenter {backend.datacenter_name}"
+            )
+    return problems
+
+
+def routing_table(
+    policy: MarlinPolicy,
+    pools: tuple[InferencePool, ...],
+    sites: tuple[Datacenter, ...],
+    state: FleetState,
+    *,
+    readings: Mapping[str, SiteReadings],
+    plan: RoutingPlan | None,
+    origin: str | None,
+) -> RoutingTable:
+    """The table of the routers of one origin, with generation 0.
+
+    Args:
+        policy: the policy.
+        pools: its pools.
+        sites: its sites, in the order of ``state.datacenters``.
+        state: the fleet, for capacities and energy per token.
+        readings: site to its signals now.
+        plan: the plan in force, or None.
+        origin: whose round trips; None: none are known.
+    """
+    twin = arrays_from(state)
+    capacity = capacity_rps(twin)  # (V, D)
+    per_prompt, per_output = joules_per_token(twin)  # (V, D) each
+    concurrency = (twin.replicas * twin.batch_limit).sum(axis=2)  # (V, D)
+    sharing = max(1, len(policy.spec.origins))
+    position = {site.name: d for d, site in enumerate(state.datacenters)}
+    by_name = {site.metadata.name: site for site in sites}
+    rtt_ms = state.rtt_ms[state.origins.index(origin)] if origin is not None else (0.0,) * len(position)
+    rows = []
+    for v, pool in enumerate(state.pools):
+        document = next(p for p in pools if p.metadata.name == pool.name)
+        usable = [b for b in document.spec.backends if b.datacenter_name in position and address(b, by_name)]
+        total = {name: sum(_replicas(b) for b in usable if b.datacenter_name == name) for name in position}
+        backends = []
+        for backend in usable:
+            d = position[backend.datacenter_name]
+            # Several backends of one site share its capacity by their replicas.
+            part = _replicas(backend) / total[backend.datacenter_name] if total[backend.datacenter_name] else 0.0
+            site = by_name[backend.datacenter_name]
+            member = site.spec.router
+            secret = member.token_secret_ref if member else backend.credentials_secret_ref
+            backends.append(
+                TableBackend(
+                    name=backend.name,
+                    datacenter=backend.datacenter_name,
+                    url=address(backend, by_name),
+                    is_member_router=member is not None,
+                    tls=_tls(backend, site),
+                    credentials_mount=_mount(secret),
+                    capacity_rps=float(capacity[v, d]) * part,
+                    concurrency_at_capacity=float(concurrency[v, d]) * part / sharing or None,
+                    max_concurrent_requests=backend.max_concurrent_requests,
+                    joules_per_prompt_token=float(per_prompt[v, d]),
+                    joules_per_output_token=float(per_output[v, d]),
+                    rtt_ms=rtt_ms[d],
+                )
+            )
+        rows.append(
+            TablePool(
+                name=pool.name,
+                model_name=document.spec.model_name,
+                service_level=document.spec.service_level,
+                allowed_regions=_regions(policy, pool.name, state) if pool.allowed and not all(pool.allowed) else (),
+                backends=tuple(backends),
+            )
+        )
+    return RoutingTable(
+        datacenters=tuple(
+            TableDatacenter(
+                name=site.metadata.name,
+                region=site.spec.location.region,
+                service_state=site.spec.service_state,
+                carbon_gco2_per_kwh=max(0.0, readings[site.metadata.name].carbon.value),
+                water_l_per_kwh=max(0.0, readings[site.metadata.name].water.value),
+                price_usd_per_kwh=readings[site.metadata.name].price.value,
+            )
+            for site in sites
+        ),
+        pools=tuple(rows),
+        plan=plan,
+    )
+
+
+def succeeding(table: RoutingTable, published: RoutingTable | None) -> RoutingTable:
+    """The table with the generation that follows the published one; the published one itself when nothing changed."""
+    if published is None:
+        return table.model_copy(update={"generation": 1})
+    if published.model_copy(update={"generation": 0}) == table.model_copy(update={"generation": 0}):
+        return published
+    return table.model_copy(update={"generation": published.generation + 1})
+
+
+def content(table: RoutingTable) -> dict[str, str]:
+    """The ConfigMap's data.
+
+    Raises:
+        TableTooLargeError: it does not fit.
+    """
+    text = table.model_dump_json(by_alias=True, exclude_none=True)
+    if (size := len(text.encode())) > MOST_BYTES:
+        raise TableTooLargeError(
+            f"the routing table has {size} bytes, a ConfigMap holds {MOST_BYTES}: split the policy into several"
+        )
+    return {CONFIG_MAP_KEY: text}
+
+
+def address(backend: Backend, sites: Mapping[str, Datacenter]) -> str:
+    """Where a first-hop router sends the backend's requests; empty where that is not known."""
+    site = sites.get(backend.datacenter_name)
+    if site is not None and site.spec.router is not None:
+        return site.spec.router.url
+    if backend.url is not None:
+        return backend.url
+    if backend.service_ref is not None:
+        ref = backend.service_ref
+        return f"http://{ref.name}.{ref.namespace}.svc:{ref.port}"
+    return ""
+
+
+def _tls(backend: Backend, site: Datacenter) -> Tls:
+    if site.spec.router is not None:
+        return site.spec.router.tls
+    if backend.url is None:
+        return Tls(verification=Verification.DISABLED)  # a Service inside the cluster is plain http
+    return backend.tls
+
+
+def _mount(secret: SecretKeyRef | None) -> str | None:
+    return None if secret is None else f"{secret.name}/{secret.key}"
+
+
+def _replicas(backend: Backend) -> int:
+    return backend.capacity.replicas if backend.capacity is not None else 0
+
+
+def _regions(policy: MarlinPolicy, pool: str, state: FleetState) -> tuple[str, ...]:
+    """The regions that every residency rule for all origins of a pool allows."""
+    rules = [r for r in policy.spec.residency if not r.origins and (not r.pools or pool in r.pools)]
+    regions = sorted({site.region for site in state.datacenters})
+    return tuple(region for region in regions if all(region in rule.allowed_regions for rule in rules))
