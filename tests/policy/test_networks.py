@@ -51,7 +51,9 @@ def test_sites_and_models_listed_otherwise_are_answered_otherwise_listed(seed: i
     np.testing.assert_allclose(one[:, :, models][:, :, :, sites], two, rtol=1e-6, atol=1e-9)
     intent = some_intent(seed, rows)
     moved = Intent(listed(intent.shares), listed(intent.fill), listed(intent.margin))
-    np.testing.assert_allclose(critic.worth(p, rows, intent), critic.worth(p, other, moved), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        critic.worth(p, rows, intent, preference), critic.worth(p, other, moved, preference), rtol=1e-6, atol=1e-9
+    )
 
 
 @given(seeds)
@@ -65,7 +67,7 @@ def test_what_is_written_of_a_closed_site_changes_nobody_s_answer(seed: int) -> 
     one, two = (actor.propose(p, r, preference).mean for r in (rows, other))
     np.testing.assert_array_equal(one[:, ~is_closed], two[:, ~is_closed])
     intent = some_intent(seed, rows)
-    np.testing.assert_array_equal(critic.worth(p, rows, intent), critic.worth(p, other, intent))
+    np.testing.assert_array_equal(critic.worth(p, rows, intent, preference), critic.worth(p, other, intent, preference))
 
 
 @settings(max_examples=20)
@@ -74,7 +76,7 @@ def test_derivatives_are_those_of_small_steps(seed: int, size: tuple[int, int, i
     p = {name: value.astype(np.float64) for name, value in weights(seed % 7).items()}
     rows = some_rows(seed, *size)
     intent = some_intent(seed, rows)
-    found = critic.derivatives(p, rows, intent)
+    found = critic.derivatives(p, rows, intent, own_preference(rows))
     rng = np.random.default_rng(seed)
     way = Intent(*(rng.normal(size=rows.shape) * rows.mask for _ in range(3)))
     step = 1e-6
@@ -88,6 +90,7 @@ def test_derivatives_are_those_of_small_steps(seed: int, size: tuple[int, int, i
                 intent.fill + length * way.fill,
                 intent.margin + length * way.margin,
             ),
+            own_preference(rows),
         )
 
     slope = (at(step) - at(-step)) / (2 * step)  # (N, agents)

@@ -45,10 +45,14 @@ def test_worth_and_its_derivatives_are_the_same_to_a_hundred_thousandth(seed: in
     given_ = as_tensors(intent)
     for part in (given_.shares, given_.fill, given_.margin):
         part.requires_grad_(True)
-    twins = networks.worth_of_twins(networks.tensors(p), RowTensors.of(rows), given_)  # (J, 2, 1, N)
+    twins = networks.worth_of_twins(
+        networks.tensors(p), RowTensors.of(rows), given_, tensor(own_preference(rows))
+    )  # (J, 2, 1, N)
     lesser = twins.min(dim=1).values[:, 0]  # (J, N)
-    np.testing.assert_allclose(lesser.detach().numpy().T, critic.worth(p, rows, intent), atol=1e-5)
-    found = critic.derivatives(p, rows, intent)
+    np.testing.assert_allclose(
+        lesser.detach().numpy().T, critic.worth(p, rows, intent, own_preference(rows)), atol=1e-5
+    )
+    found = critic.derivatives(p, rows, intent, own_preference(rows))
     for j in range(4):
         slopes = torch.autograd.grad(lesser[j].sum(), [given_.shares, given_.fill, given_.margin], retain_graph=True)
         for slope, ours in zip(slopes, (found.shares, found.fill, found.margin), strict=True):
@@ -74,13 +78,14 @@ def test_actions_mean_the_same_intents(
 
 def test_each_agent_s_own_intents_go_to_its_own_critics() -> None:
     rows, p = RowTensors.of(some_rows(0, 3, 2, 4)), networks.tensors(weights())
+    preference = tensor(np.random.default_rng(1).dirichlet(np.ones(4), (4, 3)))
     parts = [as_tensors(some_intent(seed, some_rows(0, 3, 2, 4))) for seed in range(4)]
     own = IntentTensors(
         *(torch.stack([getattr(part, name) for part in parts]) for name in ("shares", "fill", "margin"))
     )
-    together = networks.worth_of_twins(p, rows, own)
+    together = networks.worth_of_twins(p, rows, own, preference)
     for j, part in enumerate(parts):
-        alone = networks.worth_of_twins(p, rows, part)
+        alone = networks.worth_of_twins(p, rows, part, preference)
         torch.testing.assert_close(together[j], alone[j])
 
 

@@ -31,22 +31,23 @@ class _Pass:
     worth: FloatArray  # (J, N)
 
 
-def worth(parameters: Parameters, rows: Rows, intent: Intent) -> FloatArray:
+def worth(parameters: Parameters, rows: Rows, intent: Intent, preference: FloatArray) -> FloatArray:
     """(N, agents) worth of N intents: the lesser of the twins, as in training.
 
     Args:
         parameters: with the names and shapes of ``critic_shapes``.
         rows: N fleets.
         intent: parts of shape (N, V, D).
+        preference: (agents, N, 4) the weights of the metrics that each agent goes by.
     """
-    each = _forward(parameters, rows, intent).worth.reshape(AGENTS, TWINS, -1)
+    each = _forward(parameters, rows, intent, preference).worth.reshape(AGENTS, TWINS, -1)
     return np.asarray(each.min(axis=1).T)
 
 
-def derivatives(parameters: Parameters, rows: Rows, intent: Intent) -> Intent:
-    """Derivatives of each agent's worth at N intents; parts of shape (agents, N, V, D)."""
+def derivatives(parameters: Parameters, rows: Rows, intent: Intent, preference: FloatArray) -> Intent:
+    """Derivatives of each agent's worth at N intents; parts of shape (agents, N, V, D). Arguments as of ``worth``."""
     p = _named(parameters)
-    there = _forward(parameters, rows, intent)
+    there = _forward(parameters, rows, intent, preference)
     each = there.worth.reshape(AGENTS, TWINS, -1)
     # Only the lesser twin speaks; where both agree the first one does.
     speaks = np.zeros_like(each)
@@ -81,7 +82,7 @@ def _named(parameters: Parameters) -> dict[str, FloatArray]:
     }
 
 
-def _forward(parameters: Parameters, rows: Rows, intent: Intent) -> _Pass:
+def _forward(parameters: Parameters, rows: Rows, intent: Intent, preference: FloatArray) -> _Pass:
     p = _named(parameters)
     n, v, d = rows.shape
     shares = intent.shares * rows.mask
@@ -94,11 +95,11 @@ def _forward(parameters: Parameters, rows: Rows, intent: Intent) -> _Pass:
         ],
         axis=-1,
     )
-    preference = np.broadcast_to(rows.preference[:, None, None], (n, v, d, rows.preference.shape[1]))
-    given = np.concatenate([rows.features, action, preference], axis=-1)
+    given = np.concatenate([rows.features, action], axis=-1)
     many, hidden = len(p["row.weight"]), p["row.weight"].shape[2]
-    row = np.maximum(given.reshape(1, -1, given.shape[-1]) @ p["row.weight"] + p["row.bias"], 0.0)
-    row = row.reshape(many, n, v, d, hidden)
+    of_preference = np.repeat(preference, TWINS, axis=0) @ p["row.of_preference"]  # (J, N, H)
+    row = (given.reshape(1, -1, given.shape[-1]) @ p["row.weight"] + p["row.bias"]).reshape(many, n, v, d, hidden)
+    row = np.maximum(row + of_preference[:, :, None, None], 0.0)
     of_model = np.tanh(np.einsum("jnvdh,nvd->jnvh", row, rows.weight) @ p["pool.weight"][:, None])
     of_fleet = np.einsum("jnvp,nv->jnp", of_model, rows.demand)
     mixed = np.maximum(

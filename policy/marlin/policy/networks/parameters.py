@@ -62,7 +62,8 @@ def critic_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
     """Shapes of the twin critics' weights, each with agents times twins in front."""
     many, hidden, pooled = AGENTS * TWINS, settings.critic_hidden, settings.pooled
     return {
-        "critic.row.weight": (many, FEATURES + ACTION_FEATURES + PREFERENCE, hidden),
+        "critic.row.weight": (many, FEATURES + ACTION_FEATURES, hidden),
+        "critic.row.of_preference": (many, PREFERENCE, hidden),
         "critic.row.bias": (many, 1, hidden),
         "critic.pool.weight": (many, hidden, pooled),
         "critic.mix.weight": (many, hidden, hidden),

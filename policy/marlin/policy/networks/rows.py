@@ -45,7 +45,7 @@ class Rows:
     weight: FloatArray  # (N, V, D) share of the model's open capacity: what means over sites are weighted by
     load: FloatArray  # (N, V, D) utilisation of the site if it got all of the model's forecast
     demand: FloatArray  # (N, V) share of the fleet's work: what means over models are weighted by
-    preference: FloatArray  # (N, 4)
+    preference: FloatArray  # (N, 4) of the user, as observed; no part of the features
 
     @property
     def shape(self) -> tuple[int, int, int]:

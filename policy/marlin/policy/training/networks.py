@@ -30,7 +30,6 @@ class RowTensors:
     weight: Tensor  # (N, V, D)
     load: Tensor  # (N, V, D)
     demand: Tensor  # (N, V)
-    preference: Tensor  # (N, 4)
 
     @classmethod
     def of(cls, rows: Rows) -> RowTensors:
@@ -81,13 +80,14 @@ def propose(p: Weights, rows: RowTensors, preference: Tensor) -> tuple[Tensor, T
     return mean, middle + half * torch.tanh(log_std)
 
 
-def worth_of_twins(p: Weights, rows: RowTensors, intent: IntentTensors) -> Tensor:
+def worth_of_twins(p: Weights, rows: RowTensors, intent: IntentTensors, preference: Tensor) -> Tensor:
     """What both critics of each agent make of intents, (J, 2, M, N).
 
     Args:
         p: with the names of ``critic_shapes``.
         rows: N fleets.
         intent: (M, N, V, D) M intents for each fleet, or (J, M, N, V, D) those of each agent for its own critics.
+        preference: (J, N, 4) the weights of the metrics that each agent goes by.
     """
     n, v, d = rows.mask.shape
     every = [part * rows.mask for part in (intent.shares, intent.fill, intent.margin - 1.0)]
@@ -95,12 +95,12 @@ def worth_of_twins(p: Weights, rows: RowTensors, intent: IntentTensors) -> Tenso
     action = torch.stack([shares, torch.clamp(shares * rows.load, max=MOST_LOAD), every[1], every[2]], dim=-1)
     own = action.dim() == 6
     many = action.shape[-5]  # M
-    state = torch.cat([rows.features, rows.preference[:, None, None].expand(n, v, d, -1)], dim=-1)
-    first, last = rows.features.shape[-1], rows.features.shape[-1] + action.shape[-1]
+    first = rows.features.shape[-1]
     weight = p["critic.row.weight"]
     # The state's part is the same for every intent: it is worked out once.
-    of_state = state @ torch.cat([weight[:, :first], weight[:, last:]], dim=1)[:, None, None]  # (JT, N, V, D, H)
-    of_action = weight[:, first:last].reshape(AGENTS, TWINS, 1, 1, 1, last - first, -1)
+    of_preference = preference.repeat_interleave(TWINS, dim=0) @ p["critic.row.of_preference"]  # (JT, N, H)
+    of_state = rows.features @ weight[:, :first][:, None, None] + of_preference[:, :, None, None]  # (JT, N, V, D, H)
+    of_action = weight[:, first:].reshape(AGENTS, TWINS, 1, 1, 1, action.shape[-1], -1)
     given = action[:, None] if own else action[None, None]  # (J or 1, 1, M, N, V, D, 4)
     hidden = given @ of_action + of_state.reshape(AGENTS, TWINS, 1, *of_state.shape[1:])
     row = torch.relu(hidden + p["critic.row.bias"].reshape(AGENTS, TWINS, 1, 1, 1, 1, -1))
