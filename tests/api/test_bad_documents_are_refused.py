@@ -108,3 +108,8 @@ def test_a_good_document_is_accepted_and_reads_back_as_it_was_written(kind: str)
     assert len(once.datacenters + once.pools + once.policies) == 1
     again = load_documents(dump_documents(once.datacenters + once.pools + once.policies), "again.yaml")
     assert (again.datacenters, again.pools, again.policies) == (once.datacenters, once.pools, once.policies)
+
+
+def test_a_scenario_file_is_sent_to_the_command_that_takes_it() -> None:
+    with pytest.raises(DocumentError, match=r"study.yaml:1: this is a scenario file, which marlin simulate --scenario"):
+        load_documents("scenario: {base: demo-3}", "study.yaml")

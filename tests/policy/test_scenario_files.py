@@ -126,14 +126,14 @@ def test_there_are_examples() -> None:
 def test_paths_in_a_file_are_meant_from_where_it_lies(tmp_path: Path) -> None:
     (tmp_path / "counts.csv").touch()
     text = "scenario:\n  fleet: fleet.yaml\n  data: full\n  trace: azure2023:counts.csv\n"
-    assert load_scenario(text, str(tmp_path / "s.yaml")) == {
+    assert load_scenario(text, str(tmp_path / "s.yaml"))[0] == {
         "fleet": str(tmp_path / "fleet.yaml"),
         "data": str(tmp_path / "full"),
         "trace": f"azure2023:{tmp_path / 'counts.csv'}",
     }
     for trace in ("burstgpt", "mmpp:burst_ratio=20", "diurnal:days=2,amplitude=0.5"):
-        assert load_scenario(f"scenario:\n  trace: {trace}\n", str(tmp_path / "s.yaml")) == {"trace": trace}
-    assert load_scenario("scenario:\n  trace: no.csv\n", "some/s.yaml") == {"trace": "some/no.csv"}
+        assert load_scenario(f"scenario:\n  trace: {trace}\n", str(tmp_path / "s.yaml"))[0] == {"trace": trace}
+    assert load_scenario("scenario:\n  trace: no.csv\n", "some/s.yaml")[0] == {"trace": "some/no.csv"}
 
 
 @pytest.mark.timeout(300)

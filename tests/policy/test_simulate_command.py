@@ -52,7 +52,7 @@ def summary(*arguments: str) -> dict[str, Any]:
         ("--set patince_s=30", "did you mean patience_s?"),
         ("--set patience_s", "'patience_s' is not NAME=VALUE"),
         ("--set blowdown=theirs", "--set blowdown: 'theirs' is not known; there are ours, paper"),
-        ("--drain sgg", "drain: the fleet has no 'sgg'; did you mean sg?"),
+        ("--drain sgg", "--drain: the fleet has no 'sgg'; did you mean sg?"),
         ("--fail sg@9-3", "'sg@9-3' ends before it begins"),
         ("--absent sg@1 --engine request-level", "the request-level engine follows one fleet"),
         ("--fail sg@96", "sg@96 is after the last epoch, which is 95"),
@@ -247,8 +247,15 @@ def test_a_scenario_may_come_from_standard_input() -> None:
         marlin, ["simulate", "--quiet", "--scenario", "-", "--json"], input="scenario:\n  base: demo-3\n  seed: 3\n"
     )
     assert json.loads(result.stdout)["seed"] == 3
-    result = CliRunner().invoke(marlin, ["simulate", "--scenario", "-"], input="scenario:\n  sed: 3\n")
-    assert result.output == "Error: standard input:2: scenario.sed: unknown key; did you mean seed?\n"
+    for text, message in (
+        ("scenario:\n  sed: 3\n", "standard input:2: scenario.sed: unknown key; did you mean seed?"),
+        (
+            "scenario:\n  base: demo-3\n  drain:\n    - sg\n    - gb\n",
+            "standard input:5: scenario.drain.1: the fleet has no 'gb'; did you mean sg?",
+        ),
+    ):
+        result = CliRunner().invoke(marlin, ["simulate", "--scenario", "-"], input=text)
+        assert result.output == f"Error: {message}\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])

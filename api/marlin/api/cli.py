@@ -12,7 +12,6 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
@@ -101,7 +100,7 @@ def _missing(name: str, entry: Entry, error: ModuleNotFoundError) -> click.Click
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("marlin"), prog_name="marlin")
+@click.version_option(package_name="marlin", prog_name="marlin")
 def marlin() -> None:
     """Send each language-model request to the right datacenter.
 

@@ -159,6 +159,8 @@ def _kind_of(document: Mapping[str, Any], where: str) -> str:
     kind, version = document.get("kind"), document.get("apiVersion")
     if kind == "ConfigMap" and version == "v1":
         return "ConfigMap"
+    if kind is None and "scenario" in document:
+        raise DocumentError(f"{where}: this is a scenario file, which marlin simulate --scenario checks and runs")
     if kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KINDS)}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from marlin.policy.planner import Planner
     from marlin.policy.simulating import Watch
-    from marlin.simulator.scenario_file import Scenario
+    from marlin.simulator.scenario_file import Scenario, Where
 
 # Everything that needs NumPy or pydantic is imported inside the functions, so that --help answers at once.
 
@@ -183,8 +183,8 @@ def simulate(
     from marlin.policy.simulating import prepare  # noqa: PLC0415
     from marlin.simulator.results import ResultsWriter  # noqa: PLC0415
 
-    scenario = _scenario(given | ({"compare": False} if no_compare else {}))
-    experiment = prepare(scenario)
+    scenario, where = _scenario(given | ({"compare": False} if no_compare else {}))
+    experiment = prepare(scenario, where)
     if (forewarning := experiment.forewarning()) is not None:
         click.echo(f"warning: {forewarning}", err=True)
     click.get_current_context().with_resource(_ended_in_order())
@@ -234,8 +234,8 @@ def _ended_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _scenario(given: Mapping[str, Any]) -> Scenario:
-    """What the options say, over what a scenario file says."""
+def _scenario(given: Mapping[str, Any]) -> tuple[Scenario, Where]:
+    """What the options say, over what a scenario file says; and which of them said it, for messages."""
     from pydantic.alias_generators import to_camel  # noqa: PLC0415
 
     from marlin.simulator.scenario_file import checked  # noqa: PLC0415
@@ -243,8 +243,9 @@ def _scenario(given: Mapping[str, Any]) -> Scenario:
     written = {to_camel(name): value for name, value in given.items() if _is_given(name, value)}
     named = written.pop("scenario", None)
     in_file: dict[str, Any] = {}
+    in_file_where: Where = lambda location: str(location[0])  # noqa: E731 replaced where there is a file
     if named is not None and _is_file(named):
-        in_file = _read(named)
+        in_file, in_file_where = _read(named)
     elif named is not None and "fleet" in written:
         raise click.UsageError("give either --scenario or --fleet")
     elif named is not None:
@@ -257,12 +258,12 @@ def _scenario(given: Mapping[str, Any]) -> Scenario:
     def where(location: tuple[int | str, ...]) -> str:
         key = str(location[0])
         if key not in written:
-            return f"{'standard input' if named == '-' else named}: {key}"
+            return in_file_where(location)
         if key == "settings":
             return " ".join(["--set", *map(str, location[1:])])
         return {"base": "--scenario"}.get(key, "--" + "".join(f"-{c.lower()}" if c.isupper() else c for c in key))
 
-    return checked(in_file | written, where)
+    return checked(in_file | written, where), where
 
 
 def _is_given(name: str, value: object) -> bool:
@@ -274,7 +275,7 @@ def _is_file(named: str) -> bool:
     return named == "-" or named.endswith((".yaml", ".yml", ".json")) or "/" in named
 
 
-def _read(named: str) -> dict[str, Any]:
+def _read(named: str) -> tuple[dict[str, Any], Where]:
     from marlin.api.errors import InputError  # noqa: PLC0415
     from marlin.simulator.scenario_text import load_scenario  # noqa: PLC0415
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from marlin.api.metrics import METRIC_NAMES
 from marlin.policy.simulating import Experiment, Watch
@@ -63,12 +63,13 @@ def progress(what: str, epochs: int, *, quiet: bool) -> Iterator[list[Watch]]:
         yield [lambda epoch, tally: _day_line(console, what, epoch, tally)]
     else:
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[now]}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(table_column=Column(no_wrap=True, min_width=7)),
+            # What does not fit a narrow terminal is cut off here, instead of squeezing the bar.
+            TextColumn("{task.fields[now]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
-        with Progress(*columns, console=console, transient=True) as bar:
+        with Progress(*columns, console=console, transient=True, expand=True) as bar:
             task = bar.add_task(what, total=epochs, now="")
 
             def show(epoch: Epoch, tally: Tally) -> None:

@@ -31,7 +31,7 @@ from marlin.simulator.fluid import Form
 from marlin.simulator.hourly_signals import HourlySignals, hourly_signals
 from marlin.simulator.outages import absent, outage, without
 from marlin.simulator.scenario import scenario_documents
-from marlin.simulator.scenario_file import DEFAULT_BASE, Scenario, nearest
+from marlin.simulator.scenario_file import DEFAULT_BASE, Scenario, Where, nearest
 from marlin.simulator.signals import CarbonAccounting, PriceKind, SignalOptions, built_in_signals
 from marlin.simulator.workload.burstgpt import aggregates_from
 from marlin.simulator.workload.names import trace_by_name
@@ -130,14 +130,18 @@ class Experiment:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def prepare(scenario: Scenario) -> Experiment:
+def prepare(scenario: Scenario, where: Where = lambda location: str(location[0])) -> Experiment:
     """Reads what a scenario names.
+
+    Args:
+        scenario: what to simulate.
+        where: says in messages where a key was written. Default: the key.
 
     Raises:
         InputError: a file cannot be read, or a name in it leads nowhere.
         MarlinError: the engine's libraries are not installed.
     """
-    documents = _kept(_documents(scenario), scenario)
+    documents = _kept(_documents(scenario), scenario, where)
     options = SignalOptions(CarbonAccounting(scenario.carbon), PriceKind(scenario.price))
     data = None if scenario.data is None else Path(scenario.data)
     signals = built_in_signals(options) if data is None else hourly_signals(
@@ -159,7 +163,7 @@ def prepare(scenario: Scenario) -> Experiment:
         origins=Origins(scenario.origins),
         settings=scenario.twin_settings,
     )
-    study = _with_outages(study, scenario, [site.metadata.name for site in documents.datacenters])
+    study = _with_outages(study, scenario, [site.metadata.name for site in documents.datacenters], where)
     if scenario.power_down is not None:
         study = with_power_down(study, PowerDown(scenario.power_down))
     kind = planner_kind(scenario.planner)
@@ -191,10 +195,12 @@ def _documents(scenario: Scenario) -> Documents:
     return load_documents(text, scenario.fleet)
 
 
-def _kept(documents: Documents, scenario: Scenario) -> Documents:
+def _kept(documents: Documents, scenario: Scenario, where: Where) -> Documents:
     """Without the sites and pools that are not wanted; what leads to them goes too."""
-    sites = _chosen("datacenters", scenario.datacenters, [site.metadata.name for site in documents.datacenters])
-    pools = _chosen("pools", scenario.pools, [pool.metadata.name for pool in documents.pools])
+    sites = _chosen(
+        where(("datacenters",)), scenario.datacenters, [site.metadata.name for site in documents.datacenters]
+    )
+    pools = _chosen(where(("pools",)), scenario.pools, [pool.metadata.name for pool in documents.pools])
     kept_pools = []
     for pool in documents.pools:
         backends = tuple(b for b in pool.spec.backends if b.datacenter_name in sites)
@@ -213,25 +219,28 @@ def _kept(documents: Documents, scenario: Scenario) -> Documents:
     )
 
 
-def _chosen(key: str, wanted: Sequence[str], there: Sequence[str]) -> Sequence[str]:
+def _chosen(place: str, wanted: Sequence[str], there: Sequence[str]) -> Sequence[str]:
     for name in wanted:
         if name not in there:
-            raise InputError(f"{key}: the fleet has no {name!r}; {nearest(name, there)}")
+            raise InputError(f"{place}: the fleet has no {name!r}; {nearest(name, there)}")
     return wanted or there
 
 
-def _with_outages(study: Study, scenario: Scenario, sites: Sequence[str]) -> Study:
+def _with_outages(study: Study, scenario: Scenario, sites: Sequence[str], where: Where) -> Study:
     drained = [outage(text) for text in scenario.drain]
     failed = [outage(text) for text in scenario.fail]
     missing = [outage(text) for text in scenario.absent]
     if missing and scenario.engine != "fluid":
-        raise InputError("absent: the request-level engine follows one fleet through; drain the site, or use fluid")
+        raise InputError(
+            f"{where(('absent',))}: the request-level engine follows one fleet through; drain the site, or use fluid"
+        )
     for key, outages in (("drain", drained), ("fail", failed), ("absent", missing)):
-        _chosen(key, [o.site for o in outages], sites)
-        for o in outages:
+        for i, o in enumerate(outages):
+            place = where((key, i))
+            _chosen(place, [o.site], sites)
             if o.first_epoch >= study.epochs:
                 raise InputError(
-                    f"{key}: {o.site}@{o.first_epoch} is after the last epoch, which is {study.epochs - 1}"
+                    f"{place}: {o.site}@{o.first_epoch} is after the last epoch, which is {study.epochs - 1}"
                 )
     if not drained and not failed and not missing:
         return study

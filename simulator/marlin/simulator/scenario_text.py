@@ -15,14 +15,14 @@ from typing import Any, Final
 import yaml
 
 from marlin.api.errors import InputError
-from marlin.simulator.scenario_file import checked
+from marlin.simulator.scenario_file import Where, checked
 
 MAX_BYTES: Final = 2**20
 """More text than this is no scenario; it is refused before it is parsed."""
 
 
-def load_scenario(text: str, source: str) -> dict[str, Any]:
-    """The keys of a scenario file, checked.
+def load_scenario(text: str, source: str) -> tuple[dict[str, Any], Where]:
+    """The keys of a scenario file, checked; and where each stands, for messages about what shows later.
 
     Args:
         text: its content.
@@ -46,7 +46,7 @@ def load_scenario(text: str, source: str) -> dict[str, Any]:
         return f"{source}:{_line(node, path)}: {'.'.join(map(str, path))}"
 
     checked(values, where)
-    return _with_paths(values, Path(source).parent)
+    return _with_paths(values, Path(source).parent), where
 
 
 class _RefusedError(yaml.composer.ComposerError):
