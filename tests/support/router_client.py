@@ -70,6 +70,17 @@ class LocalWorkers:
             if live.backend.url == url:
                 self.plane.balancer.report_probe(live, is_well=is_well)
 
+    @property
+    def on_suspect(self) -> Callable[[str], None]:
+        return self.plane.on_suspect
+
+    @on_suspect.setter
+    def on_suspect(self, take: Callable[[str], None]) -> None:
+        self.plane.on_suspect = take
+
+    def unanswered(self, url: str) -> None:
+        self.plane.was_unanswered(url)
+
     async def reports(self) -> list[Report]:
         return [report_of(self.plane, 1)]
 

@@ -70,6 +70,7 @@ class LiveBackend:
         slot: its cell on the load page.
         service_time_s, best_service_time_s: running mean of how long requests took; the lowest that mean has been.
         failures: in a row.
+        silent_since_s: since when it holds requests and says nothing.
     """
 
     __slots__ = (
@@ -89,6 +90,7 @@ class LiveBackend:
         "peer",
         "rest_until_s",
         "service_time_s",
+        "silent_since_s",
         "site",
         "slot",
     )
@@ -104,6 +106,7 @@ class LiveBackend:
         self.last_pick = 0
         self.back_off_until_s = 0.0
         self.rest_until_s = 0.0
+        self.silent_since_s = 0.0
         self.failures = 0
         self.is_well = True
         """What the last probe said; a backend is taken to be well until one says otherwise."""

@@ -29,7 +29,9 @@ from marlin.router.messages import (
     Ready,
     Report,
     Stop,
+    Suspect,
     ToWorker,
+    Unanswered,
     Verdict,
 )
 from marlin.router.settings import Settings
@@ -53,8 +55,14 @@ class Workers(Protocol):
     def adopt(self, table: Table) -> None:
         """Gives them a table."""
 
+    on_suspect: Callable[[str], None]
+    """Called with a backend's address when it holds requests and is silent."""
+
     def verdict(self, url: str, *, is_well: bool) -> None:
         """Tells them what a probe found."""
+
+    def unanswered(self, url: str) -> None:
+        """Tells them that a backend left two probes in a row unanswered."""
 
     async def reports(self) -> list[Report]:
         """Everything they counted; what workers counted that are gone comes as a report of its own."""
@@ -100,6 +108,7 @@ class Crew:
         self._number = 0
         self._is_stopping = False
         self._stopping = asyncio.Event()
+        self.on_suspect: Callable[[str], None] = lambda _: None
         self._keepers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -128,6 +137,10 @@ class Crew:
         """Tells all workers, and those to come, what a probe found."""
         self._verdicts[url] = is_well
         self._send(Verdict(url, is_well))
+
+    def unanswered(self, url: str) -> None:
+        """Tells all workers that a backend left two probes in a row unanswered."""
+        self._send(Unanswered(url))
 
     async def reports(self) -> list[Report]:
         """What the workers counted; from one that does not answer in time, what it said last."""
@@ -232,6 +245,8 @@ class Crew:
             member.is_ready.set()
         elif isinstance(message, Idle):
             member.is_idle.set()
+        elif isinstance(message, Suspect):
+            self.on_suspect(message.url)
         else:
             member.report = message
             if message.number == self._number:

@@ -284,6 +284,28 @@ class Flow:
             self._let_go()
             self._refuse(UpstreamFailedError(f"the backend closed the connection: {why}"))
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether its reply has."""
+        return self._reply is not None
+
+    def move_on(self) -> None:
+        """Leaves a hung backend for another one, once, where there is one and the retry budget allows it."""
+        live, plane = self.live, self._plane
+        if live is None or self._pool is None or self._resends >= MAX_RESENDS:
+            return
+        now_s = plane.clock()
+        tried = (*self._tried, live)
+        if plane.balancer.choose(self._pool, now_s, tried, is_forwarded=self.head.is_forwarded) is None:
+            return
+        if plane.budget.take(now_s):
+            self._resends += 1
+            live.peer.cell.count_retry("hung")
+            link, self._link = self._link, None
+            if link is not None:
+                link.give_up()
+            self._try_another(live)
+
     def _try_another(self, live: LiveBackend) -> None:
         self._tried += (live,)
         self._let_go()

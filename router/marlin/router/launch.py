@@ -63,8 +63,10 @@ async def controlling(settings: Settings, workers: Workers) -> AsyncIterator[Con
 
     async with contextlib.AsyncExitStack() as stack:
         metrics = Metrics(table, time.time)
-        probes = Probes(table, workers.verdict, settings.probe_interval_s, settings.secrets_dir)
+        probes = Probes(table, workers.verdict, workers.unanswered, settings.probe_interval_s, settings.secrets_dir)
         await stack.enter_async_context(probes)
+        if settings.probe_interval_s > 0:
+            workers.on_suspect = probes.suspect
 
         def adopt(taken: Table) -> None:
             probes.forget_certificates()

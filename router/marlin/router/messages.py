@@ -52,6 +52,12 @@ class Verdict(msgspec.Struct, frozen=True, tag=True):
     is_well: bool
 
 
+class Unanswered(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: a backend left two probes in a row unanswered."""
+
+    url: str
+
+
 class Ask(msgspec.Struct, frozen=True, tag=True):
     """To a worker: send a report."""
 
@@ -70,6 +76,12 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """From a worker: it accepts connections."""
+
+
+class Suspect(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: a backend that holds requests has been silent; is it well?"""
+
+    url: str
 
 
 class Idle(msgspec.Struct, frozen=True, tag=True):
@@ -99,8 +111,8 @@ class Report(msgspec.Struct, frozen=True, tag=True):
     backends: list[BackendReport]
 
 
-ToWorker = Begin | Adopt | Verdict | Ask | Drain | Stop
-FromWorker = Ready | Idle | Report
+ToWorker = Begin | Adopt | Verdict | Unanswered | Ask | Drain | Stop
+FromWorker = Ready | Idle | Suspect | Report
 
 _LENGTH_BYTES: Final = 4
 

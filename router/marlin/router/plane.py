@@ -32,6 +32,18 @@ _LOG = logging.getLogger("marlin.router")
 LOOK_S: Final = 0.25
 """Between two looks at the clock."""
 
+SUSPECT_S: Final = 1.25
+"""Silence of a backend that holds requests after which it is asked whether it is well; two probes that go unanswered
+take another second, so that the answer is there when it has been silent for ``HUNG_S``."""
+
+HUNG_S: Final = 2.0
+"""Silence after which it is taken to be hung, if it left two probes unanswered too."""
+
+MIN_MOVED: Final = 8
+MOVED_SHARE: Final = 0.1
+"""Of a hung backend's requests, as many are sent elsewhere as the greater of the two allows: some requests, or a share
+of all in flight. Moving all of a large backend's would be the next one's end."""
+
 
 class Plane:
     """Everything a worker's connections share.
@@ -71,6 +83,8 @@ class Plane:
         self.flows: dict[Flow, None] = {}
         self.clients: dict[Downstream, None] = {}
         self.is_draining = False
+        self.on_suspect: Callable[[str], None] = lambda _: None
+        """Called with the address of a backend that holds requests and is silent."""
         self._own_cell = self.tally.cell("", "")
         self._log = None if write_log is None else AccessLog(settings.log_format, write_log, wall_clock)
         self._contexts = Contexts(settings.secrets_dir)
@@ -176,8 +190,27 @@ class Plane:
             client.look_at_clock(now_s)
         for live in self.balancer.all_live():
             live.peer.drop_stale(now_s)
+            if live.peer.is_heard or not live.own_in_flight or live.silent_since_s == 0.0:
+                live.peer.is_heard = False
+                live.silent_since_s = now_s
+            elif now_s - live.silent_since_s >= SUSPECT_S and not live.is_down(now_s):
+                self.on_suspect(live.backend.url)
         if self._log is not None:
             self._log.flush()
+
+    def was_unanswered(self, url: str) -> None:
+        """A backend left two probes unanswered: if it is silent here too, it is left alone and requests move on."""
+        now_s = self.clock()
+        for live in list(self.balancer.all_live()):
+            is_silent = live.own_in_flight and not live.peer.is_heard and now_s - live.silent_since_s >= HUNG_S
+            if live.backend.url != url or not is_silent or live.is_down(now_s):
+                continue
+            _LOG.warning("backend %s of pool %s is hung", live.backend.name, live.backend.pool)
+            live.peer.cell.count_upstream_error("hung")
+            self.balancer.report_probe(live, is_well=False)
+            held = [flow for flow in self.flows if flow.live is live and not flow.has_begun]
+            for flow in held[: max(MIN_MOVED, int(MOVED_SHARE * len(self.flows)))]:
+                flow.move_on()
 
     def drain(self) -> None:
         """From now on, every connection ends with its request."""

@@ -1,8 +1,9 @@
 """Asks every backend for its health, so that a dead one is left alone and a returned one is used again soon.
 
 Only what is certain counts: a refused connection or a 5xx takes a backend out, an answer brings it back. A probe that
-goes unanswered says nothing, because an engine under full load answers late (a member router is asked for /readyz, a
-vLLM for /health). ``launch`` runs it in the control process; the workers get the verdicts.
+goes unanswered says nothing by itself, because an engine under full load answers late (a member router is asked for
+/readyz, a vLLM for /health). When workers suspect a backend that holds requests and is silent, it is asked twice at
+once, and they are told if both go unanswered. ``launch`` runs it in the control process.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ DOWN_INTERVAL_S: Final = 0.5
 """Between two probes of a backend that is down: its return is noticed this soon."""
 
 
+SUSPECT_TIMEOUT_S: Final = 0.5
+"""How long a suspect gets for each of two answers."""
+
+
 class OnVerdict(Protocol):
     """Takes what a probe found."""
 
@@ -38,18 +43,26 @@ class Probes:
     Args:
         table: the table in force.
         on_verdict: called with each verdict, also when nothing has changed: good news ends a back-off.
+        on_unanswered: called with the address of a suspect that did not answer.
         interval_s: between two probes of a backend that is up.
         secrets_dir: where certificates are mounted.
     """
 
     def __init__(
-        self, table: Callable[[], Table], on_verdict: OnVerdict, interval_s: float, secrets_dir: Path | None
+        self,
+        table: Callable[[], Table],
+        on_verdict: OnVerdict,
+        on_unanswered: Callable[[str], None],
+        interval_s: float,
+        secrets_dir: Path | None,
     ) -> None:
         self._table = table
         self._on_verdict = on_verdict
+        self._on_unanswered = on_unanswered
         self._interval_s = interval_s
         self._contexts = Contexts(secrets_dir)
         self._down: set[str] = set()
+        self._checks: dict[str, asyncio.Task[None]] = {}
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
@@ -65,6 +78,9 @@ class Probes:
 
     async def __aexit__(self, *_: object) -> None:
         """Closes it."""
+        for task in list(self._checks.values()):
+            task.cancel()
+        await asyncio.gather(*self._checks.values(), return_exceptions=True)
         await self._session.close()
 
     def forget_certificates(self) -> None:
@@ -90,6 +106,26 @@ class Probes:
             by_address.setdefault(backend.url, backend)
         self._down &= set(by_address)
         await asyncio.gather(*(self._probe(b) for url, b in by_address.items() if urls is None or url in urls))
+
+    def suspect(self, url: str) -> None:
+        """Asks a backend twice at once, unless that is being done already."""
+        backend = next((b for b in self._table().backends() if b.url == url), None)
+        if backend is None or url in self._checks:
+            return
+        task = self._checks[url] = asyncio.get_running_loop().create_task(self._check(backend))
+        task.add_done_callback(lambda _: self._checks.pop(url, None))
+
+    async def _check(self, backend: Backend) -> None:
+        for _ in range(2):
+            try:
+                async with asyncio.timeout(SUSPECT_TIMEOUT_S):
+                    if await self._is_well(backend) is not None:
+                        return
+            except TimeoutError:
+                continue
+        # From now on it is asked as often as one that is down, so that its return is noticed.
+        self._down.add(backend.url)
+        self._on_unanswered(backend.url)
 
     async def _probe(self, backend: Backend) -> None:
         is_well = await self._is_well(backend)

@@ -44,6 +44,7 @@ class Peer:
         authorization_line: what replaces the client's Authorization; None passes the client's on.
         cell: where its requests are counted.
         log: how the access log names it.
+        is_heard: set whenever it sends something; taken back by whoever looks.
         idle: connections without a request, the one used last at the end.
     """
 
@@ -58,6 +59,7 @@ class Peer:
         "cell",
         "host_line",
         "idle",
+        "is_heard",
         "log",
         "prefix",
         "reply_tail",
@@ -71,6 +73,7 @@ class Peer:
         self._clock = clock
         self._connect_timeout_s = connect_timeout_s
         self.idle: dict[Link, None] = {}
+        self.is_heard = False
 
     def describe(
         self, backend: Backend, ssl_of: Callable[[BackendTls], ssl.SSLContext], origin: str | None, epoch: int | None
@@ -196,6 +199,7 @@ class Link(asyncio.Protocol):
             # Nobody asked: a goodbye like uvicorn's 408, or a backend out of step.
             self._retire()
             return
+        self.peer.is_heard = True
         waits_for = self._waits_for
         if waits_for == _CHUNKS:
             # This is what every event of every stream goes through.

@@ -36,7 +36,9 @@ from marlin.router.messages import (
     Ready,
     Report,
     Stop,
+    Suspect,
     ToWorker,
+    Unanswered,
     Verdict,
 )
 from marlin.router.plane import Plane
@@ -87,6 +89,7 @@ class Worker:
             configure(settings.log_format)
             write_log = self._write_log if settings.has_access_log else None
             self._plane = Plane(settings, time.monotonic, time.time, self._page, write_log)
+            self._plane.on_suspect = lambda url: self._channel.send(Suspect(url))
             return
         if isinstance(message, Stop):
             self._stop.set()
@@ -105,6 +108,8 @@ class Worker:
             for live in plane.balancer.all_live():
                 if live.backend.url == message.url:
                     plane.balancer.report_probe(live, is_well=message.is_well)
+        elif isinstance(message, Unanswered):
+            plane.was_unanswered(message.url)
         elif isinstance(message, Ask):
             self._channel.send(report_of(plane, message.number))
         else:
