@@ -8,9 +8,10 @@ have rows too; the mask tells them apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from marlin.simulator.environments import observation
 from marlin.simulator.physics import FloatArray
@@ -54,7 +55,7 @@ class Rows:
         return n, v, d
 
 
-def rows_of(observations: FloatArray, models: int, sites: int) -> Rows:
+def rows_of(observations: NDArray[np.floating[Any]], models: int, sites: int) -> Rows:
     """Rows of observations (N, F).
 
     Raises:

@@ -1,0 +1,126 @@
+"""Transitions with everything that relabelling needs, in rings of fixed size.
+
+A transition does not hold a reward but its parts, so that it can be read again as if somebody with another preference
+had been there (hindsight), or another agent (cross-labelling). Two rings, as in the paper: one for the present epochs,
+one that keeps a sample of all epochs before; ``mixed`` draws from both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlin.simulator.environments.action import Intent
+from marlin.simulator.environments.reward import RewardSettings, Terms
+
+PRESENT: Final = 20_000
+PAST: Final = 5_000
+PRESENT_PART: Final = 0.3
+"""Part of a batch that is drawn from the present; the rest is the past (section 6)."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Transitions:
+    """N steps of single lanes."""
+
+    observation: Floats  # (N, F)
+    shares: Floats  # (N, V, D)
+    fill: Floats  # (N, V, D)
+    margin: Floats  # (N, V, D)
+    gain: Floats  # (N, 4)
+    trend: Floats  # (N, 4)
+    asleep: Floats  # (N,)
+    late: Floats  # (N,)
+    following: Floats  # (N, F)
+
+    @classmethod
+    def of(cls, observation: Floats, intent: Intent, terms: Terms, following: Floats) -> Self:
+        """What one step of N lanes leaves."""
+        every = (
+            observation, intent.shares, intent.fill, intent.margin, terms.gain, terms.trend, terms.asleep, terms.late,
+            following,
+        )  # fmt: skip
+        return cls(*(np.asarray(part, dtype=np.float32) for part in every))
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.late)
+
+    def take(self, index: NDArray[np.int64]) -> Transitions:
+        """Some of them."""
+        return Transitions(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def rewards(self, preference: Floats, settings: RewardSettings) -> Floats:
+        """(..., N) what they are worth to whoever goes by ``preference`` (..., N, 4)."""
+        own = (preference * (self.gain + settings.trend * self.trend)).sum(axis=-1)
+        return np.asarray(own + settings.asleep * self.asleep - settings.late * self.late, dtype=np.float32)
+
+
+@dataclass(slots=True)
+class Ring:
+    """The last so many transitions."""
+
+    size: int
+    held: int = 0
+    _next: int = 0
+    _rows: dict[str, Floats] = field(default_factory=dict)
+
+    def add(self, new: Transitions) -> None:
+        """Keeps them; the oldest go."""
+        where = (self._next + np.arange(len(new))) % self.size
+        for f in fields(new):
+            values = getattr(new, f.name)
+            if f.name not in self._rows:
+                self._rows[f.name] = np.zeros((self.size, *values.shape[1:]), dtype=np.float32)
+            self._rows[f.name][where] = values
+        self._next = int((self._next + len(new)) % self.size)
+        self.held = min(self.held + len(new), self.size)
+
+    def draw(self, rng: np.random.Generator, count: int) -> Transitions:
+        """``count`` of those held, with repetition."""
+        return Transitions(**self._rows).take(rng.integers(self.held, size=count))
+
+
+@dataclass(slots=True)
+class Memory:
+    """The two rings."""
+
+    present: Ring = field(default_factory=lambda: Ring(PRESENT))
+    past: Ring = field(default_factory=lambda: Ring(PAST))
+
+    def add(self, new: Transitions) -> None:
+        """Into the present."""
+        self.present.add(new)
+
+    def end_of_epoch(self, rng: np.random.Generator, count: int) -> None:
+        """A sample of the present joins the past (Algorithm 1, line 15)."""
+        if self.present.held:
+            self.past.add(self.present.draw(rng, count))
+
+    def mixed(self, rng: np.random.Generator, count: int) -> Transitions:
+        """A batch: 30 % of the present, 70 % of the past; all of the present while there is no past."""
+        if not self.past.held:
+            return self.present.draw(rng, count)
+        parts = round(PRESENT_PART * count)
+        one, other = self.present.draw(rng, parts), self.past.draw(rng, count - parts)
+        return Transitions(
+            *(np.concatenate([getattr(one, f.name), getattr(other, f.name)]) for f in fields(Transitions))
+        )
+
+
+def relabelled(rng: np.random.Generator, count: int, agents: int, own: Floats) -> Floats:
+    """(agents, N, 4) preferences under which a batch is read.
+
+    Half as each agent's ``own`` (agents, 4); a quarter as another agent's (cross-labelling), a quarter as anybody's
+    (hindsight), so that one actor covers the simplex.
+    """
+    kind = rng.random((agents, count))
+    anybody = rng.dirichlet(np.ones(own.shape[1]), (agents, count))
+    another = own[rng.integers(agents, size=(agents, count))]
+    chosen = np.where((kind < 0.75)[..., None], another, anybody)
+    return np.asarray(np.where((kind < 0.5)[..., None], own[:, None], chosen), dtype=np.float32)

@@ -1,0 +1,163 @@
+"""Soft actor-critic for four agents at once (Haarnoja et al. 2018), written out.
+
+Each agent has an actor, twin critics, their slow copies and a temperature; all four lie side by side in the same
+tensors, so that one backward pass trains them together. A critic learns what an intent was worth whoever proposed it:
+what was carried out is the consensus, and off-policy learning does not mind. Episodes are cut off, never ended, so
+every target bootstraps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marlin.policy.networks.parameters import AGENTS, NetworkSettings, Parameters, actor_shapes, critic_shapes, drawn
+from marlin.policy.networks.rows import rows_of
+from marlin.policy.training.networks import IntentTensors, RowTensors, intents, propose, tensors, worth_of_twins
+from marlin.policy.training.replay import Floats, Transitions
+from marlin.simulator.environments.action import ActionLayout
+from marlin.simulator.environments.reward import RewardSettings
+
+
+@dataclass(frozen=True, slots=True)
+class SacSettings:
+    """Section 6 of the paper, where it says something."""
+
+    actor_rate: float = 3e-4
+    critic_rate: float = 1e-3
+    temperature_rate: float = 3e-4
+    discount: float = 0.95
+    following: float = 0.005
+    """tau: how fast the slow copies follow."""
+    entropy_per_number: float = -1.0
+    """Entropy aimed for, of each number of an action that means something; usual is -1 for each."""
+    first_temperature: float = 0.01
+    reward: RewardSettings = field(default_factory=RewardSettings)
+
+
+@dataclass(slots=True)
+class Learner:
+    """Everything that learning changes."""
+
+    layout: ActionLayout
+    settings: SacSettings
+    actor: dict[str, Tensor]
+    critic: dict[str, Tensor]
+    slow: dict[str, Tensor]
+    log_temperature: Tensor  # (J,)
+    actor_steps: torch.optim.Adam
+    critic_steps: torch.optim.Adam
+    temperature_steps: torch.optim.Adam
+    chance: torch.Generator
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Of actors and critics, by name."""
+        return self.actor | self.critic
+
+
+def new_learner(layout: ActionLayout, networks: NetworkSettings, settings: SacSettings, seed: int) -> Learner:
+    """A learner that has learnt nothing."""
+    rng = np.random.default_rng(seed)
+    first: Parameters = drawn(actor_shapes(networks) | critic_shapes(networks), rng)
+    weights = tensors(first, learns=True)
+    actor = {name: value for name, value in weights.items() if name.startswith("actor.")}
+    critic = {name: value for name, value in weights.items() if name.startswith("critic.")}
+    log_temperature = torch.full((AGENTS,), float(np.log(settings.first_temperature)), requires_grad=True)
+    return Learner(
+        layout=layout,
+        settings=settings,
+        actor=actor,
+        critic=critic,
+        slow={name: value.detach().clone() for name, value in critic.items()},
+        log_temperature=log_temperature,
+        actor_steps=torch.optim.Adam(actor.values(), lr=settings.actor_rate),
+        critic_steps=torch.optim.Adam(critic.values(), lr=settings.critic_rate),
+        temperature_steps=torch.optim.Adam([log_temperature], lr=settings.temperature_rate),
+        chance=torch.Generator().manual_seed(seed),
+    )
+
+
+def update(learner: Learner, batch: Transitions, preference: Floats) -> dict[str, float]:
+    """One step of everything that learns.
+
+    Args:
+        learner: changed.
+        batch: N transitions.
+        preference: (J, N, 4) under which each agent reads them.
+
+    Returns:
+        Losses and means, for the log.
+    """
+    settings, layout = learner.settings, learner.layout
+    given = torch.as_tensor(preference)
+    before, after = (
+        RowTensors.of(rows_of(seen, layout.models, layout.sites)) for seen in (batch.observation, batch.following)
+    )
+    done = IntentTensors(*(torch.as_tensor(part)[None] for part in (batch.shares, batch.fill, batch.margin)))
+    reward = torch.as_tensor(batch.rewards(preference, settings.reward))  # (J, N)
+    temperature = learner.log_temperature.exp().detach()[:, None]
+
+    with torch.no_grad():
+        cells, log_chance = sample(learner.actor, after, given, learner.chance)
+        slow = worth_of_twins(learner.slow, after, _own(layout, cells, after), given)[:, :, 0]  # (J, 2, N)
+        target = reward + settings.discount * (slow.min(dim=1).values - temperature * log_chance)
+    twins = worth_of_twins(learner.critic, before, done, given)[:, :, 0]
+    critic_loss = ((twins - target[:, None]) ** 2).mean(dim=(1, 2)).sum()
+    _step(learner.critic_steps, critic_loss)
+
+    cells, log_chance = sample(learner.actor, before, given, learner.chance)
+    frozen = {name: value.detach() for name, value in learner.critic.items()}
+    worth = worth_of_twins(frozen, before, _own(layout, cells, before), given)[:, :, 0].min(dim=1).values
+    actor_loss = (temperature * log_chance - worth).mean(dim=1).sum()
+    _step(learner.actor_steps, actor_loss)
+
+    gap = log_chance.detach().mean(dim=1) + settings.entropy_per_number
+    temperature_loss = -(learner.log_temperature * gap).sum()
+    _step(learner.temperature_steps, temperature_loss)
+
+    with torch.no_grad():
+        for name, value in learner.critic.items():
+            learner.slow[name].lerp_(value, settings.following)
+    return {
+        "critic_loss": float(critic_loss.detach()) / AGENTS,
+        "worth": float(worth.detach().mean()),
+        "reward": float(reward.mean()),
+        "entropy": -float(log_chance.detach().mean()),
+        "temperature": float(temperature.mean()),
+    }
+
+
+def sample(
+    actor: Mapping[str, Tensor], rows: RowTensors, preference: Tensor, chance: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Actions (J, N, V, D, C) between -1 and 1, and the log of how likely they were, per number that means something.
+
+    A mean over the open rows' numbers rather than their sum: the entropy of a fleet of sixty sites then weighs against
+    its worth as that of four does. (J, N)
+    """
+    mean, log_std = propose(actor, rows, preference)
+    noise = torch.randn(mean.shape, generator=chance)
+    raw = mean + log_std.exp() * noise
+    # log N(raw) - log |d tanh / d raw|, the latter in a form that does not round to log 0.
+    log_chance = -0.5 * (noise**2 + np.log(2 * np.pi)) - log_std
+    log_chance = log_chance - 2.0 * (np.log(2.0) - raw - torch.nn.functional.softplus(-2.0 * raw))
+    is_open = rows.mask[..., None].expand(*rows.mask.shape, mean.shape[-1])
+    count = is_open.sum(dim=(1, 2, 3)).clamp(min=1.0)
+    return torch.tanh(raw), (log_chance * is_open).sum(dim=(2, 3, 4)) / count
+
+
+def _own(layout: ActionLayout, cells: Tensor, rows: RowTensors) -> IntentTensors:
+    """Each agent's own intents, one for each fleet: (J, 1, N, V, D)."""
+    made = intents(layout, cells, rows)
+    return IntentTensors(made.shares[:, None], made.fill[:, None], made.margin[:, None])
+
+
+def _step(optimiser: torch.optim.Adam, loss: Tensor) -> None:
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()

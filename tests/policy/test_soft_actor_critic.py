@@ -1,0 +1,150 @@
+"""What the learner remembers, how it reads it again, and that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_networks import SMALL
+
+from marlin.api.plan import Dispatch
+from marlin.policy.networks import actor
+from marlin.policy.networks.rows import rows_of
+from marlin.policy.training.networks import arrays
+from marlin.policy.training.replay import PRESENT_PART, Memory, Ring, Transitions, relabelled
+from marlin.policy.training.sac import Learner, SacSettings, new_learner, update
+from marlin.simulator.environments import observation
+from marlin.simulator.environments.action import ActionLayout, intents
+from marlin.simulator.environments.reward import RewardSettings
+
+MODELS, SITES = 1, 4
+OWN = np.eye(4, dtype=np.float32)
+LAYOUT = ActionLayout(MODELS, SITES, Dispatch.SHARES, can_power_down=False)
+NETWORKS = replace(SMALL, channels=1)
+
+
+def transitions(count: int, seed: int = 0) -> Transitions:
+    """Fleets of four sites alike but for their carbon; agent j gains what share of requests goes to site j."""
+    rng = np.random.default_rng(seed)
+    observed = np.full((count, observation.size(MODELS, SITES)), 0.5)
+    part = observation.named(observed, MODELS, SITES)
+    part["available"][:], part["capacity"][:] = 1.0, 0.25
+    part["carbon"][:] = (0.2, 0.6, 1.0, 1.4)  # how a row knows which site it is
+    part["average_gain"][:] = 0.0
+    rows = rows_of(observed, MODELS, SITES)
+    cells = np.tanh(rng.normal(0.0, 0.7, (count, MODELS * SITES)))
+    intent = intents(LAYOUT, cells, rows.mask > 0, rows.weight)
+    zero = np.zeros((count, 4))
+    parts = (
+        observed,
+        intent.shares,
+        intent.fill,
+        intent.margin,
+        intent.shares[:, 0],
+        zero,
+        zero[:, 0],
+        zero[:, 0],
+        observed,
+    )
+    return Transitions(*(np.asarray(p, dtype=np.float32) for p in parts))
+
+
+def learner(seed: int = 0) -> Learner:
+    settings = SacSettings(actor_rate=3e-3, critic_rate=3e-3, discount=0.0, first_temperature=0.002)
+    return new_learner(LAYOUT, NETWORKS, settings, seed)
+
+
+def own(count: int) -> np.ndarray:
+    return np.repeat(OWN[:, None], count, axis=1)
+
+
+def test_a_ring_holds_the_last_ones() -> None:
+    ring = Ring(10)
+    for n in range(5):
+        ring.add(replace(transitions(4), late=np.full(4, n, dtype=np.float32)))
+    assert ring.held == 10
+    drawn = ring.draw(np.random.default_rng(0), 500).late
+    assert set(drawn.tolist()) == {2.0, 3.0, 4.0}, "ten of the last are two whole steps and half of one"
+
+
+def test_a_batch_is_three_parts_present_and_seven_parts_past() -> None:
+    memory = Memory(present=Ring(50), past=Ring(50))
+    rng = np.random.default_rng(0)
+    memory.add(replace(transitions(20), late=np.zeros(20, dtype=np.float32)))
+    assert len(memory.mixed(rng, 40)) == 40, "all of the present while there is no past"
+    memory.end_of_epoch(rng, 20)
+    memory.add(replace(transitions(50), late=np.ones(50, dtype=np.float32)))
+    assert memory.mixed(rng, 100).late.mean() == pytest.approx(PRESENT_PART)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_transition_is_worth_to_each_what_its_preference_makes_of_the_same_parts(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = replace(
+        transitions(6),
+        gain=rng.normal(size=(6, 4)).astype(np.float32),
+        trend=rng.normal(size=(6, 4)).astype(np.float32),
+        asleep=rng.random(6).astype(np.float32),
+        late=rng.random(6).astype(np.float32),
+    )
+    settings = RewardSettings(trend=0.5, asleep=0.2, late=3.0)
+    rewards = batch.rewards(own(6).astype(np.float32), settings)  # (4, 6)
+    shared = 0.2 * batch.asleep - 3.0 * batch.late
+    np.testing.assert_allclose(rewards.T, batch.gain + 0.5 * batch.trend + shared[:, None], rtol=1e-5, atol=1e-6)
+    half = np.full((1, 6, 4), 0.25, dtype=np.float32)
+    np.testing.assert_allclose(batch.rewards(half, settings)[0], rewards.mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_half_of_a_batch_is_read_as_one_s_own_the_rest_as_another_s_or_anybody_s() -> None:
+    read = relabelled(np.random.default_rng(0), 4000, 4, OWN)
+    np.testing.assert_allclose(read.sum(axis=-1), 1.0, atol=1e-6)
+    is_own = (read == OWN[:, None]).all(axis=-1)
+    is_corner = (read == 1.0).any(axis=-1)
+    assert is_own.mean() == pytest.approx(0.5 + 0.25 / 4, abs=0.02), "a quarter of the other agents is oneself"
+    assert is_corner.mean() == pytest.approx(0.75, abs=0.02)
+
+
+def test_critics_learn_what_intents_were_worth() -> None:
+    learns, batch = learner(), transitions(256)
+    losses = [update(learns, batch, own(256))["critic_loss"] for _ in range(120)]
+    assert np.mean(losses[-5:]) < 0.1 * losses[0]
+
+
+def test_each_agent_learns_to_send_requests_where_its_own_gain_is() -> None:
+    torch.set_num_threads(1)
+    learns, rng = learner(), np.random.default_rng(0)
+    batch = transitions(1024)
+    for _ in range(250):
+        chosen = batch.take(rng.integers(len(batch), size=128))
+        update(learns, chosen, own(128))
+    rows = rows_of(batch.observation[:1], MODELS, SITES)
+    best = actor.propose(arrays(learns.weights), rows, own(1)).best()  # (4, 1, 4)
+    shares = intents(LAYOUT, best, rows.mask > 0, rows.weight).shares[:, 0, 0]  # (agent, site)
+    assert (np.diag(shares) > 0.6).all(), shares.round(2)
+
+
+def test_the_same_seed_learns_the_same_bit_for_bit() -> None:
+    torch.set_num_threads(1)
+
+    def learnt(seed: int) -> dict[str, np.ndarray]:
+        learns = learner(seed)
+        for n in range(3):
+            update(learns, transitions(64, n), own(64))
+        return arrays(learns.weights)
+
+    one, again, other = learnt(1), learnt(1), learnt(2)
+    assert all((one[name] == again[name]).all() for name in one)
+    assert any((one[name] != other[name]).any() for name in one)
+
+
+def test_slow_copies_follow_slowly() -> None:
+    learns = learner()
+    before = {name: value.clone() for name, value in learns.slow.items()}
+    update(learns, transitions(64), own(64))
+    for name, value in learns.slow.items():
+        step = learns.critic[name].detach() - before[name]
+        torch.testing.assert_close(value, before[name] + 0.005 * step)
