@@ -5,6 +5,8 @@
 - ``baselines``  capacity-proportional, nearest, least-loaded, round-robin
 - ``merit``      merit order: sort the sites by the metric, fill them in turn
 - ``oracle``     the best plan for what it is shown, and how far from the best it can be
+- ``origins``    who serves whom, once it is settled how much everybody serves
+- ``yardsticks``  tuned merit order, best static, the best simple policy; how much of a saving is captured
 - ``objective``  what a scheme weighs, and metrics relative to capacity-proportional routing
 - ``forecasting``  the workload predictor
 - ``game``       phase 2 of the paper: from the agents' proposals to one plan

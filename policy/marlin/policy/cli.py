@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     default=None,
     help="How the plan is carried out. Default: the policy's own, else ordered.",
 )
+@click.option("--origin-aware", is_flag=True, help="Also say where each origin's requests go; needs --dispatch shares.")
 @click.option(
     "--at",
     "at_text",
@@ -67,6 +68,7 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     scheme: str | None,
     weights: str | None,
     dispatch: str | None,
+    origin_aware: bool,
     at_text: str | None,
     load: float,
     data: Path | None,
@@ -100,12 +102,17 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     custom = parse_weights(weights) if weights else None
     own_scheme = own.planner.scheme if own is not None and own.planner.scheme is not Scheme.CUSTOM else Scheme.BALANCED
     own_kind = own.planner.kind if own is not None else PlannerKind.MERIT_ORDER
+    how = Dispatch(dispatch.capitalize()) if dispatch else own.dispatch if own else Dispatch.ORDERED
     maker = make_planner(
         planner_kind(planner or own_kind.option),
         scheme=Scheme.CUSTOM if custom else scheme_of(scheme) if scheme else own_scheme,
-        dispatch=Dispatch(dispatch.capitalize()) if dispatch else own.dispatch if own else Dispatch.ORDERED,
+        dispatch=how,
         weights=custom or None,
     )
+    if origin_aware:
+        from marlin.policy.origins import origin_aware as with_origins  # noqa: PLC0415
+
+        maker = with_origins(maker, how)
     decision = maker.decide(state)
     if as_json:
         json.dump(_as_json(decision), sys.stdout, indent=2)

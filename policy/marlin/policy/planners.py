@@ -131,9 +131,9 @@ class Baseline:
             dispatch=self.dispatch,
             now=now,
             explanation=f"{self.kind.option}: {self.reason}",
-            awake=_awake(state, twin, proposal, allowed, self.awake_utilization),
+            awake=replicas_awake(state, twin, proposal, allowed, self.awake_utilization),
         )
-        return _decision(state, twin, plan, {})
+        return decision_of(state, twin, plan, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class MeritOrder:
             dispatch=self.dispatch,
             now=now,
             explanation=f"merit-order {self.scheme.option}: {state.pools[0].name} fills {first}",
-            awake=_awake(state, twin, proposal, allowed, self.awake_utilization),
+            awake=replicas_awake(state, twin, proposal, allowed, self.awake_utilization),
         )
         record = {
             "weights": dict(zip(OPTION_NAMES, self.weights, strict=True)),
@@ -184,10 +184,10 @@ class MeritOrder:
                 for v, pool in enumerate(state.pools)
             ],
         }
-        return _decision(state, twin, plan, record)
+        return decision_of(state, twin, plan, record)
 
 
-def _decision(state: FleetState, twin: TwinState, plan: RoutingPlan, record: dict[str, Any]) -> Decision:
+def decision_of(state: FleetState, twin: TwinState, plan: RoutingPlan, record: dict[str, Any]) -> Decision:
     """Adds what the twin expects of the plan, and of capacity-proportional routing."""
     return Decision(
         plan=plan,
@@ -210,11 +210,11 @@ def _baseline_plan(state: FleetState, twin: TwinState) -> RoutingPlan:
         dispatch=Dispatch.SHARES,
         now=None,
         explanation="",
-        awake=_awake(state, twin, proposal, allowed),
+        awake=replicas_awake(state, twin, proposal, allowed),
     )
 
 
-def _awake(
+def replicas_awake(
     state: FleetState,
     twin: TwinState,
     proposal: Proposal,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "What is simulated": ("scenario", "fleet", "trace", "load", "days", "first_day", "first_date", "origins", "seed"),
-    "Who plans": ("planner", "scheme", "dispatch", "no_compare"),
+    "Who plans": ("planner", "scheme", "dispatch", "origin_aware", "forecast", "no_compare"),
     "What happens to the fleet": ("power_down", "balancer", "drain", "fail", "absent"),
     "How it is counted": ("carbon", "price", "data", "skip_bad_rows", "engine", "form", "settings"),
     "Where it goes": ("out", "detail", "plot", "as_json", "quiet"),
@@ -85,7 +85,16 @@ class _Grouped(click.Command):
 @click.option(
     "--dispatch",
     metavar="HOW",
-    help="ordered: one site filled after the other; or shares. Default: ordered for merit-order, else shares.",
+    help="ordered: one site filled after the other; or shares. "
+    "Default: ordered for merit-order and oracle, else shares.",
+)
+@click.option(
+    "--origin-aware", is_flag=True, help="Plans also say where each origin's requests go; needs --dispatch shares."
+)
+@click.option(
+    "--forecast",
+    metavar="HOW",
+    help="What plans are made from: smoothed, predictor, or perfect: the arrivals that will come. Default: smoothed.",
 )
 @click.option("--no-compare", is_flag=True, help="Do not run capacity-proportional beside it.")
 @click.option(

@@ -20,6 +20,8 @@ from marlin.api.documents import Documents, dump_documents, load_documents
 from marlin.api.errors import InputError, MarlinError
 from marlin.api.plan import Dispatch, PlannerKind
 from marlin.api.pool import PowerDown
+from marlin.policy.forecasting.studying import predicted
+from marlin.policy.origins import origin_aware
 from marlin.policy.planner import Planner
 from marlin.policy.planners import make_planner, planner_kind, scheme_of
 from marlin.policy.sensitivity import with_power_down
@@ -42,7 +44,7 @@ Watch = Callable[[Epoch, Tally], None]
 MANY_REQUESTS: Final = 200_000_000
 """More in a day take the request-level engine minutes."""
 
-_FILLED_IN_TURN: Final = (PlannerKind.MERIT_ORDER,)
+_FILLED_IN_TURN: Final = (PlannerKind.MERIT_ORDER, PlannerKind.ORACLE)
 """Planners whose own way is an order of sites; the others' is shares."""
 
 
@@ -162,6 +164,8 @@ def prepare(scenario: Scenario, where: Where = lambda location: str(location[0])
         first_date=scenario.start,
         origins=Origins(scenario.origins),
         settings=scenario.twin_settings,
+        forecaster=predicted if scenario.forecast == "predictor" else None,
+        foresight=scenario.forecast == "perfect",
     )
     study = _with_outages(study, scenario, [site.metadata.name for site in documents.datacenters], where)
     if scenario.power_down is not None:
@@ -169,11 +173,16 @@ def prepare(scenario: Scenario, where: Where = lambda location: str(location[0])
     kind = planner_kind(scenario.planner)
     own = Dispatch.ORDERED if kind in _FILLED_IN_TURN else Dispatch.SHARES
     dispatch = own if scenario.dispatch is None else Dispatch(scenario.dispatch.capitalize())
-    is_baseline = kind is PlannerKind.CAPACITY_PROPORTIONAL and dispatch is Dispatch.SHARES
+    planner = make_planner(kind, scheme=scheme_of(scenario.scheme), dispatch=dispatch)
+    if scenario.origin_aware:
+        planner = origin_aware(planner, dispatch)
+    is_baseline = (
+        not scenario.origin_aware and kind is PlannerKind.CAPACITY_PROPORTIONAL and dispatch is Dispatch.SHARES
+    )
     return Experiment(
         scenario=scenario,
         study=study,
-        planner=make_planner(kind, scheme=scheme_of(scenario.scheme), dispatch=dispatch),
+        planner=planner,
         dispatch=dispatch,
         baseline=baseline() if scenario.compare and not is_baseline else None,
         engine=_engine(scenario),

@@ -19,7 +19,7 @@ from marlin.simulator.twin_state import arrays_from
 from marlin.simulator.workload.epochs import check_day, epoch_requests
 from marlin.simulator.workload.mix import draw_by_model, model_shares
 from marlin.simulator.workload.origins import local_hour_shares, split_by_origin, uniform_shares
-from marlin.simulator.workload.scaling import fit_scaling, whole_requests
+from marlin.simulator.workload.scaling import Scaling, fit_scaling, whole_requests
 from marlin.simulator.workload.trace import S_PER_DAY, IntArray, Trace
 
 
@@ -39,6 +39,16 @@ class DayDemand:
     requests: IntArray  # (E, V, R)
     origin_shares: FloatArray  # (E, R) what the requests were split by
     sizes: FloatArray  # (2,) mean prompt and output tokens
+    recorded: IntArray  # (E, V) requests of each model before they were scaled
+    scalings: tuple[Scaling | None, ...]  # of each model; None where the day has no requests of it
+    capacity: FloatArray  # (V,) requests of an epoch that the whole fleet could carry
+
+    def rescaled(self, recorded: IntArray) -> FloatArray:
+        """Requests (T, V) of other epochs as this day's scaling makes them: expected, not drawn.
+
+        Whoever predicts this day from days before must see them on its scale, across midnight too.
+        """
+        return np.asarray(recorded * _multipliers(recorded / self.capacity, self.scalings))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,18 +72,37 @@ class DayFrame:
         Raises:
             InputError: the day cannot be scaled to the load asked for.
         """
-        counts = epoch_requests(self.trace, self.day, self.epoch_s, rng)  # (E, C)
+        recorded = self.recorded(self.day, rng)
+        needed = recorded / self.capacity  # (E, V)
+        scalings = tuple(fit_scaling(need, self.load) if need.any() else None for need in needed.T)
+        requests = whole_requests(recorded, _multipliers(needed, scalings), rng)
+        by_origin = split_by_origin(requests, self.origin_shares, rng)
+        return DayDemand(by_origin, self.origin_shares, self.sizes, recorded, scalings, self.capacity)
+
+    def recorded(self, day: int, rng: np.random.Generator) -> IntArray:
+        """Requests (E, V) of each model on any day of the trace, not scaled.
+
+        Args:
+            day: day UTC of the trace.
+            rng: splits and chooses.
+
+        Raises:
+            InputError: the trace has no such day.
+        """
+        counts = epoch_requests(self.trace, day, self.epoch_s, rng)  # (E, C)
         if len(self.capacity) == 2:
-            by_pool = draw_by_model(counts, model_shares(self.trace), rng)  # (E, V)
-        else:
-            even = np.tile(self.capacity / self.capacity.sum(), (counts.shape[1], 1))  # (C, V)
-            by_pool = draw_by_model(counts, even, rng)
-        needed = by_pool / self.capacity  # (E, V)
-        multipliers = np.stack(
-            [fit_scaling(need, self.load).multipliers(need) if need.any() else need for need in needed.T], axis=1
-        )
-        requests = whole_requests(by_pool, multipliers, rng)
-        return DayDemand(split_by_origin(requests, self.origin_shares, rng), self.origin_shares, self.sizes)
+            return draw_by_model(counts, model_shares(self.trace), rng)
+        even = np.tile(self.capacity / self.capacity.sum(), (counts.shape[1], 1))  # (C, V)
+        return draw_by_model(counts, even, rng)
+
+
+def _multipliers(needed: FloatArray, scalings: tuple[Scaling | None, ...]) -> FloatArray:
+    """By what requests are multiplied (E, V), from the part of the fleet's capacity that they need (E, V)."""
+    each = [
+        np.zeros_like(need) if scaling is None else scaling.multipliers(need)
+        for need, scaling in zip(needed.T, scalings, strict=True)
+    ]
+    return np.stack(each, axis=1)
 
 
 def day_frame(

@@ -19,23 +19,21 @@ from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import RoutingPlan
 from marlin.api.state import FleetState
 from marlin.simulator.constants import DEFAULT_SETTINGS, Settings
-from marlin.simulator.demand import DayDemand, Origins, day_demand
+from marlin.simulator.demand import DayDemand, DayFrame, Origins, day_frame
 from marlin.simulator.engines import Engine, FluidEngine, Left
+from marlin.simulator.expectations import HISTORY_DAYS, Expectation, Forecaster, Smoothed
 from marlin.simulator.fleet import Builder, Demand
 from marlin.simulator.outcome import Outcome
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import arrays_from, with_demand
 from marlin.simulator.workload.shipped import shipped_week
-from marlin.simulator.workload.trace import S_PER_DAY, Trace
+from marlin.simulator.workload.trace import S_PER_DAY, IntArray, Trace
 
 FIRST_DATE: Final = datetime(2023, 6, 12, tzinfo=UTC)
 """The day whose signals the first day simulated is paired with: inside the training months."""
 
 EPOCH_S: Final = 900
 EPOCHS_PER_DAY: Final = S_PER_DAY // EPOCH_S
-_SMOOTHING: Final = 0.7
-"""Weight of the last epoch in the forecast."""
-
 Decide = Callable[[FleetState], RoutingPlan]
 
 
@@ -58,6 +56,10 @@ class Study:
     """Day whose signals the first day simulated is paired with."""
     origins: Origins = Origins.UNIFORM
     settings: Settings = DEFAULT_SETTINGS
+    forecaster: Forecaster | None = None
+    """Makes the forecasts, from the week before on. Default: a moving average of the days simulated."""
+    foresight: bool = False
+    """Planners are shown the arrivals that will really come, and the fleet that will really be there: for bounds."""
     adjust: Callable[[FleetState], FleetState] | None = None
     """Changes the fleet before each epoch, for planner and engine alike: a drained site, another capability. Default:
     it stays as the documents say."""
@@ -126,33 +128,38 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
             f"{trace.name} has days 0 to {trace.days - 1}: {study.days} from day {study.first_day} on is too many"
         )
     demand_rng, event_rng = demand_stream(study.seed), event_stream(study.seed)
-    expected: FloatArray | None = None
+    outlook = _Outlook(study, trace)
     left: Left[Any] | None = None
     twin, plan, start = None, None, study.first_date
     for day in range(study.days):
         midnight = study.first_date + timedelta(days=day)
-        demand = day_demand(
+        frame = day_frame(
             study.builder,
             trace,
             study.first_day + day,
             load=study.load,
             start=midnight,
             epoch_s=EPOCH_S,
-            rng=demand_rng,
             origins=study.origins,
         )
+        demand = frame.draw(demand_rng)
+        outlook.begin(frame, demand)
         for e, requests in enumerate(demand.requests.astype(np.float64)):  # (V, R)
             start = midnight + timedelta(seconds=e * EPOCH_S)
             arrived = requests.sum(axis=1)
-            forecast = arrived if expected is None else expected
-            state = _state(study.builder, start, forecast, demand, e, left)
+            forecast, upper = (arrived, arrived) if study.foresight else outlook.expect(arrived)
+            by_origin = requests if study.foresight else forecast[:, None] * demand.origin_shares[e]
+            state = _state(study.builder, start, by_origin, upper, demand, left)
             state = state if study.adjust is None else study.adjust(state)
+            if study.foresight and study.surprise is not None:
+                state = study.surprise(state)
             plan = decide(state)
-            state = state if study.surprise is None else study.surprise(state)
+            if not study.foresight and study.surprise is not None:
+                state = study.surprise(state)
             twin = with_demand(arrays_from(state, study.settings), requests)
             outcome, left = engine.run(twin, plan, left, event_rng)
             yield Epoch(start, plan, forecast, arrived, outcome)
-            expected = forecast + _SMOOTHING * (arrived - forecast)
+            outlook.observe(arrived)
     while twin is not None and plan is not None and left is not None:
         more = engine.run_out(twin, plan, left)
         if more is None:
@@ -241,18 +248,60 @@ def summarise(epochs: Iterable[Epoch]) -> Summary:
 
 
 def _state(
-    builder: Builder, start: datetime, requests: FloatArray, demand: DayDemand, e: int, left: Left[Any] | None
+    builder: Builder,
+    start: datetime,
+    requests: FloatArray,  # (V, R) expected
+    upper: FloatArray | None,  # (V,)
+    demand: DayDemand,
+    left: Left[Any] | None,
 ) -> FleetState:
     """The fleet as a planner sees it before an epoch."""
     prompt, output = (float(size) for size in demand.sizes)
     pools = {}
     for v, pool in enumerate(builder.pools):
         expected = Demand(
-            tuple(float(x) for x in requests[v] * demand.origin_shares[e]),
+            tuple(float(x) for x in requests[v]),
             prompt,
             output,
+            upper_requests=None if upper is None else float(upper[v]),
             backlog_requests=() if left is None else tuple(float(x) for x in left.waiting[v]),
             awake_replicas=() if left is None else tuple(float(x) for x in left.awake[v]),
         )
         pools[pool.metadata.name] = expected
     return builder.state(start, pools, epoch=int(start.timestamp() // EPOCH_S), epoch_s=EPOCH_S, start_time=start)
+
+
+@dataclass(slots=True)
+class _Outlook:
+    """The forecasts of a study, day by day: each day's forecaster sees the week before on the day's own scale."""
+
+    study: Study
+    trace: Trace
+    _recorded: list[IntArray] = field(default_factory=list)
+    """(E, V) of each day so far that a forecaster may look back on, the latest last."""
+    _expected: Expectation | None = None
+
+    def begin(self, frame: DayFrame, demand: DayDemand) -> None:
+        """A day begins."""
+        if self.study.forecaster is None:
+            return
+        if not self._recorded:
+            # The days before the study are drawn apart, so that the study's own draws stay what they were.
+            rng = np.random.default_rng(np.random.SeedSequence(self.study.seed, spawn_key=(2,)))
+            first = max(0, frame.day - HISTORY_DAYS)
+            self._recorded = [frame.recorded(day, rng) for day in range(first, frame.day)]
+        if self._recorded:
+            self._expected = self.study.forecaster(demand.rescaled(np.concatenate(self._recorded)))
+        self._recorded = [*self._recorded, demand.recorded][-HISTORY_DAYS:]
+
+    def expect(self, arrived: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+        """What is expected of the next epoch. Where nothing came before it, what will arrive: there is no better."""
+        return (arrived, None) if self._expected is None else self._expected.expect()
+
+    def observe(self, arrived: FloatArray) -> None:
+        """After an epoch."""
+        if self._expected is None:
+            forecaster = self.study.forecaster
+            self._expected = Smoothed(arrived) if forecaster is None else forecaster(arrived[None])
+        else:
+            self._expected = self._expected.observe(arrived)

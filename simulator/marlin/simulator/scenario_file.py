@@ -34,6 +34,7 @@ from marlin.api.pool import PowerDown
 from marlin.api.values import ApiModel
 from marlin.simulator.constants import CONSTANTS, Balancer, Reading, Settings
 from marlin.simulator.demand import Origins
+from marlin.simulator.expectations import FORECASTS
 from marlin.simulator.fluid import Form
 from marlin.simulator.outages import outage
 from marlin.simulator.scenario import PRESETS
@@ -170,6 +171,7 @@ _Load = Annotated[str, OneOf(tuple(LOADS))]
 _Planner = Annotated[str, OneOf(tuple(kind.option for kind in PlannerKind))]
 _Scheme = Annotated[str, OneOf(tuple(scheme.option for scheme in Scheme if scheme is not Scheme.CUSTOM))]
 _Dispatch = Annotated[str, OneOf(tuple(dispatch.value.lower() for dispatch in Dispatch))]
+_Forecast = Annotated[str, OneOf(FORECASTS)]
 _Origins = Annotated[str, OneOf(tuple(Origins))]
 _PowerDown = Annotated[str, OneOf(tuple(PowerDown))]
 _Balancer = Annotated[str, OneOf(tuple(Balancer))]
@@ -199,7 +201,17 @@ class Scenario(ApiModel):
     dispatch: _Dispatch | None = Field(
         default=None,
         description="How plans are carried out: shares are fixed; ordered fills one site after the other. Default: "
-        "ordered for merit-order, shares for planners that look at no signal.",
+        "ordered for merit-order and oracle, shares for planners that look at no signal.",
+    )
+    origin_aware: bool = Field(
+        default=False,
+        strict=True,
+        description="Under shares: plans also say where each origin's requests go, at the least network time.",
+    )
+    forecast: _Forecast = Field(
+        default="smoothed",
+        description="What plans are made from: a moving average, the workload predictor with its bounds, or the truth "
+        "(perfect: shows what foresight would be worth, and makes oracle clairvoyant).",
     )
     compare: bool = Field(
         default=True,

@@ -51,7 +51,12 @@ class Optimum:
 
 
 def objective_of(
-    twin: TwinState, weights: tuple[float, ...], *, scale: FloatArray | None = None, late: float = LATE_WEIGHT
+    twin: TwinState,
+    weights: tuple[float, ...],
+    *,
+    scale: FloatArray | None = None,
+    requests: float | None = None,
+    late: float = LATE_WEIGHT,
 ) -> Objective:
     """The objective of an epoch.
 
@@ -59,14 +64,17 @@ def objective_of(
         twin: the fleet and its requests.
         weights: of the four metrics.
         scale: what capacity-proportional comes to, request-seconds first. Default: in this epoch alone.
-        late: weight of the share of late requests.
+        requests: what the share of late requests is of. Default: the epoch's.
+        late: weight of that share.
     """
-    requests = max(float(twin.arriving.sum() + twin.backlog_requests.sum()), 1e-9)
+    own = max(float(twin.arriving.sum() + twin.backlog_requests.sum()), 1e-9)
     if scale is None:
         carried = np.maximum(twin.allowed * capacity_rps(twin), 1e-12)
-        scale = np.abs(simulate(twin, carried).metrics[0]) * (requests, 1.0, 1.0, 1.0)
+        scale = np.abs(simulate(twin, carried).metrics[0]) * (own, 1.0, 1.0, 1.0)
     # A free hour, or a grid without carbon, has no unit: its metric then counts in its own.
-    return Objective(np.asarray(weights), np.where(scale > 1e-12, scale, 1.0), late, requests)
+    return Objective(
+        np.asarray(weights), np.where(scale > 1e-12, scale, 1.0), late, own if requests is None else requests
+    )
 
 
 def optimum(twin: TwinState, objective: Objective, demand: FloatArray | None = None) -> Optimum:

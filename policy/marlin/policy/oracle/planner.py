@@ -61,6 +61,8 @@ class Oracle:
     scale: tuple[float, float, float, float] | None = None
     """What capacity-proportional comes to over the day, request-seconds first: so that the sum over a day is what is
     minimised. Default: its figures in each epoch."""
+    requests: float | None = None
+    """Requests of the day, which the share of late ones is of. Default: those of each epoch."""
 
     @property
     def kind(self) -> PlannerKind:
@@ -71,7 +73,8 @@ class Oracle:
         """See ``Planner.decide``. Takes tenths of a second; a deadline changes nothing."""
         twin = arrays_from(state)
         allowed = allowed_sites(state, capacity_rps(twin))
-        objective = objective_of(twin, self.weights, scale=None if self.scale is None else np.array(self.scale))
+        scale = None if self.scale is None else np.array(self.scale)
+        objective = objective_of(twin, self.weights, scale=scale, requests=self.requests)
         factors, chances = _demands(state)
         candidates = list(self._candidates(state, twin, objective, allowed, factors))
         expected = _expected(twin, objective, candidates, factors, chances, self.dispatch)

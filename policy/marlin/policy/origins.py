@@ -1,0 +1,112 @@
+"""Origin-aware dispatch: who serves whom, once it is settled how much everybody serves.
+
+Carbon, water and cost depend only on how much each site gets. Which origin's requests those are is free, and decides
+the network's part of the time to first token. So the plan's shares stay as they are, and a transport problem (least
+mean round trip, the origins' volumes on one side and the sites' shares on the other) says how every origin divides its
+requests. It is a linear program, solved by HiGHS through SciPy, which is imported only where this is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from marlin.api.errors import InputError, MarlinError
+from marlin.api.plan import Dispatch, PlannerKind, largest_remainder
+from marlin.api.values import MAX_ORIGINS
+from marlin.policy.planner import Decision, Planner
+from marlin.simulator.fluid import estimate
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import arrays_from
+
+if TYPE_CHECKING:
+    from marlin.api.state import FleetState
+
+
+@dataclass(frozen=True, slots=True)
+class OriginAware:
+    """A planner whose plans also say where each origin's requests go.
+
+    Pools that are filled in turn are left alone: the order decides there, request by request.
+    """
+
+    inner: Planner
+
+    @property
+    def kind(self) -> PlannerKind:
+        """The inner planner's: how much every site gets is still its decision."""
+        return self.inner.kind
+
+    def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
+        """See ``Planner.decide``. A transport problem takes milliseconds, so that a deadline changes nothing.
+
+        Raises:
+            InfeasibleError: as the inner planner.
+            MarlinError: SciPy is not installed.
+        """
+        decision = self.inner.decide(state, now=now, deadline_s=deadline_s)
+        plan = decision.plan
+        if len(state.origins) > MAX_ORIGINS or any(pool.dispatch is not Dispatch.SHARES for pool in plan.pools):
+            return decision
+        rtt_ms = np.asarray(state.rtt_ms)
+        pools = []
+        for pool, wanted in zip(plan.pools, state.pools, strict=True):
+            rows = nearest_rows(np.array(pool.weights, dtype=np.float64), np.array(wanted.forecast_requests), rtt_ms)
+            pools.append(pool.model_copy(update={"by_origin": tuple(largest_remainder(row.tolist()) for row in rows)}))
+        plan = plan.model_copy(update={"pools": tuple(pools), "origins": state.origins}).sealed()
+        return replace(decision, plan=plan, expect=lambda: estimate(arrays_from(state), plan))
+
+
+def origin_aware(planner: Planner, dispatch: Dispatch) -> Planner:
+    """The planner, with origins.
+
+    Raises:
+        InputError: it fills sites in turn.
+    """
+    if dispatch is not Dispatch.SHARES:
+        raise InputError("origin-aware needs dispatch shares: filled in turn, the order decides request by request")
+    return OriginAware(planner)
+
+
+def nearest_rows(
+    shares: FloatArray,  # (D,) not negative, not all zero
+    volume: FloatArray,  # (R,) requests, not negative
+    rtt_ms: FloatArray,  # (R, D)
+) -> FloatArray:
+    """Rows (R, D) on the simplex whose volume-weighted mean is ``shares`` and whose mean round trip is least.
+
+    An origin without requests follows the shares: nothing is known of where it should go, and whatever comes from it
+    after all must not all meet at one site.
+
+    Raises:
+        MarlinError: SciPy is not installed.
+    """
+    try:
+        from scipy.optimize import linprog  # type: ignore[import-untyped]  # noqa: PLC0415 SciPy is in the extra [sim]
+        from scipy.sparse import kron, vstack  # type: ignore[import-untyped]  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MarlinError(f"origin-aware dispatch needs {error.name}: pip install 'marlin[sim]'") from error
+    wanted = shares / shares.sum()
+    rows = np.tile(wanted, (len(volume), 1))
+    known = np.flatnonzero(volume > 0)
+    used = np.flatnonzero(wanted > 0)
+    if len(known) == 0 or len(used) == 1:
+        return rows
+    supply = volume[known] / volume[known].sum()  # (R',)
+    each_origin = kron(np.eye(len(known)), np.ones((1, len(used))))
+    each_site = kron(np.ones((1, len(known))), np.eye(len(used)))
+    # The last site's equation follows from all the others, and would only make them depend on each other's rounding.
+    found = linprog(
+        rtt_ms[np.ix_(known, used)].reshape(-1),
+        A_eq=vstack([each_origin, each_site.tocsr()[:-1]]),
+        b_eq=np.concatenate([supply, wanted[used][:-1]]),
+        method="highs",
+    )
+    assert found.success, found.message  # supply and demand are both 1: it always has a solution
+    flow = np.maximum(found.x.reshape(len(known), len(used)), 0.0)
+    rows[known] = 0.0
+    rows[np.ix_(known, used)] = flow / flow.sum(axis=1, keepdims=True)
+    return rows

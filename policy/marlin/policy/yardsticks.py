@@ -1,0 +1,241 @@
+"""What MARLIN has to beat: simple planners, each as good as tuning makes it, and the best of them.
+
+The best simple policy (BSP) is chosen per scenario, scheme and way of dispatch on the tuning days, and only there; then
+it is one planner that is reported on other days. Candidates are the baselines; merit order with its fill level, the
+quantile of the forecast it counts on and the load it keeps replicas awake for; the best static order in hindsight of
+the training days; and the myopic oracle. All of them get the same forecast (marlin-model, section 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from marlin.api.plan import Dispatch, PlannerKind, Scheme
+from marlin.policy.building import Proposal, allowed_sites, build_plan, fill_in_order
+from marlin.policy.merit import merit_order
+from marlin.policy.objective import Weights, scheme_weights
+from marlin.policy.oracle.epoch import LATE_WEIGHT
+from marlin.policy.oracle.planner import Oracle
+from marlin.policy.planner import Decision, Planner
+from marlin.policy.planners import decision_of, make_planner, replicas_awake
+from marlin.simulator.engines import Engine
+from marlin.simulator.experiment import Study, Summary, run, summarise
+from marlin.simulator.fluid import capacity_rps, marginal_metrics
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import arrays_from
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from marlin.api.state import FleetState
+
+FILLS: Final = (0.95, 0.85, 0.7)
+QUANTILES: Final = (0.0, 0.5, 1.0)
+AWAKE_LOADS: Final = (0.95, 0.85, 0.7, 0.5)
+BASELINES: Final = (
+    PlannerKind.CAPACITY_PROPORTIONAL,
+    PlannerKind.NEAREST,
+    PlannerKind.LEAST_LOADED,
+    PlannerKind.ROUND_ROBIN,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InOrder:
+    """Fills sites in turn, in an order it is given or sorts anew each epoch; with the knobs that tuning turns."""
+
+    dispatch: Dispatch
+    scheme: Scheme
+    weights: Weights
+    fill: float = 0.95
+    """Part of its capacity each site is filled to before the next gets something."""
+    quantile: float = 0.0
+    """Demand it counts on: 0 is the forecast, 1 its upper bound, between them in proportion."""
+    awake_load: float = 0.85
+    """Load for which replicas are kept awake, where a pool can power down."""
+    static: Mapping[str, tuple[str, ...]] | None = None
+    """Names of sites in the order of filling, by pool. Default: by merit, in each epoch."""
+
+    @property
+    def kind(self) -> PlannerKind:
+        """BestStatic with an order that is given, else MeritOrder."""
+        return PlannerKind.MERIT_ORDER if self.static is None else PlannerKind.BEST_STATIC
+
+    def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
+        """See ``Planner.decide``; well under a millisecond, so that a deadline changes nothing."""
+        twin = arrays_from(state)
+        capacity = capacity_rps(twin)
+        allowed = allowed_sites(state, capacity)
+        orders = self._orders(state, capacity, marginal_metrics(twin), allowed)
+        shares = np.zeros_like(capacity)
+        for v, pool in enumerate(state.pools):
+            expected = sum(pool.forecast_requests)
+            upper = pool.forecast_upper_requests or expected
+            demand_rps = (expected + self.quantile * (upper - expected)) / state.epoch_s
+            shares[v] = fill_in_order(orders[v], demand_rps, capacity[v], min(self.fill, state.max_utilization))
+        proposal = Proposal(shares, orders, cap=np.full_like(capacity, self.fill))
+        plan = build_plan(
+            state,
+            proposal,
+            allowed,
+            kind=self.kind,
+            scheme=self.scheme,
+            dispatch=self.dispatch,
+            now=now,
+            explanation=f"{self.kind.option} {self.scheme.option}, tuned",
+            awake=replicas_awake(state, twin, proposal, allowed, self.awake_load),
+        )
+        return decision_of(state, twin, plan, {})
+
+    def _orders(
+        self, state: FleetState, capacity: FloatArray, marginal: FloatArray, allowed: NDArray[np.bool_]
+    ) -> tuple[tuple[int, ...], ...]:
+        if self.static is None:
+            return merit_order(state, capacity, marginal, allowed, self.weights)[0].order
+        position = {site.name: d for d, site in enumerate(state.datacenters)}
+        return tuple(
+            tuple(position[name] for name in self.static[pool.name] if name in position and allowed[v, position[name]])
+            for v, pool in enumerate(state.pools)
+        )
+
+
+def static_order(states: Iterable[FleetState], weights: Weights) -> Mapping[str, tuple[str, ...]]:
+    """The order of sites, by pool, that is right on average over the states: the best static one in hindsight.
+
+    Scores are those of merit order, averaged; a site that may not serve in a state has no say in it.
+    """
+    totals: dict[str, dict[str, list[float]]] = {}
+    for state in states:
+        twin = arrays_from(state)
+        capacity = capacity_rps(twin)
+        allowed = allowed_sites(state, capacity)
+        score = merit_order(state, capacity, marginal_metrics(twin), allowed, weights)[1]  # (V, D)
+        for v, pool in enumerate(state.pools):
+            sites = totals.setdefault(pool.name, {})
+            for d, site in enumerate(state.datacenters):
+                if allowed[v, d]:
+                    sites.setdefault(site.name, []).append(float(score[v, d]))
+    return {
+        pool: tuple(sorted(sites, key=lambda name: (float(np.mean(sites[name])), name)))
+        for pool, sites in totals.items()
+    }
+
+
+def simple_policies(
+    scheme: Scheme, dispatch: Dispatch, *, static: Mapping[str, tuple[str, ...]], powers_down: bool
+) -> Iterator[tuple[str, Planner]]:
+    """All candidates for the best simple policy, named by what was tuned.
+
+    Args:
+        scheme: what they lean towards.
+        dispatch: how all of them are carried out.
+        static: the best static order, from the training days.
+        powers_down: whether replicas can; else the load to keep them awake for is nothing to tune.
+    """
+    weights = scheme_weights(scheme)
+    awake_loads = AWAKE_LOADS if powers_down else (0.85,)
+    for kind, load in product(BASELINES, awake_loads):
+        text = f", awake for {load}" if powers_down else ""
+        yield kind.option + text, make_planner(kind, dispatch=dispatch, awake_utilization=load)
+    for order, fill, quantile, load in product((None, static), FILLS, QUANTILES, awake_loads):
+        planner = InOrder(dispatch, scheme, weights, fill, quantile, load, order)
+        text = f", awake for {load}" if powers_down else ""
+        yield f"{planner.kind.option}, fill {fill}, quantile {quantile}{text}", planner
+    yield "myopic oracle", Oracle(scheme, dispatch, weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A planner on some days."""
+
+    name: str
+    planner: Planner
+    summary: Summary
+    value: float
+    """Weighted sum of metrics over capacity-proportional's of the same days, and late requests: less is better."""
+
+
+def score(summary: Summary, baseline: Summary, weights: Weights, late_weight: float = LATE_WEIGHT) -> float:
+    """The objective over days. A metric that capacity-proportional has for nothing counts as it is."""
+    value = late_weight * summary.late_share
+    for name, weight in zip(("ttft_s", "carbon_gco2", "water_l", "cost_usd"), weights, strict=True):
+        ours, theirs = getattr(summary, name), abs(getattr(baseline, name))
+        value += weight * (ours / theirs if theirs > 0 else ours)
+    return float(value)
+
+
+def scored(
+    study: Study, candidates: Iterable[tuple[str, Planner]], weights: Weights, engine: Engine[Any] | None = None
+) -> list[Scored]:
+    """Every candidate on the study's days, best first."""
+    by_capacity = make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
+    baseline = _summary(study, by_capacity, engine)
+    found = []
+    for name, planner in candidates:
+        summary = _summary(study, planner, engine)
+        found.append(Scored(name, planner, summary, score(summary, baseline, weights)))
+    return sorted(found, key=lambda one: one.value)
+
+
+def best_simple_policy(
+    train: Study, tune: Study, scheme: Scheme, dispatch: Dispatch, engine: Engine[Any] | None = None
+) -> Scored:
+    """The candidate that is best on the tuning days.
+
+    Args:
+        train: days that the static order is learnt from.
+        tune: days that the choice is made on; never those of the report.
+        scheme: what is to be least.
+        dispatch: how plans are carried out.
+        engine: carries them out. Default: the fluid engine's NumPy form.
+    """
+    weights = scheme_weights(scheme)
+    states = states_of(train)
+    powers_down = bool(arrays_from(states[0]).can_sleep.any())
+    candidates = simple_policies(scheme, dispatch, static=static_order(states, weights), powers_down=powers_down)
+    return scored(tune, candidates, weights, engine)[0]
+
+
+def states_of(study: Study) -> Sequence[FleetState]:
+    """What planners see in each epoch of a study, while capacity-proportional plans it."""
+    seen: list[FleetState] = []
+    planner = make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
+
+    def remember(state: FleetState) -> Any:
+        seen.append(state)
+        return planner.decide(state).plan
+
+    for _ in run(study, remember):
+        pass
+    return seen
+
+
+def clairvoyant(study: Study, scheme: Scheme, engine: Engine[Any] | None = None) -> Scored:
+    """The oracle shown what really comes, in the units of the days' sums: the bound that shares of a saving are of."""
+    weights = scheme_weights(scheme)
+    by_capacity = make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
+    baseline = _summary(study, by_capacity, engine)
+    scale = (baseline.ttft_s * baseline.requests, baseline.carbon_gco2, baseline.water_l, baseline.cost_usd)
+    planner = Oracle(scheme, Dispatch.ORDERED, weights, scale, baseline.requests)
+    summary = _summary(replace(study, foresight=True), planner, engine)
+    return Scored("clairvoyant oracle", planner, summary, score(summary, baseline, weights))
+
+
+def captured_saving(value: float, clairvoyant_value: float) -> float:
+    """Share of the possible saving over capacity-proportional (whose value is 1) that a planner captures."""
+    return (1.0 - value) / (1.0 - clairvoyant_value)
+
+
+def recovered_share(value: float, best_simple: float, clairvoyant_value: float) -> float:
+    """Share of what the best simple policy leaves that a planner recovers; negative where it is worse."""
+    return (best_simple - value) / (best_simple - clairvoyant_value)
+
+
+def _summary(study: Study, planner: Planner, engine: Engine[Any] | None) -> Summary:
+    return summarise(run(study, lambda state: planner.decide(state).plan, engine))

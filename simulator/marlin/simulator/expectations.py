@@ -1,0 +1,52 @@
+"""What a study's planner is told to expect of an epoch: forecasts as values that learn from each epoch.
+
+A planner sees a forecast and never the arrivals. Which forecast is the study's choice: the smoothing that has always
+been there, any ``Forecaster`` from above the twin, or ``foresight``, which tells the truth and makes every planner
+clairvoyant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from marlin.simulator.physics import FloatArray
+
+SMOOTHING: Final = 0.7
+"""Weight of the last epoch in the smoothed forecast."""
+
+FORECASTS: Final = ("smoothed", "predictor", "perfect")
+"""Forecasts by name: a moving average, the workload predictor, the truth."""
+
+HISTORY_DAYS: Final = 7
+"""Days before an epoch that a forecaster is shown, where the trace has them."""
+
+
+class Expectation(Protocol):
+    """What is expected of the next epoch. A value: observing makes another."""
+
+    def expect(self) -> tuple[FloatArray, FloatArray | None]:
+        """Requests (V,) of the next epoch, and their upper quantile (V,) or None."""
+
+    def observe(self, arrived: FloatArray) -> Expectation:
+        """After the epoch, in which ``arrived`` (V,) came."""
+
+
+Forecaster = Callable[[FloatArray], Expectation]
+"""From a history (T, V) of requests, oldest first and at least one epoch long, to what is expected next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothed:
+    """An exponentially weighted moving average, without bounds."""
+
+    requests: FloatArray  # (V,)
+
+    def expect(self) -> tuple[FloatArray, FloatArray | None]:
+        """See ``Expectation.expect``."""
+        return self.requests, None
+
+    def observe(self, arrived: FloatArray) -> Smoothed:
+        """See ``Expectation.observe``."""
+        return Smoothed(self.requests + SMOOTHING * (arrived - self.requests))

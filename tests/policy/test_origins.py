@@ -1,0 +1,129 @@
+"""Origin-aware dispatch: less network time, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fleets import fleet, site
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marlin.api.cli import marlin
+from marlin.api.plan import Dispatch, PlannerKind, Scheme
+from marlin.api.state import FleetState
+from marlin.policy.origins import OriginAware, nearest_rows
+from marlin.policy.planners import make_planner
+from marlin.simulator.fluid import simulate_plan
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import arrays_from
+
+
+@st.composite
+def transports(draw: st.DrawFn) -> tuple[FloatArray, FloatArray, FloatArray]:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    sites, origins = draw(st.integers(1, 12)), draw(st.integers(1, 16))
+    shares = rng.gamma(0.5, size=sites) * (rng.random(sites) < 0.8)
+    shares[rng.integers(sites)] += 0.1
+    volume = rng.gamma(0.5, 100.0, origins) * (rng.random(origins) < 0.9)
+    return shares, volume, rng.uniform(1, 300, (origins, sites))
+
+
+@given(transports())
+def test_rows_are_on_the_simplex_and_their_weighted_mean_is_the_plans_shares(
+    problem: tuple[FloatArray, FloatArray, FloatArray],
+) -> None:
+    shares, volume, rtt_ms = problem
+    rows = nearest_rows(shares, volume, rtt_ms)
+    wanted = shares / shares.sum()
+    assert rows.sum(axis=1) == pytest.approx(1.0)
+    assert (rows >= 0).all()
+    assert (rows[:, shares == 0] == 0).all()
+    if volume.sum() > 0:
+        assert volume @ rows / volume.sum() == pytest.approx(wanted, abs=1e-7)
+
+
+@given(transports(), st.integers(0, 2**32 - 1))
+def test_no_other_way_to_serve_the_same_shares_is_nearer(
+    problem: tuple[FloatArray, FloatArray, FloatArray], seed: int
+) -> None:
+    """Any feasible flow can be reached by exchanges of two origins at two sites; none of them may help."""
+    shares, volume, rtt_ms = problem
+    flow = volume[:, None] * nearest_rows(shares, volume, rtt_ms)
+    assert (flow * rtt_ms).sum() <= (volume[:, None] * (shares / shares.sum()) * rtt_ms).sum() * (1 + 1e-9)
+    rng = np.random.default_rng(seed)
+    for _ in range(30):
+        r, q = rng.integers(len(volume), size=2)
+        d, e = rng.integers(len(shares), size=2)
+        moved = min(flow[r, d], flow[q, e])
+        gain = moved * (rtt_ms[r, d] + rtt_ms[q, e] - rtt_ms[r, e] - rtt_ms[q, d])
+        assert gain <= 1e-6 * max(1.0, float((flow * rtt_ms).sum()))
+
+
+def test_two_origins_and_two_sites_each_serve_their_own() -> None:
+    near = np.array([[5.0, 200.0], [200.0, 5.0]])
+    assert nearest_rows(np.array([1.0, 1.0]), np.array([300.0, 300.0]), near).tolist() == [[1, 0], [0, 1]]
+    rows = nearest_rows(np.array([3.0, 1.0]), np.array([300.0, 300.0]), near)
+    assert rows == pytest.approx(np.array([[1.0, 0.0], [0.5, 0.5]]))
+
+
+def test_an_origin_that_asks_nothing_follows_the_shares() -> None:
+    rows = nearest_rows(np.array([3.0, 1.0]), np.array([0.0, 10.0]), np.array([[5.0, 9.0], [9.0, 5.0]]))
+    assert rows[0].tolist() == [0.75, 0.25]
+
+
+def worldwide(forecast: float = 900.0) -> FleetState:
+    base = fleet(
+        site("a", carbon_gco2_per_kwh=50.0),
+        site("b", carbon_gco2_per_kwh=300.0),
+        site("c", carbon_gco2_per_kwh=700.0),
+        forecast=forecast,
+        origins=("west", "east", "south"),
+        rtt_ms=((5.0, 150.0, 200.0), (150.0, 5.0, 180.0), (200.0, 180.0, 5.0)),
+    )
+    volume = (0.5 * forecast, 0.3 * forecast, 0.2 * forecast)
+    return base.model_copy(update={"pools": (base.pools[0].model_copy(update={"forecast_requests": volume}),)})
+
+
+@settings(max_examples=10)
+@given(st.sampled_from(Scheme), st.floats(100, 3000))
+def test_only_the_time_to_first_token_changes_and_only_for_the_better(scheme: Scheme, forecast: float) -> None:
+    state = worldwide(forecast)
+    twin = arrays_from(state)
+    weights = (0.1, 0.4, 0.3, 0.2) if scheme is Scheme.CUSTOM else None
+    inner = make_planner(PlannerKind.MERIT_ORDER, scheme=scheme, dispatch=Dispatch.SHARES, weights=weights)
+    plain, aware = inner.decide(state), OriginAware(inner).decide(state)
+    assert aware.plan.pools[0].weights == plain.plan.pools[0].weights
+    assert aware.plan.hash == aware.plan.content_hash()
+    before, after = (simulate_plan(twin, decision.plan).metrics[0] for decision in (plain, aware))
+    assert after[1:].tolist() == before[1:].tolist()
+    assert after[0] <= before[0] + 1e-4
+    assert aware.estimate.ttft_s == pytest.approx(after[0])
+
+
+def test_shares_spread_over_the_world_become_much_nearer() -> None:
+    inner = make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
+    plain, aware = inner.decide(worldwide()), OriginAware(inner).decide(worldwide())
+    assert aware.estimate.ttft_s < plain.estimate.ttft_s - 0.05
+
+
+def test_pools_that_are_filled_in_turn_are_left_alone() -> None:
+    inner = make_planner(PlannerKind.MERIT_ORDER, dispatch=Dispatch.ORDERED)
+    assert OriginAware(inner).decide(worldwide()).plan == inner.decide(worldwide()).plan
+
+
+@pytest.mark.parametrize("command", ["plan --scenario demo-3", "simulate --scenario demo-3 --planner merit-order"])
+def test_the_commands_refuse_origins_where_sites_are_filled_in_turn(command: str) -> None:
+    done = CliRunner().invoke(marlin, [*command.split(), "--origin-aware"])
+    assert done.exit_code != 0
+    assert "origin-aware needs dispatch shares" in done.output + str(done.exception)
+
+
+def test_a_plan_on_the_command_line_names_every_origins_rows() -> None:
+    done = CliRunner().invoke(
+        marlin, ["plan", "--scenario", "demo-3", "--dispatch", "shares", "--origin-aware", "--json"]
+    )
+    plan = json.loads(done.output[done.output.index("{") :])["plan"]
+    assert len(plan["pools"][0]["byOrigin"]) == len(plan["origins"]) > 1

@@ -1,0 +1,134 @@
+"""The planners MARLIN is measured against, and how they are chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fleets import fleet, site
+
+from marlin.api.plan import Dispatch, PlannerKind, Scheme
+from marlin.api.pool import PowerDown
+from marlin.api.state import FleetState
+from marlin.policy.objective import scheme_weights
+from marlin.policy.planners import make_planner
+from marlin.policy.yardsticks import (
+    InOrder,
+    captured_saving,
+    recovered_share,
+    score,
+    scored,
+    simple_policies,
+    static_order,
+)
+from marlin.simulator.experiment import Study, Summary
+from marlin.simulator.fleet import Builder
+from marlin.simulator.scenario import scenario_documents
+from marlin.simulator.twin_state import arrays_from
+
+CARBON = scheme_weights(Scheme.MIN_CARBON)
+
+
+def three_sites(*carbon: float, forecast: float = 900.0, upper: float | None = None) -> FleetState:
+    state = fleet(
+        *(site(name, carbon_gco2_per_kwh=g) for name, g in zip("abc", carbon, strict=True)), forecast=forecast
+    )
+    pool = state.pools[0].model_copy(update={"forecast_upper_requests": upper, "power_down": PowerDown.SLEEP})
+    return state.model_copy(update={"pools": (pool,)})
+
+
+ONE_SITE = float(arrays_from(three_sites(1.0, 1.0, 1.0)).capacity_rps[0, 0]) * 900.0
+"""Requests of an epoch that one site can carry."""
+
+
+def test_merit_order_untuned_is_the_merit_order_everybody_knows() -> None:
+    state = three_sites(300.0, 100.0, 500.0)
+    known = make_planner(PlannerKind.MERIT_ORDER, scheme=Scheme.MIN_CARBON).decide(state).plan.pools[0]
+    ours = InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON).decide(state).plan.pools[0]
+    assert ours == known
+    assert ours.order == (1, 0, 2)
+
+
+def test_a_lower_fill_level_caps_sites_and_brings_in_the_next_one() -> None:
+    state = three_sites(300.0, 100.0, 500.0, forecast=0.8 * ONE_SITE)
+    full, low = (
+        InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON, fill=fill).decide(state).plan.pools[0]
+        for fill in (0.95, 0.5)
+    )
+    assert low.cap == (5000, 5000, 5000)
+    assert full.weights == (0, 10_000, 0)
+    assert low.weights == (3750, 6250, 0)
+
+
+def test_a_higher_quantile_spreads_shares_and_a_lower_load_keeps_more_replicas_awake() -> None:
+    state = three_sites(300.0, 100.0, 500.0, forecast=0.8 * ONE_SITE, upper=1.6 * ONE_SITE)
+    plain, careful, awake = (
+        InOrder(Dispatch.SHARES, Scheme.MIN_CARBON, CARBON, quantile=q, awake_load=load).decide(state).plan.pools[0]
+        for q, load in ((0.0, 0.95), (1.0, 0.95), (0.0, 0.3))
+    )
+    assert plain.weights == (0, 10_000, 0)
+    assert careful.weights[0] > 0
+    assert sum(awake.replicas) >= sum(plain.replicas)
+
+
+def test_the_static_order_is_the_one_that_is_right_on_average() -> None:
+    states = [three_sites(100.0, 200.0, 500.0), three_sites(900.0, 200.0, 500.0)]
+    order = static_order(states, CARBON)
+    assert order == {"chat": ("b", "a", "c")}
+    plan = InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON, static=order).decide(states[0]).plan
+    assert plan.planner is PlannerKind.BEST_STATIC
+    assert plan.pools[0].order == (1, 0, 2)
+
+
+def test_a_static_order_leaves_out_a_site_that_is_drained() -> None:
+    state = three_sites(100.0, 200.0, 500.0)
+    closed = state.datacenters[1].model_copy(update={"is_available": False})
+    state = state.model_copy(update={"datacenters": (state.datacenters[0], closed, state.datacenters[2])})
+    plan = InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON, static={"chat": ("b", "c", "a")}).decide(state).plan
+    assert plan.pools[0].order == (2, 0)
+    assert plan.pools[0].weights[1] == 0
+
+
+@pytest.mark.parametrize(("powers_down", "count"), [(False, 4 + 18 + 1), (True, 16 + 72 + 1)])
+def test_candidates_have_names_of_their_own_and_none_is_left_out(powers_down: bool, count: int) -> None:
+    found = dict(simple_policies(Scheme.MIN_WATER, Dispatch.ORDERED, static={"chat": ("a",)}, powers_down=powers_down))
+    assert len(found) == count
+    kinds = {planner.kind for planner in found.values()}
+    assert kinds == set(PlannerKind) - {PlannerKind.MARLIN}
+
+
+def summary(**changes: float) -> Summary:
+    names = [name for name in Summary.__slots__ if name not in changes]
+    return Summary(**dict.fromkeys(names, 1.0), **changes)
+
+
+def test_a_score_is_relative_to_capacity_proportional_and_late_requests_count() -> None:
+    base = summary(ttft_s=2.0, carbon_gco2=10.0, water_l=4.0, cost_usd=0.0, late_share=0.0)
+    ours = summary(ttft_s=1.0, carbon_gco2=5.0, water_l=4.0, cost_usd=0.0, late_share=0.02)
+    assert score(base, base, CARBON) == 1.0
+    assert score(ours, base, CARBON) == pytest.approx(0.5 + 0.02)
+    assert score(ours, base, (0.25, 0.25, 0.25, 0.25)) == pytest.approx(0.25 * (0.5 + 0.5 + 1.0 + 0.0) + 0.02)
+
+
+def test_shares_of_a_saving_are_what_their_names_say() -> None:
+    assert captured_saving(0.9, 0.8) == pytest.approx(0.5)
+    assert recovered_share(0.85, 0.9, 0.8) == pytest.approx(0.5)
+    assert recovered_share(0.95, 0.9, 0.8) == pytest.approx(-0.5)
+
+
+def test_candidates_are_ranked_on_the_days_of_the_study_by_their_score() -> None:
+    study = replace(Study(Builder(scenario_documents("demo-3"))), load="mean56")
+    names = ("merit-order", "capacity-proportional")
+    found = scored(
+        study,
+        [
+            ("capacity-proportional", make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)),
+            ("merit-order", InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON)),
+        ],
+        CARBON,
+    )
+    assert [one.name for one in found] == list(names)
+    assert found[1].value == pytest.approx(1.0 + found[1].summary.late_share)
+    assert found[0].value < 0.95
+    assert np.isfinite(found[0].summary.ttft_s)
