@@ -1,5 +1,9 @@
 """Signals: what a site's power costs in carbon, water and money, and how far the figure can be trusted.
 
-- ``values``  what a provider answered and what is known over time, in the twin's units
-- ``ladder``  live, forecast, history, fallback: pure
+- ``values``     what a provider answered and what is known over time, in the twin's units
+- ``ladder``     live, forecast, history, fallback: pure
+- ``answers``    what providers answer, by documented shape: pure
+- ``providers``  a source asked once, behind one protocol
+- ``reader``     who is to be asked when, and what came of it
+- ``http``       the one place that asks over the network
 """
