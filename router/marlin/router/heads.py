@@ -589,6 +589,6 @@ def _value(line: bytes) -> bytes:
 
 
 def _bad_first_line(first: bytes) -> RouterError:
-    if re.fullmatch(rb"[!-~]+ [!-~]+ HTTP/[0-9.]{1,8}", first):
+    if re.fullmatch(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32} [!-~]+ HTTP/[0-9.]{1,8}", first):
         return VersionError("only HTTP/1.0 and HTTP/1.1 are spoken here")
     return BadRequestError("the request line is not valid", reason="bad_head")
