@@ -81,6 +81,18 @@ class Ring:
         self._next = int((self._next + len(new)) % self.size)
         self.held = min(self.held + len(new), self.size)
 
+    def place(self) -> tuple[int, int]:
+        """How many are held, and where the next one goes."""
+        return self.held, self._next
+
+    def rows(self) -> dict[str, Floats]:
+        """All of it, by part; not a copy."""
+        return self._rows
+
+    def put(self, rows: dict[str, Floats], place: tuple[int, int]) -> None:
+        """What ``rows`` and ``place`` gave, back again."""
+        self._rows, (self.held, self._next) = rows, place
+
     def draw(self, rng: np.random.Generator, count: int) -> Transitions:
         """``count`` of those held, with repetition."""
         return Transitions(**self._rows).take(rng.integers(self.held, size=count))
