@@ -3,8 +3,8 @@
 A control process and its workers (``docs/explanation/architecture.md``). Decisions are pure functions over plain
 values; sockets and files are at the rim. In a worker (standard library, msgspec, uvloop):
 
-- what is decided: ``view`` the parsed table; ``choice`` which datacenter, which backend; ``balancer`` the same with a
-  memory; ``budget`` how many retries; ``loads`` requests in flight, shared by workers
+- what is decided: ``view`` the parsed table; ``choice`` which datacenter, which backend; ``affinity`` the same for
+  sessions; ``balancer`` both with a memory; ``budget`` how many retries; ``loads`` requests in flight of all workers
 - what is read: ``heads`` and ``framing`` HTTP/1; ``body_fields`` the model's name; ``paths`` what is passed on;
   ``usage`` token counts
 - the rim: ``downstream`` a client's connection; ``flow`` one request; ``upstream`` a backend's connections; ``plane``

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+from marlin.router.affinity import Sessions, choose_for_session, hash_of
 from marlin.router.choice import Draws, choose_backend, choose_by_order, choose_by_shares, most_free
 from marlin.router.loads import SCRAP, SLOTS, LoadPage
 from marlin.router.view import Backend, Ordered, Pool, Site, Table
@@ -68,6 +69,7 @@ class LiveBackend:
         is_usable: whether a request may be sent to it.
         last_pick: when it was last chosen, as a count of choices.
         slot: its cell on the load page.
+        salt: hash of its name, for sessions.
         service_time_s, best_service_time_s: running mean of how long requests took; the lowest that mean has been.
         failures: in a row.
         silent_since_s: since when it holds requests and says nothing.
@@ -89,6 +91,7 @@ class LiveBackend:
         "own_in_flight",
         "peer",
         "rest_until_s",
+        "salt",
         "service_time_s",
         "silent_since_s",
         "site",
@@ -101,6 +104,7 @@ class LiveBackend:
 
     def __init__(self, backend: Backend, slot: int) -> None:
         self.slot = slot
+        self.salt = hash_of(f"{backend.datacenter}/{backend.name}".encode())
         self.in_flight = 0
         self.own_in_flight = 0
         self.last_pick = 0
@@ -240,6 +244,7 @@ class Balancer:
         self._seen_others_s = -math.inf
         self._live: dict[BackendKey, LiveBackend] = {}
         self._draws: dict[tuple[str, tuple[float, ...]], Draws] = {}
+        self._sessions: dict[tuple[str, tuple[str, ...], tuple[float, ...]], Sessions] = {}
         self._picks = 0
         self._next_change_s = math.inf
         """When the first back-off or rest ends."""
@@ -294,7 +299,13 @@ class Balancer:
         return self._live.values()
 
     def choose(
-        self, pool: LivePool, now_s: float, tried: Collection[LiveBackend] = (), *, is_forwarded: bool = False
+        self,
+        pool: LivePool,
+        now_s: float,
+        tried: Collection[LiveBackend] = (),
+        *,
+        is_forwarded: bool = False,
+        session: bytes = b"",
     ) -> LiveBackend | None:
         """The backend that the next request of ``pool`` goes to; None when there is none with room.
 
@@ -303,6 +314,7 @@ class Balancer:
             now_s: the time.
             tried: backends that failed this request.
             is_forwarded: whether the request comes from another router: then it never goes to a member router.
+            session: what the request's session is known by; empty: it has none, or need not stay where it was.
         """
         if now_s >= self._next_change_s:
             self._refresh()
@@ -310,6 +322,8 @@ class Balancer:
             self._look_at_others(now_s)
         if tried or (is_forwarded and pool.has_members):
             return self._choose_among(pool, tried, is_forwarded=is_forwarded)
+        if session:
+            return self._choose_for_session(pool, hash_of(session))
         sites = pool.sites
         if pool.order is None:
             chosen = choose_by_shares(pool.draws, sites)
@@ -321,6 +335,43 @@ class Balancer:
             return None
         backends = sites[chosen].backends
         return self._pick(backends) if len(backends) > 1 or not backends[0].has_room else backends[0]
+
+    def _choose_for_session(self, pool: LivePool, session: int) -> LiveBackend | None:
+        """As ``choose``, for a request whose session should stay where its prefix cache is."""
+        sites = pool.sites
+        if pool.order is not None:
+            if not pool.is_measured:
+                pool.measure()
+            chosen = choose_by_order(pool.order, sites)
+        else:
+            sessions = self._sessions_of(pool)
+            chosen = None if sessions is None else sessions.choose(session, [site.has_room for site in sites])
+            if chosen is None:
+                chosen = most_free(sites)
+        if chosen is None:
+            return None
+        backends = sites[chosen].backends
+        index = choose_for_session(
+            session,
+            [b.salt for b in backends],
+            [b.capacity_rps if b.has_room else 0.0 for b in backends],
+            [b.in_flight for b in backends],
+        )
+        return self._pick(backends) if index is None else backends[index]
+
+    def _sessions_of(self, pool: LivePool) -> Sessions | None:
+        """What divides the pool's keyed requests among the sites that are usable now."""
+        assert not isinstance(pool.pool.rule, Ordered)
+        weights = tuple(w if s.is_usable else 0.0 for w, s in zip(pool.pool.rule.weights, pool.sites, strict=True))
+        if not any(weights):
+            return None
+        key = (pool.pool.name, tuple(site.site.name for site in pool.sites), weights)
+        sessions = self._sessions.get(key)
+        if sessions is None:
+            if len(self._sessions) >= _MAX_REMEMBERED:
+                self._sessions.clear()
+            sessions = self._sessions[key] = Sessions(key[1], weights)
+        return sessions
 
     def open(self, live: LiveBackend) -> None:
         """Counts a request in."""

@@ -89,6 +89,7 @@ class Flow:
         "_reply",
         "_resends",
         "_second_last",
+        "_session",
         "_tail",
         "_tried",
         "attempts",
@@ -118,6 +119,7 @@ class Flow:
         self._mode = _AS_IS
         self._needs_fresh = False
         self._resends = 0
+        self._session = b""
         self._tail = self._last = self._second_last = b""
         self._tried: tuple[LiveBackend, ...] = ()
         self.head = head
@@ -150,6 +152,7 @@ class Flow:
                 return
             fields = NO_FIELDS if head.is_opaque else read_fields(self.body)
             self._pool = self._find_pool(fields)
+            self._session = head.session or (fields.prompt_cache_key or fields.user or "").encode("utf-8", "replace")
             plane.budget.pay_in()
             self._try_next(self.began_s)
         except RouterError as error:
@@ -186,7 +189,9 @@ class Flow:
         assert self._pool is not None
         live = None
         if self.attempts < MAX_ATTEMPTS:
-            live = plane.balancer.choose(self._pool, now_s, self._tried, is_forwarded=self.head.is_forwarded)
+            live = plane.balancer.choose(
+                self._pool, now_s, self._tried, is_forwarded=self.head.is_forwarded, session=self._session
+            )
         if live is None:
             raise self._nothing_left()
         self.attempts += 1

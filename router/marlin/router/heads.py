@@ -50,6 +50,7 @@ EVENTS: Final = 12
 """Content-Type: text/event-stream."""
 RETRY_AFTER: Final = 13
 OUR_ERROR: Final = 14
+SESSION: Final = 15
 LENGTH_IS: Final = 100
 """A kind of this or more is a Content-Length, and says it: kind - LENGTH_IS."""
 
@@ -70,6 +71,7 @@ _IN_REQUESTS: Final = _HOP_BY_HOP | {
     b"host": HOST,
     b"authorization": AUTHORIZATION,
     b"x-request-id": REQUEST_ID,
+    b"x-session-id": SESSION,
     b"content-type": OPAQUE,
     b"expect": EXPECT,
     b"x-marlin-hop": HOP,
@@ -82,7 +84,7 @@ _IN_REPLIES: Final = _HOP_BY_HOP | {
     b"x-marlin-backend": DROP,
     b"x-marlin-plan-epoch": DROP,
 }
-_NOT_REMEMBERED: Final = frozenset({REQUEST_ID, RETRY_AFTER})
+_NOT_REMEMBERED: Final = frozenset({REQUEST_ID, RETRY_AFTER, SESSION})
 
 _PROTECTED: Final = frozenset({HOST, LENGTH, AUTHORIZATION, OPAQUE, EVENTS, CODING})
 """Not to be removed by being named in Connection: somebody relies on them."""
@@ -166,6 +168,7 @@ class RequestHead:
         length: bytes of the body; -1 when it is chunked.
         host_at, authorization_at: positions in ``lines``; 0 where there is none.
         request_id: the client's x-request-id.
+        session: the client's x-session-id.
         is_opaque: whether the body is something else than plain JSON.
         is_forwarded: whether another router sent it.
         keeps_alive: whether the client wants to use its connection again.
@@ -188,6 +191,7 @@ class RequestHead:
         "lines",
         "removed",
         "request_id",
+        "session",
         "upgrade",
     )
 
@@ -200,6 +204,7 @@ class RequestHead:
         self.host_at = 0
         self.authorization_at = 0
         self.request_id = b""
+        self.session = b""
         self.is_opaque = False
         self.is_forwarded = False
         self.keeps_alive = True
@@ -356,6 +361,11 @@ def _read_request_id(request: RequestHead, line: bytes) -> bool:
     return True
 
 
+def _read_session(request: RequestHead, line: bytes) -> bool:
+    request.session = request.session or _value(line)
+    return True
+
+
 def _read_hop(request: RequestHead, _: bytes) -> bool:
     request.is_forwarded = True
     return False
@@ -386,6 +396,7 @@ _READ_REQUEST: Final[dict[int, Callable[[RequestHead, bytes], bool]]] = {
     CODING: _read_coding,
     OPAQUE: _read_opaque,
     REQUEST_ID: _read_request_id,
+    SESSION: _read_session,
     HOP: _read_hop,
     EXPECT: _read_expect,
     UPGRADE: _read_upgrade,
