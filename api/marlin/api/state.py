@@ -126,6 +126,7 @@ class FleetState(ApiModel):
             raise ValueError("datacenters must have different names")
         if len(self.rtt_ms) != origins or any(len(row) != sites for row in self.rtt_ms):
             raise ValueError(f"rtt_ms must be {origins} rows of {sites}")
+        groups = {(site.name, group.name) for site in self.datacenters for group in site.node_groups}
         for pool in self.pools:
             if len(pool.forecast_requests) != origins:
                 raise ValueError(f"pool {pool.name}: forecast_requests must have {origins} entries, one per origin")
@@ -133,8 +134,7 @@ class FleetState(ApiModel):
                 if (values := getattr(pool, field)) and len(values) != sites:
                     raise ValueError(f"pool {pool.name}: {field} must have {sites} entries, one per datacenter")
             for deployment in pool.deployments:
-                groups = {g.name for d in self.datacenters if d.name == deployment.datacenter for g in d.node_groups}
-                if deployment.node_group not in groups:
+                if (deployment.datacenter, deployment.node_group) not in groups:
                     raise ValueError(
                         f"pool {pool.name}: no node group {deployment.node_group} in {deployment.datacenter}"
                     )

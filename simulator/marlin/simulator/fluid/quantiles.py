@@ -122,6 +122,10 @@ def _mixed(
     """One deployment's table (K, T), each origin's part moved by its round trip."""
     weights = np.array(mix, dtype=np.float64)
     weights = weights / weights.sum() if weights.any() else np.full(len(mix), 1.0 / len(mix))
-    table = exceedance(model, sizes, arrival_scv)  # (K, T)
-    moved = interpolate(table, TIMES_S - np.array(way_s)[:, None])  # (K, R, T)
-    return np.asarray(np.tensordot(weights, moved, axes=(0, 1)))
+    return np.asarray(np.tensordot(weights, _moved(model, sizes, arrival_scv, way_s), axes=(0, 1)))
+
+
+@lru_cache(maxsize=256)
+def _moved(model: ReplicaModel, sizes: TokenSizes, arrival_scv: float, way_s: tuple[float, ...]) -> FloatArray:
+    """The table as each origin sees it (K, R, T). With the hour only the mix of origins changes, so these are kept."""
+    return interpolate(exceedance(model, sizes, arrival_scv), TIMES_S - np.array(way_s)[:, None])
