@@ -34,6 +34,7 @@ class Entry:
 COMMANDS: Final[dict[str, Entry]] = {
     "demo": Entry("marlin.operator.cli:demo", "demo", "Run the whole loop on this machine and compare planners."),
     "simulate": Entry("marlin.policy.simulate_cli:simulate", "demo", "Run a planner in the digital twin."),
+    "train": Entry("marlin.policy.train_cli:train", "train", "Train MARLIN's agents in the digital twin."),
     "plan": Entry("marlin.policy.cli:plan", "demo", "Decide one epoch's plan for a fleet and say why."),
     "router": Entry("marlin.router.cli:router", "router", "Send requests to datacenters as the plan says."),
     "emulate": Entry("marlin.simulator.emulator.cli:emulate", "demo", "Serve an emulated vLLM."),

@@ -192,7 +192,7 @@ def simulate(
     from marlin.policy.simulating import prepare  # noqa: PLC0415
     from marlin.simulator.results import ResultsWriter  # noqa: PLC0415
 
-    scenario, where = _scenario(given | ({"compare": False} if no_compare else {}))
+    scenario, where = scenario_of(given | ({"compare": False} if no_compare else {}))
     experiment = prepare(scenario, where)
     if (forewarning := experiment.forewarning()) is not None:
         click.echo(f"warning: {forewarning}", err=True)
@@ -243,7 +243,7 @@ def _ended_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _scenario(given: Mapping[str, Any]) -> tuple[Scenario, Where]:
+def scenario_of(given: Mapping[str, Any]) -> tuple[Scenario, Where]:
     """What the options say, over what a scenario file says; and which of them said it, for messages."""
     from pydantic.alias_generators import to_camel  # noqa: PLC0415
 

@@ -1,0 +1,71 @@
+"""``marlin train``: from scenarios to an artifact. Options only; ``training`` does the work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+# Everything that needs NumPy, torch or pydantic is imported inside the functions, so that --help answers at once.
+
+
+@click.command()
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="A built-in fleet, or a scenario file; several are trained on in turn. Default: paper-8.",
+)
+@click.option("--load", metavar="LOAD", help="peak95, mean30, mean56 or mean80. Default: what the scenario says.")
+@click.option("--dispatch", type=click.Choice(["ordered", "shares"]), default="shares", show_default=True)
+@click.option("--power-down", metavar="HOW", help="None, IdlePState, Sleep or ScaleToZero, for all pools.")
+@click.option("--data", metavar="FOLDER", help="Full data: every day of BurstGPT, signals hour by hour.")
+@click.option("--first-day", type=int, help="Day of the trace to begin with. Default: 0.")
+@click.option("--days", type=click.IntRange(2), default=7, show_default=True, help="How many, tuning days included.")
+@click.option("--tune-days", type=click.IntRange(1), default=2, show_default=True, help="The last so many judge.")
+@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Days that every lane plays.")
+@click.option("--lanes", type=click.IntRange(1), default=16, show_default=True, help="Days that are played at once.")
+@click.option("--patience", type=click.IntRange(1), default=6, show_default=True, help="Rounds without progress.")
+@click.option("--conditioning", type=click.Choice(["film", "paper"]), default="film", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="The artifact. Beside it, in FOLDER.training, lie checkpoint and log.",
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def train(out: Path, *, resume: bool, quiet: bool, **given: Any) -> None:
+    """Train MARLIN's four agents in the digital twin.
+
+    After every round the agents are judged, each alone and without chance, on days that are not trained on: what it
+    saves of its own metric against capacity-proportional routing, beside what a sort (merit order) saves on the same
+    requests. The best round becomes the artifact. A training that is killed goes on with --resume, to the same end.
+
+    \b
+    Examples:
+      marlin train --scenario 8x12 --load mean56 --out policy
+      marlin train --scenario paper-4 --scenario paper-8 --data full-data --days 35 --tune-days 7 --out policy
+      marlin train --scenario 8x12 --load mean56 --out policy --resume
+    """  # noqa: D301 the backslash is click's mark for a block to keep
+    from marlin.policy.artifact import Conditioning  # noqa: PLC0415
+    from marlin.policy.training.job import Job  # noqa: PLC0415
+    from marlin.policy.training.run import TrainSettings  # noqa: PLC0415
+
+    if given["tune_days"] >= given["days"]:
+        raise click.UsageError("--tune-days must be fewer than --days: the others are trained on")
+    settings = TrainSettings(
+        rounds=given.pop("rounds"),
+        lanes=given.pop("lanes"),
+        patience=given.pop("patience"),
+        conditioning=Conditioning(given.pop("conditioning")),
+    )
+    job = Job.prepared(out, settings, given.pop("seed"), given)
+    say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+    artifact = job.run(say, resume=resume)
+    click.echo(json.dumps({"artifact": str(out), "evaluation": list(artifact.card.evaluation)}))

@@ -1,0 +1,70 @@
+"""``marlin train`` from a scenario to an artifact that loads; what cannot be is refused before anything is trained."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from marlin.api.cli import marlin
+from marlin.api.errors import InputError, MarlinError
+from marlin.policy import artifact
+from marlin.policy.training.job import Job
+from marlin.policy.training.run import TrainSettings
+
+QUICK = TrainSettings(rounds=1, lanes=2, batch=8, warm_transitions=180, actor_hidden=8, critic_hidden=8)
+GIVEN = {"scenarios": ("demo-3",), "dispatch": "shares", "tune_days": 1, "days": 2, "load": "mean30"}
+
+
+def test_a_training_ends_in_an_artifact_with_what_it_was_seen_to_do(tmp_path: Path) -> None:
+    heard: list[str] = []
+    made = Job.prepared(tmp_path / "policy", QUICK, 3, GIVEN).run(heard.append, resume=False)
+    loaded = artifact.load(tmp_path / "policy")
+    assert loaded.card == made.card
+    assert loaded.card.seed == 3
+    assert loaded.card.hyper_parameters["bestRound"] == 1
+    by_metric = {row["metric"]: row for row in loaded.card.evaluation}
+    assert set(by_metric) == {"ttft_s", "carbon_gco2", "water_l", "cost_usd"}
+    assert by_metric["carbon_gco2"]["merit_order_saves"] > 0.01, "a sort saves carbon here"
+    assert heard[0].startswith("merit order saves ttft")
+    assert heard[-1].startswith("round 1/1: agents save")
+    log = list(csv.DictReader((tmp_path / "policy.training" / "log.csv").read_text().splitlines()))
+    assert [row["round"] for row in log] == ["1"]
+    # Over already: going on only writes the artifact again.
+    again = Job.prepared(tmp_path / "policy", QUICK, 3, GIVEN).run(heard.append, resume=True)
+    assert heard[-2] == "goes on after round 1"
+    assert again.card.weights_sha256 == made.card.weights_sha256
+
+
+def test_a_checkpoint_of_another_seed_is_not_gone_on_from(tmp_path: Path) -> None:
+    job = Job.prepared(tmp_path / "policy", QUICK, 3, GIVEN)
+    (tmp_path / "policy.training").mkdir()
+    (tmp_path / "policy.training" / "state.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"state\.safetensors: is no checkpoint"):
+        job.run(lambda line: None, resume=True)
+
+
+def test_a_folder_that_is_something_else_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is there and is no artifact"):
+        Job.prepared(tmp_path, QUICK, 0, GIVEN)
+    with pytest.raises(MarlinError, match="there is no folder"):
+        Job.prepared(tmp_path / "missing" / "policy", QUICK, 0, GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--days 3 --tune-days 3", "--tune-days must be fewer than --days"),
+        ("--scenario paper-9", "paper-9"),
+        ("--load mean57", "mean57"),
+        ("--days 60", "days 0 to 5"),
+        ("--rounds 0", "--rounds"),
+    ],
+)
+def test_wrong_options_get_a_line_and_code_2(tmp_path: Path, options: str, message: str) -> None:
+    result = CliRunner().invoke(marlin, ["train", "--out", str(tmp_path / "policy"), *options.split()])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "policy").exists()
