@@ -41,7 +41,7 @@ import click
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def train(out: Path, *, resume: bool, quiet: bool, **given: Any) -> None:
-    """Train MARLIN's four agents in the digital twin.
+    """Train MARLIN's agents in the digital twin.
 
     After every round the agents are judged, each alone and without chance, on days that are not trained on: what it
     saves of its own metric against capacity-proportional routing, beside what a sort (merit order) saves on the same

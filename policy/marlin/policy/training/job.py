@@ -27,6 +27,7 @@ from marlin.policy.planners import make_planner
 from marlin.policy.simulate_cli import scenario_of
 from marlin.policy.simulating import Experiment, prepare
 from marlin.policy.training import checkpoint
+from marlin.policy.training.allocation import keep_freed_memory
 from marlin.policy.training.run import Fleet, Training, TrainSettings, begin, described, next_round
 from marlin.simulator.engines import FluidEngine
 from marlin.simulator.environments.task import TaskSettings, make_task
@@ -85,6 +86,7 @@ class Job:
             MarlinError: files cannot be written.
         """
         torch.set_num_threads(1)  # so that the same seed is the same result, whatever machine
+        keep_freed_memory()
         files = self.out.with_name(f"{self.out.name}.training")
         files.mkdir(exist_ok=True)
         fleets = [self._fleet(experiment) for experiment in self.experiments]
