@@ -64,8 +64,10 @@ def varied(seed: int, power_down: PowerDown = PowerDown.NONE, *, sites: int = 4,
 def value(twin: TwinState, metrics: FloatArray, late: FloatArray, scheme: Scheme) -> FloatArray:
     """The objective of outcomes (B, 4), from the definition."""
     objective = objective_of(twin, scheme_weights(scheme))
-    totals = metrics * (objective.requests, 1.0, 1.0, 1.0)
-    return np.asarray((totals / objective.scale) @ objective.weights + objective.late * late)
+    requests = float(twin.arriving.sum())
+    totals = metrics * (requests, 1.0, 1.0, 1.0)
+    late_cost = objective.late * late * requests / objective.requests
+    return np.asarray((totals / objective.scale) @ objective.weights + late_cost)
 
 
 schemes = st.sampled_from([Scheme.BALANCED, Scheme.MIN_TTFT, Scheme.MIN_CARBON, Scheme.MIN_WATER, Scheme.MIN_COST])

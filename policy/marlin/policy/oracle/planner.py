@@ -20,7 +20,7 @@ from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy.building import Proposal, allowed_sites, build_plan
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import OPTION_NAMES, Weights
-from marlin.policy.oracle.epoch import Objective, Optimum, demand_rps, objective_of, optimum, site_costs
+from marlin.policy.oracle.epoch import Objective, Optimum, demand_rps, limits_rps, objective_of, optimum, site_costs
 from marlin.policy.planner import Decision
 from marlin.simulator.constants import constant
 from marlin.simulator.fluid import Plans, awake_for, capacity_rps, estimate, marginal_metrics, simulate_epochs
@@ -60,9 +60,9 @@ class Oracle:
     weights: Weights
     scale: tuple[float, float, float, float] | None = None
     """What capacity-proportional comes to over the day, request-seconds first: so that the sum over a day is what is
-    minimised. Default: its figures in each epoch."""
+    minimised. Default: an epoch's at the usual load."""
     requests: float | None = None
-    """Requests of the day, which the share of late ones is of. Default: those of each epoch."""
+    """Requests of the day, which the share of late ones is of. Default: an epoch's at the usual load."""
 
     @property
     def kind(self) -> PlannerKind:
@@ -75,7 +75,7 @@ class Oracle:
         allowed = allowed_sites(state, capacity_rps(twin))
         scale = None if self.scale is None else np.array(self.scale)
         objective = objective_of(twin, self.weights, scale=scale, requests=self.requests)
-        factors, chances = _demands(state)
+        factors, chances = _demands(state, limits_rps(twin).sum(axis=1) / np.maximum(demand_rps(twin), 1e-12))
         candidates = list(self._candidates(state, twin, objective, allowed, factors))
         expected = _expected(twin, objective, candidates, factors, chances, self.dispatch)
         best = int(expected.argmin())
@@ -126,7 +126,11 @@ class Oracle:
         optima = [optimum(twin, objective, demand_rps(twin) * factor) for factor in factors]
         for i, found in enumerate(optima):
             order, exact, open_ended = _in_turn(twin, objective, found)
-            ways = (("", None),) if self.dispatch is Dispatch.SHARES else (("", open_ended), (", to the rate", exact))
+            ways = (
+                (("", None),)
+                if self.dispatch is Dispatch.SHARES
+                else (("", open_ended), (", to the rate", exact), (", all open", None))
+            )
             for text, cap in ways:
                 proposal = Proposal(found.rate_rps, order, cap=cap)
                 for j in range(i, len(optima) if twin.can_sleep.any() else i + 1):
@@ -150,10 +154,11 @@ def _proportional(twin: TwinState, allowed: NDArray[np.bool_]) -> Proposal:
     return Proposal(shares, tuple(tuple(int(d) for d in np.argsort(-row, kind="stable")) for row in shares))
 
 
-def _demands(state: FleetState) -> tuple[FloatArray, FloatArray]:
+def _demands(state: FleetState, most: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Factors (S, V) on the forecast that stand for what may come, and how likely each is (S,).
 
-    All pools are taken to be high or low together: the fleet must carry them together.
+    All pools are taken to be high or low together: the fleet must carry them together. More than the fleet can carry,
+    ``most`` (V,), is not looked at: no plan can help it, and what it costs would drown what plans differ in.
     """
     expected = np.array([sum(pool.forecast_requests) for pool in state.pools])
     spread = np.zeros_like(expected)
@@ -164,7 +169,7 @@ def _demands(state: FleetState) -> tuple[FloatArray, FloatArray]:
     if not spread.any():
         return np.ones((1, len(expected))), np.ones(1)
     z, chances = (np.array(column) for column in zip(*_DEMANDS, strict=True))
-    return np.exp(z[:, None] * spread), chances
+    return np.minimum(np.exp(z[:, None] * spread), np.maximum(most, 1.0)), chances
 
 
 def _in_turn(
