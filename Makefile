@@ -37,6 +37,14 @@ test-long: setup-dev ## The long form of the sampled tests (more examples of eac
 	@HYPOTHESIS_PROFILE=long $(V)/python scripts/run_tests.py $(PARTS)
 	@$(MAKE) e2e-vllm
 
+.PHONY: helm
+helm: ## The Helm that chart tests run, into the user's cache (needs Go, some minutes once)
+	@scripts/helm.sh
+
+.PHONY: promtool
+promtool: ## The promtool that chart tests run, into the user's cache (Debian)
+	@scripts/promtool.sh
+
 .PHONY: e2e-vllm
 e2e-vllm: setup-dev ## The emulator's contract tests against a real vLLM on CPU (5 GB, some minutes)
 	@scripts/e2e_vllm.sh
@@ -54,7 +62,13 @@ format: setup-dev ## Format the code and mend what can be mended
 .PHONY: generate
 generate: setup-dev ## Everything that is generated from the code: CRDs, reference pages
 	@$(V)/marlin crds --out manifests/crds
+	@$(V)/marlin crds --out charts/marlin/files/crds
 	@$(V)/python scripts/generate_reference.py
+	@$(V)/python scripts/generate_chart.py
+
+.PHONY: generate-chart
+generate-chart: generate ## Those, and what the chart renders to; after a change of the chart (needs `make helm`)
+	@$(V)/python scripts/render_chart.py
 
 .PHONY: data
 data: setup-dev ## The shipped tables, from the full data (DATA=folder)

@@ -30,6 +30,8 @@ step types "$bin/mypy"
 step imports "$bin/lint-imports"
 step crds "$bin/marlin" crds --out manifests/crds --check
 step reference "$bin/python" scripts/generate_reference.py --check
+step chart-crds "$bin/marlin" crds --out charts/marlin/files/crds --check
+step chart "$bin/python" scripts/generate_chart.py --check
 step constraints no_index_address
 step layout no_init_files
 printf 'check: %d s\n' $((SECONDS - started))

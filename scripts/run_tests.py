@@ -22,6 +22,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "policy": ("tests/policy",),
     "router": ("tests/router",),
     "operator": ("tests/operator",),
+    "chart": ("tests/chart",),
 }
 
 WORKERS: Final = "2"

@@ -1,0 +1,28 @@
+"""The programs that chart tests use where they are there: built by `make helm`, fetched by `make promtool`."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from chart_values import ROOT
+
+
+def _found(script: str) -> Path:
+    run = subprocess.run([ROOT / "scripts" / script, "--find"], capture_output=True, text=True, check=False, cwd=ROOT)
+    if run.returncode != 0:
+        pytest.skip(run.stderr.strip())
+    return Path(run.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    """Helm; tests that need it are skipped, with the line that says how to get it, where it is missing."""
+    return _found("helm.sh")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """Prometheus' checker; skips like ``helm``."""
+    return _found("promtool.sh")

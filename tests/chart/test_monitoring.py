@@ -1,0 +1,108 @@
+"""Rules and dashboards: they name metrics that the router has, Prometheus can read them, alerts fire as they should."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chart_values import CHART, ROOT, objects_of, of_kind
+
+from marlin.router.messages import Report
+from marlin.router.metrics import Metrics
+from marlin.router.tally import Cell
+from marlin.router.view import Table
+
+RULES = CHART / "files" / "rules.yaml"
+DASHBOARDS = sorted((CHART / "files" / "dashboards").glob("*.json"))
+RUNBOOKS = ROOT / "docs" / "how-to" / "answer-an-alert.md"
+
+
+def _rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def _panel_expressions() -> Iterator[str]:
+    for file in DASHBOARDS:
+        for panel in json.loads(file.read_text(encoding="utf-8"))["panels"]:
+            yield from (target["expr"] for target in panel.get("targets", []))
+
+
+def _exposed() -> set[str]:
+    """Names of the series that a router's /metrics holds."""
+    table = Table.of(generation=1, pools=(), datacenters=(), plan=None)
+    cell = Cell(pool="a", datacenter="x", prompt_tokens=1, output_tokens=1, energy_kwh=1.0)
+    cell.count_request(200, 1.0, 1.0)
+    cell.count_upstream_error("connect")
+    cell.count_retry("connect")
+    text = (
+        Metrics(lambda: table, lambda: 0.0).exposition([Report(number=1, active=0, cells=[cell], backends=[])]).decode()
+    )
+    families = re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE)
+    return {name for name, _ in families} | {f"{name}_bucket" for name, kind in families if kind == "histogram"}
+
+
+@pytest.mark.parametrize("expression", [*(rule["expr"] for rule in _rules()), *_panel_expressions()])
+def test_a_query_names_metrics_that_the_router_has(expression: str) -> None:
+    recorded = {rule["record"] for rule in _rules() if "record" in rule}
+    names = set(re.findall(r"\bmarlin[:_][a-z0-9_:]+", expression))
+    assert names - {"marlin-router-metrics"} <= _exposed() | recorded
+    assert names
+
+
+def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
+    alerts = [rule for rule in _rules() if "alert" in rule]
+    headings = re.findall(r"^## (\w+)$", RUNBOOKS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(headings) == sorted(rule["alert"] for rule in alerts)
+    for rule in alerts:
+        assert rule["annotations"]["runbook_url"] == f"docs/how-to/answer-an-alert.md#{rule['alert'].lower()}"
+        assert rule["labels"]["severity"] in {"critical", "warning"}
+
+
+def test_the_chart_puts_its_own_names_into_the_rules() -> None:
+    for profile, job in (("production", "marlin-router-metrics"), ("everything", "marlin-lab-router-metrics")):
+        objects = objects_of(ROOT / "tests" / "chart" / "rendered" / f"{profile}.yaml")
+        (rule,) = of_kind(objects, "PrometheusRule")
+        rendered = [one["expr"] for group in rule["spec"]["groups"] for one in group["rules"]]
+        selector = f'namespace="marlin",job="{job}"'
+        assert rendered == [one["expr"].replace('job="marlin-router-metrics"', selector) for one in _rules()]
+        assert job in {one["metadata"]["name"] for one in of_kind(objects, "Service")}
+
+
+def test_a_dashboard_arrives_as_it_is() -> None:
+    objects = objects_of(ROOT / "tests" / "chart" / "rendered" / "production.yaml")
+    config_maps = [one for one in of_kind(objects, "ConfigMap") if "dashboard" in one["metadata"]["name"]]
+    assert len(config_maps) == len(DASHBOARDS) > 0
+    for config_map, file in zip(config_maps, DASHBOARDS, strict=True):
+        assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
+        assert json.loads(config_map["data"][f"marlin-{file.name}"]) == json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_prometheus_reads_the_rules(promtool: Path) -> None:
+    subprocess.run([promtool, "check", "rules", RULES], check=True, capture_output=True)
+
+
+def test_prometheus_reads_the_dashboards_queries(promtool: Path, tmp_path: Path) -> None:
+    file = tmp_path / "panels.yaml"
+    queries = [
+        re.sub(r"\$(namespace|pool)\b", ".*", expr.replace("$__rate_interval", "5m")) for expr in _panel_expressions()
+    ]
+    rules = [{"record": f"panel{number}", "expr": query} for number, query in enumerate(queries)]
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    assert len(rules) > 20
+    subprocess.run([promtool, "check", "rules", file], check=True, capture_output=True)
+
+
+def test_alerts_fire_when_they_should_and_only_then(promtool: Path, tmp_path: Path) -> None:
+    test = tmp_path / "rules_test.yaml"
+    text = (ROOT / "tests" / "chart" / "rules_test.yaml").read_text(encoding="utf-8")
+    test.write_text(text.replace("@RULES@", str(RULES)))
+    run = subprocess.run([promtool, "test", "rules", test], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert {rule["alert"] for rule in _rules() if "alert" in rule} == set(re.findall(r"alertname: (\w+)", text))
