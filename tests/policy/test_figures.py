@@ -41,6 +41,8 @@ SCENARIO = {
     "planner": "merit-order",
     "scheme": "min-carbon",
 }
+pytestmark = pytest.mark.timeout(400)  # runs and drawings take some seconds of a core, which may be busy
+
 NAMES = ("arrivals", "costs", "savings", "sites")
 
 
