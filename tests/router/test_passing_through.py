@@ -215,5 +215,35 @@ async def test_usage_in_a_reply_becomes_an_estimate_of_energy_and_carbon(start: 
     async with start(document) as client:
         async with client.post() as response:
             await response.read()
+            assert response.headers["x-marlin-energy-joules"] == "2000"
+            assert response.headers["x-marlin-carbon-grams"] == "0.2"
         assert await client.metric("marlin_router_estimated_energy_joules_total") == 2000.0
         assert await client.metric("marlin_router_estimated_carbon_grams_total") == pytest.approx(0.2)
+
+
+async def test_a_stream_s_usage_is_counted_from_its_last_events(start: Start, backend: FakeBackend) -> None:
+    async def stream(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        usage = b'data: {"usage":{"prompt_tokens":7,"total_tokens":12,"completion_tokens":5}}\n\n'
+        for event in (b"data: {}\n\n", usage, b"data: [DONE]\n\n"):
+            writer.write(b"%x\r\n%b\r\n" % (len(event), event))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    backend.behaviour = stream
+    async with start(table(backend.url)) as client:
+        async with client.post() as response:
+            await response.read()
+        assert await client.metric('marlin_router_tokens_total{datacenter="dc0",kind="output",pool="chat"}') == 5
+
+
+async def test_errors_on_messages_have_anthropic_s_shape_and_a_request_id(start: Start) -> None:
+    document, unknown, mine = table("http://127.0.0.1:9"), {"model": "x"}, {"X-Request-Id": "mine"}
+    async with start(document) as client, client.post(unknown, path="/v1/messages") as response:
+        assert response.status == 404
+        body = json.loads(await response.read())
+        assert body["type"] == "error"
+        assert body["error"]["type"] == "not_found_error"
+        assert len(response.headers["x-request-id"]) == 32
+    async with start(document) as client, client.post(unknown, headers=mine) as response:
+        assert response.headers["x-request-id"] == "mine"

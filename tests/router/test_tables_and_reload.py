@@ -98,6 +98,12 @@ def test_a_file_that_makes_no_table_is_refused() -> None:
             read_table(text, "x.yaml")
 
 
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]"])
+def test_a_backend_where_clouds_keep_credentials_is_refused(host: str) -> None:
+    with pytest.raises(DocumentError, match="link-local"):
+        view(table(f"http://{host}"))
+
+
 def test_a_plan_waits_for_its_time_and_the_one_before_stays_until_then() -> None:
     now_s = datetime.now(UTC).timestamp()
     first = RoutingPlan.model_validate(plan((10_000,), epoch=1))

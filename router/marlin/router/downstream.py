@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from secrets import token_hex
 from typing import TYPE_CHECKING, Final, cast
 
 from marlin.router.errors import BadRequestError, BodyTooLargeError, InternalError, RequestTimeoutError, RouterError
@@ -268,7 +269,12 @@ class Downstream(asyncio.Protocol):
         extra = f"{ERROR}: {error.reason}\r\n"
         if error.retry_after_s is not None:
             extra += f"Retry-After: {error.retry_after_s}\r\n"
-        self._answer(error.status, error.phrase, error.body(), head, extra)
+        is_anthropic = False
+        if head is not None:
+            is_anthropic = head.line.is_anthropic
+            # Something to name to whoever reads the log.
+            head.request_id = head.request_id or token_hex(16).encode()
+        self._answer(error.status, error.phrase, error.body(is_anthropic=is_anthropic), head, extra)
 
     def answer(self, status: int, body: bytes, head: RequestHead) -> None:
         """Sends an answer of our own."""

@@ -20,7 +20,17 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, Final
+
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    431: "invalid_request_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""Types that Anthropic's clients know, by status."""
 
 
 class RouterError(Exception):
@@ -51,16 +61,21 @@ class RouterError(Exception):
         """The reason phrase of its status."""
         return HTTPStatus(self.status).phrase
 
-    def body(self) -> bytes:
-        """The JSON body."""
-        return json.dumps({"error": self._error()}, ensure_ascii=False, separators=(",", ":")).encode()
+    def body(self, *, is_anthropic: bool = False) -> bytes:
+        """The JSON body, in OpenAI's shape or in Anthropic's."""
+        error: dict[str, str | None]
+        if is_anthropic:
+            error = {"type": _ANTHROPIC_TYPES.get(self.status, "api_error"), "message": self.message}
+            shaped: dict[str, object] = {"type": "error", "error": error}
+        else:
+            error = {"message": self.message, "type": self.error_type, "param": self.param, "code": self.reason}
+            shaped = {"error": error}
+        return json.dumps(shaped, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
-    def event(self) -> bytes:
+    def event(self, *, is_anthropic: bool = False) -> bytes:
         """The same as a server-sent event, for a stream that has begun."""
-        return b"data: " + self.body() + b"\n\n"
-
-    def _error(self) -> dict[str, str | None]:
-        return {"message": self.message, "type": self.error_type, "param": self.param, "code": self.reason}
+        name = b"event: error\n" if is_anthropic else b""
+        return name + b"data: " + self.body(is_anthropic=is_anthropic) + b"\n\n"
 
 
 class BadRequestError(RouterError):

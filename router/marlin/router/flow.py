@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
+from marlin.api.footprint import JOULES_PER_KWH, Footprint
 from marlin.router.balancer import LiveBackend, LivePool
 from marlin.router.body_fields import NO_FIELDS, BodyFields, read_fields
 from marlin.router.errors import (
@@ -79,6 +80,7 @@ class Flow:
     __slots__ = (
         "_bytes_seen",
         "_client",
+        "_is_counted",
         "_last",
         "_link",
         "_mode",
@@ -118,6 +120,7 @@ class Flow:
         self._reader: ChunkReader | None = None
         self._mode = _AS_IS
         self._needs_fresh = False
+        self._is_counted = False
         self._resends = 0
         self._session = b""
         self._tail = self._last = self._second_last = b""
@@ -359,9 +362,19 @@ class Flow:
             self.bytes_out = len(body)
             if head.line.method == b"POST":
                 self._tail = body
+                if is_whole and status < 300 and (cost := self._count_usage(live, reply)) is not None:
+                    data = data[:-2] + _told(cost)
             data += body
         self._client.write(data)
         return True
+
+    def _count_usage(self, live: LiveBackend, reply: ReplyHead) -> Footprint | None:
+        """Counts the tokens that a reply reports and what they cost, once."""
+        self._is_counted = True
+        if self._tail and not reply.is_opaque:
+            self.usage = find_usage(self._second_last + self._last + self._tail)
+        datacenter = live.site.site.datacenter
+        return live.peer.cell.count_usage(live.backend, datacenter, self.usage, self._plane.wall_clock())
 
     def _unusual_head(self, reply: ReplyHead, tail: bytes) -> bytes:
         """The head for a client of HTTP/1.0, a connection that is to be closed, or a reply without a length."""
@@ -439,12 +452,8 @@ class Flow:
         if self._mode == _INTO_CHUNKS:
             self._client.write(b"0\r\n\r\n")
         if reply.status < 300:
-            if self.head.line.method == b"POST":
-                if self._tail and not reply.is_opaque:
-                    self.usage = find_usage(self._second_last + self._last + self._tail)
-                live.peer.cell.count_usage(
-                    live.backend, live.site.site.datacenter, self.usage, self._plane.wall_clock()
-                )
+            if self.head.line.method == b"POST" and not self._is_counted:
+                self._count_usage(live, reply)
             self._let_go(now_s - self.began_s)
         else:
             self._let_go()
@@ -493,7 +502,7 @@ class Flow:
         client.keeps_alive = False
         ending = b""
         if reply.is_stream and not reply.is_opaque:
-            event = error.event()
+            event = error.event(is_anthropic=self.head.line.is_anthropic)
             if self._mode == _INTO_CHUNKS:
                 # An event that was cut in two is ended by an empty line, so that ours stands alone.
                 event = b"\n\n" + event
@@ -547,6 +556,16 @@ class Flow:
         """The client can take more."""
         if self._link is not None:
             self._link.transport.resume_reading()
+
+
+def _told(cost: Footprint) -> bytes:
+    """An estimate as headers, and the end of a head."""
+    return (
+        f"x-marlin-energy-joules: {cost.energy_kwh * JOULES_PER_KWH:.6g}\r\n"
+        f"x-marlin-carbon-grams: {cost.carbon_gco2:.6g}\r\n"
+        f"x-marlin-water-liters: {cost.water_l:.6g}\r\n"
+        f"x-marlin-cost-usd: {cost.cost_usd:.6g}\r\n\r\n"
+    ).encode("ascii")
 
 
 def _seconds(retry_after: bytes) -> float | None:

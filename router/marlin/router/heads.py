@@ -83,6 +83,10 @@ _IN_REPLIES: Final = _HOP_BY_HOP | {
     b"x-marlin-datacenter": DROP,
     b"x-marlin-backend": DROP,
     b"x-marlin-plan-epoch": DROP,
+    b"x-marlin-energy-joules": DROP,
+    b"x-marlin-carbon-grams": DROP,
+    b"x-marlin-water-liters": DROP,
+    b"x-marlin-cost-usd": DROP,
 }
 _NOT_REMEMBERED: Final = frozenset({REQUEST_ID, RETRY_AFTER, SESSION})
 
@@ -145,16 +149,18 @@ class RequestLine:
         path: the path, without the query, which may hold anything.
         route: what is done with such a request (``paths``).
         is_http10: whether the client speaks HTTP/1.0: it does not know chunks.
+        is_anthropic: whether it expects errors in Anthropic's shape.
         log: how the access log writes it; empty until it has.
     """
 
-    __slots__ = ("is_http10", "log", "method", "path", "route", "target")
+    __slots__ = ("is_anthropic", "is_http10", "log", "method", "path", "route", "target")
 
     def __init__(self, method: bytes, target: bytes, *, is_http10: bool) -> None:
         self.method = method
         self.target = target
         self.path = target.partition(b"?")[0].decode("ascii")
         self.route = route_of(method, target)
+        self.is_anthropic = self.path.startswith("/v1/messages")
         self.is_http10 = is_http10
         self.log = ""
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -186,6 +187,9 @@ def _backend(pool: TablePool, backend: TableBackend, secrets: Secrets, capacity_
         raise DocumentError(
             f"pool {pool.name}: backend {backend.name}: url holds credentials; use credentialsMount instead"
         )
+    if _is_link_local(url.hostname or ""):
+        # Where clouds keep their machines' credentials: never an inference backend.
+        raise DocumentError(f"pool {pool.name}: backend {backend.name}: {url.hostname} is a link-local address")
     if url.query or url.fragment:
         raise DocumentError(f"pool {pool.name}: backend {backend.name}: url must end with the path, without ? or #")
     token = None if backend.credentials_mount is None else secrets(backend.credentials_mount).strip()
@@ -207,6 +211,13 @@ def _backend(pool: TablePool, backend: TableBackend, secrets: Secrets, capacity_
         tls=_tls(backend.tls),
         authorization=None if token is None else f"Bearer {token}",
     )
+
+
+def _is_link_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_link_local
+    except ValueError:  # a name
+        return False
 
 
 def _tls(tls: Tls) -> BackendTls:

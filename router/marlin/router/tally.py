@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from marlin.api.footprint import footprint_of, request_energy_kwh
+from marlin.api.footprint import Footprint, footprint_of, request_energy_kwh
 from marlin.router.view import Backend, Datacenter
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -71,8 +71,8 @@ class Cell(msgspec.Struct):
 
     def count_usage(
         self, backend: Backend, datacenter: Datacenter, usage: tuple[int, int] | None, now_s: float
-    ) -> None:
-        """Counts what a 2xx reply cost, or in one word why nobody knows.
+    ) -> Footprint | None:
+        """Counts what a 2xx reply cost, or in one word why nobody knows; returns it, None where nobody knows.
 
         Args:
             backend: holds the joules per token.
@@ -99,8 +99,9 @@ class Cell(msgspec.Struct):
                 self.carbon_gco2 += cost.carbon_gco2
                 self.water_l += cost.water_l
                 self.cost_usd += cost.cost_usd
-                return
+                return cost
         self.no_estimate[reason] = self.no_estimate.get(reason, 0) + 1
+        return None
 
 
 class Tally:
