@@ -91,6 +91,10 @@ docs-serve: setup-dev ## The documentation on http://127.0.0.1:8000, rebuilt as 
 wheel: setup-dev ## The wheel, in dist/
 	@$(V)/uv build --wheel --quiet && ls dist/*.whl
 
+.PHONY: images
+images: setup-dev ## The router's container image (needs docker; BASE=... names the base, ARGS=--context fetches only)
+	@BASE="$(BASE)" scripts/images.sh $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what can be remade
 	@rm -rf .venv .cache dist build site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
