@@ -45,6 +45,10 @@ helm: ## The Helm that chart tests run, into the user's cache (needs Go, some mi
 promtool: ## The promtool that chart tests run, into the user's cache (Debian)
 	@scripts/promtool.sh
 
+.PHONY: control-plane
+control-plane: ## The API server and etcd that tests run against, into the user's cache (nine minutes, once; needs Go)
+	@scripts/control_plane.sh
+
 .PHONY: e2e-vllm
 e2e-vllm: setup-dev ## The emulator's contract tests against a real vLLM on CPU (5 GB, some minutes)
 	@scripts/e2e_vllm.sh

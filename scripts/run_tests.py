@@ -23,6 +23,7 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
     "router": ("tests/router",),
     "operator": ("tests/operator",),
     "chart": ("tests/chart",),
+    "cluster": ("tests/controlplane",),
 }
 
 WORKERS: Final = "2"

@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "train": Entry("marlin.policy.train_cli:train", "train", "Train MARLIN's agents in the digital twin."),
     "plan": Entry("marlin.policy.cli:plan", "demo", "Decide one epoch's plan for a fleet and say why."),
     "router": Entry("marlin.router.cli:router", "router", "Send requests to datacenters as the plan says."),
+    "operator": Entry("marlin.operator.cli:operator", "operator", "Plan every epoch for the objects of a cluster."),
     "emulate": Entry("marlin.simulator.emulator.cli:emulate", "demo", "Serve an emulated vLLM."),
     "validate": Entry("marlin.api.commands:validate", "router", "Check configuration files."),
     "crds": Entry("marlin.api.commands:crds", "router", "Write the CustomResourceDefinitions."),

@@ -3,6 +3,9 @@
 - ``core``     what is decided, as pure functions: a world in, what to write out
 - ``signals``  carbon, water and price of a site, and how far each can be trusted
 - ``epochs``   which epoch is to be planned, and when to look again
+- ``kube``     the Kubernetes API: access, five verbs, the Lease, the watch
+- ``running``  the process: lead, look, decide, write
+- ``serving``  ``marlin operator``: signals of the system, logs, health
 - ``demo``     the whole loop on one machine: emulated sites, routers, a planner, a replayed load
-- ``cli``      ``marlin demo``
+- ``cli``      ``marlin demo`` and ``marlin operator``
 """

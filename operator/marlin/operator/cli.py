@@ -1,7 +1,9 @@
-"""``marlin demo``: the options, and nothing that takes time to import."""
+"""``marlin demo`` and ``marlin operator``: the options, and nothing that takes time to import."""
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -81,3 +83,48 @@ def demo(
         serve_demo(settings, port)
         return
     sys.exit(run_demo(settings, json_file))
+
+
+@click.command()
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The cluster to watch. Default: $KUBECONFIG, else the pod's service account.",
+)
+@click.option(
+    "--namespace",
+    help="Where its Lease, Secrets and ConfigMaps are. Default: the pod's, or that of the kubeconfig's context.",
+)
+@click.option("--instance", help="Its name among several operators. Default: host name and process number.")
+@click.option(
+    "--health-address",
+    default="127.0.0.1:8081",
+    show_default=True,
+    help="HOST:PORT of /healthz, /readyz and /metrics; port 0 takes a free one, and says which.",
+)
+@click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
+def operator(
+    kubeconfig: Path | None, namespace: str | None, instance: str | None, health_address: str, log_level: str
+) -> None:
+    """Plan every epoch for the objects of a cluster.
+
+    Watches Datacenters, InferencePools and MarlinPolicies. Of several operators one leads, the others stand by. Writes
+    each policy's plan into its status and, in mode Enforce, into the routing tables that routers read. Ends on
+    SIGTERM, and when it loses the lead.
+
+    \b
+    Examples:
+      marlin operator                                    in a pod
+      marlin operator --kubeconfig ~/.kube/config --namespace marlin-system
+    """  # noqa: D301 the backslash is click's mark for a block to keep
+    from marlin.operator.serving import find_access, serve  # noqa: PLC0415 --help should not wait for kopf
+
+    path = kubeconfig or (Path(os.environ["KUBECONFIG"]) if os.environ.get("KUBECONFIG") else None)
+    access = find_access(path, os.environ)
+    serve(
+        access,
+        namespace=namespace or access.namespace,
+        instance=instance or f"{socket.gethostname()}-{os.getpid()}",
+        health_address=health_address,
+        log_level=log_level.upper(),
+    )

@@ -27,6 +27,8 @@ class Apply:
     path: str
     """Path of the object, or of its status, on the API server."""
     body: Mapping[str, Any]
+    policy: Key | None = None
+    """The policy it is part of; None: of none."""
 
     @property
     def what(self) -> str:
@@ -49,7 +51,7 @@ class EventNote:
     message: str
 
 
-def apply_status(kind: str, key: Key, status: Mapping[str, Any]) -> Apply:
+def apply_status(kind: str, key: Key, status: Mapping[str, Any], policy: Key | None = None) -> Apply:
     """The whole status of one of our objects."""
     return Apply(
         f"{object_path(kind, key)}/status",
@@ -59,17 +61,17 @@ def apply_status(kind: str, key: Key, status: Mapping[str, Any]) -> Apply:
             "metadata": _metadata(key),
             "status": status,
         },
+        policy,
     )
 
 
-def apply_config_map(key: Key, data: Mapping[str, str], owner: Mapping[str, Any] | None = None) -> Apply:
-    """A ConfigMap; with ``owner`` it goes when the owner goes."""
-    metadata: dict[str, Any] = {**_metadata(key), "labels": dict(MANAGED_BY)}
-    if owner is not None:
-        metadata["ownerReferences"] = [dict(owner)]
+def apply_config_map(key: Key, data: Mapping[str, str], owner: Mapping[str, Any], policy: Key) -> Apply:
+    """A policy's ConfigMap, which goes when its owner goes."""
+    metadata = {**_metadata(key), "labels": dict(MANAGED_BY), "ownerReferences": [dict(owner)]}
     return Apply(
         f"/api/v1/namespaces/{key[0]}/configmaps/{key[1]}",
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)},
+        policy,
     )
 
 
@@ -97,7 +99,7 @@ def event_body(note: EventNote, *, namespace: str, now: datetime, instance: str)
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"generateName": f"{note.key[1][:200]}.", "namespace": place},
+        "metadata": {"generateName": f"{note.key[1][:200].rstrip('.-')}-", "namespace": place},
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": f"marlin.dev/{FIELD_MANAGER}",
         "reportingInstance": instance[:128],

@@ -49,6 +49,8 @@ class World:
     """(namespace, pool) to what is expected of it in the epoch to plan."""
     tables: Mapping[Key, RoutingTable] = field(default_factory=dict)
     """The routing tables that are published, those that can be read."""
+    write_problems: Mapping[Key, str] = field(default_factory=dict)
+    """(namespace, policy) to why its tables could not be written last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +73,22 @@ def reconcile(world: World) -> Actions:
     applies: list[Apply] = []
     events: list[EventNote] = []
     enforced: dict[Key, RoutingPlan] = {}
-    programmed: set[Key] = set()
+    planned_by: dict[Key, Key] = {}
     wake = [now + LONGEST_REST]
     for policy in world.policies:
         result = _policy(world, policy, accepted[policy.key], readings)
         applies += result.applies
         events += result.events
-        programmed |= result.programmed
+        planned_by.update(dict.fromkeys(result.programmed, policy.key))
         if result.enforced is not None:
             enforced.update(dict.fromkeys(result.programmed, result.enforced))
         if policy.model is not None:
             wake.append(next_due(now, policy.model.spec.epoch_seconds))
     for pool in world.pools:
-        status = pool_status(pool, sites, enforced.get(pool.key), pool.key in programmed, now)
-        _write("InferencePool", pool, status, applies, events)
+        owner = planned_by.get(pool.key)
+        refused = world.write_problems.get(owner, "") if owner is not None else ""
+        status = pool_status(pool, sites, enforced.get(pool.key), owner is not None and not refused, now)
+        _write("InferencePool", pool, status, applies, events, None if refused else owner)
     for site in world.sites:
         site_now = site_status(site, readings.get(site.name), now)
         _write("Datacenter", site, site_now, applies, events)
@@ -120,8 +124,10 @@ def _policy(world: World, policy: ObservedPolicy, verdict: Verdict, readings: Ma
         except MarlinError as error:
             # The same error that planning met: a capacity or a profile is missing. It is in Planned already.
             problem = "" if isinstance(outcome, Refusal) else str(error)
-    status = policy_status(policy, verdict, outcome, applied_problem=problem, now=world.now)
-    _write("MarlinPolicy", policy, status, applies, events)
+    refused = world.write_problems.get(policy.key, "")
+    status = policy_status(policy, verdict, outcome, applied_problem=problem, write_problem=refused, now=world.now)
+    # With a refusal to tell, the status does not wait for the tables: it is what says that they are not there.
+    _write("MarlinPolicy", policy, status, applies, events, None if refused else policy.key)
     if isinstance(outcome, Planned):
         events.append(_note("MarlinPolicy", policy, "Normal", "PlanPublished", _published(outcome, policy)))
     return _Result(applies, events, programmed, enforced)
@@ -193,7 +199,7 @@ def _tables(
         )
         published = world.tables.get(key)
         if (following := succeeding(table, published)) is not published:
-            applies.append(apply_config_map(key, content(following), owner))
+            applies.append(apply_config_map(key, content(following), owner, policy.key))
     return applies
 
 
@@ -213,12 +219,13 @@ def _write(
     status: ApiModel,
     applies: list[Apply],
     events: list[EventNote],
+    policy: Key | None = None,
 ) -> None:
     """The status, where it is not there yet, and an Event for each condition that changed for the worse or back."""
     document = status.to_document()
     if document == observed.raw_status:
         return
-    applies.append(apply_status(kind, observed.key, document))
+    applies.append(apply_status(kind, observed.key, document, policy))
     before = observed.status.conditions if observed.status is not None else ()
     known = {condition.type for condition in before}
     for condition in changed(before, getattr(status, "conditions", ())):

@@ -120,6 +120,7 @@ def policy_status(
     outcome: Planned | Refusal | None,
     *,
     applied_problem: str,
+    write_problem: str,
     now: datetime,
 ) -> MarlinPolicyStatus:
     """What is known of a policy.
@@ -128,7 +129,8 @@ def policy_status(
         policy: the policy, with its last status.
         verdict: whether it is accepted.
         outcome: what planning gave; None: the plan in the status still holds.
-        applied_problem: why its tables could not be published; empty when they were.
+        applied_problem: why its tables could not be made; empty when they were.
+        write_problem: why they could not be written last time; empty when they were.
         now: the time.
     """
     before = policy.status or MarlinPolicyStatus()
@@ -142,7 +144,11 @@ def policy_status(
         shadow = _shadow_status(outcome)
     accepted = Statement("Accepted", verdict.is_accepted, verdict.reason, verdict.message)
     planned = _planned(policy, verdict, outcome, plan, now)
-    applied = _applied(policy, plan, applied_problem, now)
+    applied = (
+        Statement("Applied", False, "PartiallyApplied", write_problem)
+        if write_problem and not applied_problem
+        else _applied(policy, plan, applied_problem, now)
+    )
     degraded = _degraded(policy, outcome)
     ready = _policy_ready(policy, accepted, planned, applied)
     status = [accepted, _artifact(), planned, applied, degraded, ready]

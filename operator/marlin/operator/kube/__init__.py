@@ -1,0 +1,7 @@
+"""The Kubernetes API as the operator uses it.
+
+- ``access``  where an API server is and how it is spoken to; kubeconfigs and service accounts
+- ``client``  a few verbs over aiohttp
+- ``lease``   who of several operators leads
+- ``watch``   kopf in a thread of its own, which says when something changed
+"""

@@ -1,0 +1,115 @@
+"""``marlin operator`` as a process: signals, logs, and the pages that a kubelet and Prometheus ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from marlin.api.errors import InputError
+from marlin.operator.kube.access import Access, KubeconfigError, from_kubeconfig, in_cluster
+from marlin.operator.running import Operator, Settings
+
+_log: Final = logging.getLogger(__name__)
+
+
+def find_access(kubeconfig: Path | None, environment: Mapping[str, str]) -> Access:
+    """The cluster to watch.
+
+    Raises:
+        InputError: there is no kubeconfig and no service account.
+    """
+    if kubeconfig is not None:
+        try:
+            text = kubeconfig.expanduser().read_text(encoding="utf-8")
+        except OSError as error:
+            raise KubeconfigError(f"{kubeconfig}: {error.strerror}") from None
+        return from_kubeconfig(text, where=str(kubeconfig), may_name_files=True)
+    access = in_cluster(environment)
+    if access is None:
+        raise InputError("no cluster: give --kubeconfig, or run in a pod with a service account")
+    return access
+
+
+def serve(access: Access, *, namespace: str, instance: str, health_address: str, log_level: str) -> None:
+    """Runs the operator until SIGTERM or SIGINT.
+
+    Raises:
+        MarlinError: the Lease was lost, or an address cannot be used.
+    """
+    logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    host, _, port = health_address.rpartition(":")
+    if not host or not port.isdigit():
+        raise InputError(f"--health-address: {health_address!r} should look like 127.0.0.1:8081")
+    asyncio.run(_serve(Operator(access, Settings(namespace, instance)), host.strip("[]"), int(port)))
+
+
+async def _serve(operator: Operator, host: str, port: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(pages(operator), access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise InputError(f"--health-address: {host}:{port} cannot be used: {error.strerror}") from None
+        _log.info("health on %s", ", ".join(str(address) for address in runner.addresses))
+        await operator.run(stop)
+    finally:
+        await runner.cleanup()
+
+
+def pages(operator: Operator) -> web.Application:
+    """``/healthz`` (restart it when not 200), ``/readyz`` and ``/metrics``."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        wrong = operator.health(time.monotonic())
+        return web.Response(text=wrong or "ok", status=503 if wrong else 200)
+
+    async def readyz(_: web.Request) -> web.Response:
+        if operator.is_leader and not operator.rounds:
+            return web.Response(text="no round yet", status=503)
+        return web.Response(text="leader" if operator.is_leader else "standby")
+
+    async def metrics(_: web.Request) -> web.Response:
+        registry = CollectorRegistry()
+        registry.register(_Metrics(operator))
+        return web.Response(body=generate_latest(registry), content_type="text/plain", charset="utf-8")
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    return app
+
+
+class _Metrics(Collector):
+    """What the process knows of itself."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+
+    def collect(self) -> Iterator[Metric]:
+        """See prometheus_client."""
+        operator = self._operator
+        leads = "Whether this process leads: 1 or 0."
+        yield GaugeMetricFamily("marlin_operator_is_leader", leads, value=float(operator.is_leader))
+        yield CounterMetricFamily("marlin_operator_rounds", "Rounds read and decided.", value=operator.rounds)
+        restarts = operator.watch.restarts if operator.watch is not None else 0
+        yield CounterMetricFamily(
+            "marlin_operator_watch_restarts", "Times the watch was started again.", value=restarts
+        )
+        if operator.last_round_s is not None:
+            age_s = time.monotonic() - operator.last_round_s
+            yield GaugeMetricFamily("marlin_operator_last_round_age_seconds", "Since the last round, s.", value=age_s)
