@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from marlin.api.plan import RoutingPlan
 from marlin.simulator.fluid import FluidResult, Form, plans_of, simulate_plan, ttft_quantiles
@@ -74,16 +75,30 @@ class FluidEngine:
         waiting = before.waiting.sum(axis=1)  # (V,)
         if not waiting.any():
             return None
-        plans = plans_of(twin, plan)
-        awake = twin.all_replicas if plans.awake is None else np.minimum(plans.awake[0], twin.all_replicas)
-        part = np.divide(awake, twin.all_replicas, out=np.zeros_like(awake), where=twin.all_replicas > 0)
-        # A lower bound of what is awake: its best replicas are at least as fast as the mean.
-        limit = (twin.allowed * twin.capacity_rps * part * twin.max_utilization).sum(axis=1)
-        needed_s = float(np.max(np.divide(waiting, limit, out=np.full_like(waiting, MOST_RUN_OUT_S), where=limit > 0)))
-        quiet = replace(
-            twin, requests=np.zeros_like(twin.requests), epoch_s=min(max(needed_s, 1.0) * 1.01, MOST_RUN_OUT_S)
-        )
+        kept = plans_of(twin, plan).awake
+        needed_s = time_to_empty_s(twin, waiting, twin.allowed, None if kept is None else kept[0])
+        quiet = replace(twin, requests=np.zeros_like(twin.requests), epoch_s=needed_s)
         return self.run(quiet, plan, before, np.random.default_rng(0))
+
+
+def time_to_empty_s(
+    twin: TwinState,
+    waiting: FloatArray,  # (V,) requests
+    allowed: FloatArray | NDArray[np.bool_],  # (V, D) 1 where a site may serve the model
+    awake: FloatArray | None,  # (V, D) replicas that the plan keeps awake; None is all
+) -> float:
+    """Time in which what stays awake works a queue off when nobody else comes, s; at most ``MOST_RUN_OUT_S``.
+
+    A model for which nobody waits takes no time, even where no site may serve it.
+    """
+    everyone = twin.all_replicas
+    kept = everyone if awake is None else np.minimum(awake, everyone)
+    part = np.divide(kept, everyone, out=np.zeros_like(everyone), where=everyone > 0)
+    # A lower bound of what is awake: its best replicas are at least as fast as the mean.
+    limit = (allowed * twin.capacity_rps * part * twin.max_utilization).sum(axis=1)  # (V,)
+    needed_s = np.divide(waiting, limit, out=np.full_like(limit, MOST_RUN_OUT_S), where=limit > 0)
+    longest_s = float(np.where(waiting > 0, needed_s, 0.0).max())
+    return min(max(longest_s, 1.0) * 1.01, MOST_RUN_OUT_S)
 
 
 def _outcome(twin: TwinState, result: FluidResult) -> Outcome:

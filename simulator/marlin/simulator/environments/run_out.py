@@ -11,11 +11,10 @@ from dataclasses import fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from marlin.simulator.engines import MOST_RUN_OUT_S
+from marlin.simulator.engines import time_to_empty_s
 from marlin.simulator.environments.lanes import Fleets, Happened, happened, plans_at
 from marlin.simulator.fluid import Form, Plans, simulate_epochs
 from marlin.simulator.fluid.coefficients import Conditions
-from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
 
 
@@ -43,7 +42,8 @@ def _run_out(longer: Happened, row: int, twin: TwinState, now: Conditions, plan:
     """Works one row's queue off, and writes what that did into ``longer``."""
     while True:
         backlog = longer.queued[row].copy()  # (V,)
-        quiet = replace(twin, requests=np.zeros_like(twin.requests), epoch_s=_needed_s(twin, now, plan, backlog))
+        needed_s = time_to_empty_s(twin, backlog, now.allowed[0], None if plan.awake is None else plan.awake[0])
+        quiet = replace(twin, requests=np.zeros_like(twin.requests), epoch_s=needed_s)
         then = replace(
             now, requests=np.zeros_like(now.requests), backlog=backlog[None], awake_before=longer.awake[row][None]
         )
@@ -51,18 +51,6 @@ def _run_out(longer: Happened, row: int, twin: TwinState, now: Conditions, plan:
         _add(longer, row, more)
         if not more.queued.any() or more.queued.sum() >= backlog.sum():
             return  # nobody waits, or nothing may serve them any more
-
-
-def _needed_s(twin: TwinState, now: Conditions, plan: Plans, backlog: FloatArray) -> float:
-    """Time to serve a queue (V,) with what stays awake, s; at most ``MOST_RUN_OUT_S``."""
-    everyone = twin.all_replicas
-    awake = everyone if plan.awake is None else np.minimum(plan.awake[0], everyone)
-    part = np.divide(awake, everyone, out=np.zeros_like(awake), where=everyone > 0)
-    # A lower bound of what is awake: its best replicas are at least as fast as the mean.
-    limit = (now.allowed[0] * twin.capacity_rps * part * twin.max_utilization).sum(axis=1)  # (V,)
-    needed_s = np.divide(backlog, limit, out=np.full_like(backlog, MOST_RUN_OUT_S), where=limit > 0)
-    needed_s = np.where(backlog > 0, needed_s, 0.0)
-    return float(min(max(needed_s.max(), 1.0) * 1.01, MOST_RUN_OUT_S))
 
 
 def _add(longer: Happened, row: int, more: Happened) -> None:
