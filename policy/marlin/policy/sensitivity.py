@@ -10,10 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from marlin.api.documents import load_documents
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import PlannerKind, Scheme
 from marlin.api.pool import PowerDown
@@ -171,6 +173,7 @@ def table(rows: Sequence[Effect]) -> str:
 
 @click.command()
 @click.option("--scenario", default="paper-8", show_default=True, help="A built-in fleet.")
+@click.option("--fleet", metavar="FILE", help="Datacenter and InferencePool documents instead of a built-in fleet.")
 @click.option("--load", default="peak95", show_default=True, help="How the day is scaled to the fleet.")
 @click.option(
     "--power-down",
@@ -194,7 +197,9 @@ def table(rows: Sequence[Effect]) -> str:
     help="Which reading of the cooling water's blowdown.",
 )
 @click.option("--only", multiple=True, type=click.Choice(list(CONSTANTS)), help="This constant; may be repeated.")
-def main(scenario: str, load: str, power_down: str, balancer: str, blowdown: str, only: tuple[str, ...]) -> None:
+def main(
+    scenario: str, fleet: str | None, load: str, power_down: str, balancer: str, blowdown: str, only: tuple[str, ...]
+) -> None:
     """Sweep each constant of the twin over its range and print what it changes, as Markdown.
 
     \b
@@ -202,7 +207,8 @@ def main(scenario: str, load: str, power_down: str, balancer: str, blowdown: str
       python -m marlin.policy.sensitivity --scenario 8x12 --load mean56 --only idle_accelerator_w
     """  # noqa: D301 the backslash is click's mark for a block to keep
     settings = Settings(balancer=Balancer(balancer), blowdown=Reading(blowdown))
-    study = Study(Builder(scenario_documents(scenario)), load=load, settings=settings)
+    documents = scenario_documents(scenario) if fleet is None else load_documents(Path(fleet).read_text("utf-8"), fleet)
+    study = Study(Builder(documents), load=load, settings=settings)
     study = with_power_down(study, PowerDown(power_down))
     rows = []
     for row in effects(study, only or tuple(CONSTANTS)):

@@ -124,6 +124,11 @@ class Settings:
     pack_utilization: float = constant("pack_utilization")
     patience_s: float = constant("patience_s")
     unserved_charge_factor: float = constant("unserved_charge_factor")
+    gpu_share_of_node_power: float = constant("gpu_share_of_node_power")
+    """For GPUs without a shipped data sheet."""
+    own_figures_single_power: float = constant("own_figures_single_power")
+    own_figures_full_power: float = constant("own_figures_full_power")
+    """For models described by a user's own figures."""
 
 
 SWEPT: Final = tuple(f.name for f in fields(Settings) if f.name in CONSTANTS)

@@ -244,7 +244,7 @@ def _base_w(groups: tuple[NodeGroupState, ...], hosted_gpus: float, settings: Se
     gpus, idle_w = 0.0, 0.0
     for group in groups:
         in_group = group.nodes * group.accelerators_per_node
-        gpu = accelerator(group.accelerator, _node_w_per_accelerator(group))
+        gpu = accelerator(group.accelerator, _node_w_per_accelerator(group), settings)
         gpus += in_group
         own_idle_w = settings.idle_accelerator_w if group.idle_accelerator_w is None else group.idle_accelerator_w
         unloaded_w = min(own_idle_w, settings.unloaded_accelerator_w)

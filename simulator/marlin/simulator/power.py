@@ -13,7 +13,7 @@ import numpy as np
 
 from marlin.api.errors import InputError
 from marlin.simulator import tables
-from marlin.simulator.constants import constant
+from marlin.simulator.constants import DEFAULT_SETTINGS, Settings
 from marlin.simulator.profiles import DEFAULT_MAX_BATCH, own_figures
 
 
@@ -30,12 +30,13 @@ class Accelerator:
     """PCIe of one GPU, one way, GB/s. That of the slower shipped type, where a type is not known (assumption)."""
 
 
-def accelerator(name: str, node_w_per_gpu: float | None = None) -> Accelerator:
+def accelerator(name: str, node_w_per_gpu: float | None = None, settings: Settings = DEFAULT_SETTINGS) -> Accelerator:
     """A GPU type from its datasheet, or from what the node group states.
 
     Args:
         name: GPU type, e.g. ``A100-80GB``.
         node_w_per_gpu: power of the node at full load over its GPUs, W; needed for types that are not shipped.
+        settings: hold the GPU's share of a node that is not known.
 
     Raises:
         InputError: the type is not shipped and the node group states no power.
@@ -47,7 +48,7 @@ def accelerator(name: str, node_w_per_gpu: float | None = None) -> Accelerator:
             raise InputError(f"accelerator {name} has no built-in power ({known} have): set nodePowerWatts")
         return shipped
     # The GPU's share of an unknown node is that of the known ones (assumption).
-    tdp_w = shipped.tdp_w if shipped else node_w_per_gpu * constant("gpu_share_of_node_power")
+    tdp_w = shipped.tdp_w if shipped else node_w_per_gpu * settings.gpu_share_of_node_power
     if shipped is None:
         return Accelerator(min(tdp_w, node_w_per_gpu), node_w_per_gpu)
     return replace(shipped, tdp_w=min(tdp_w, node_w_per_gpu), node_w=node_w_per_gpu)
@@ -67,23 +68,31 @@ def _accelerators() -> dict[str, Accelerator]:
 
 
 def decode_fractions(
-    profile: str, gpu: str, tensor_parallel: int, tdp_w: float, batches: tuple[float, ...]
+    profile: str,
+    gpu: str,
+    tensor_parallel: int,
+    tdp_w: float,
+    batches: tuple[float, ...],
+    settings: Settings = DEFAULT_SETTINGS,
 ) -> list[float]:
     """Power over TDP of one GPU while decoding, at each of ``batches``; level outside the measured ones."""
     if figures := own_figures(profile):
-        full_w = figures.get("watts", constant("own_figures_full_power") * tdp_w * tensor_parallel)
+        full_w = figures.get("watts", settings.own_figures_full_power * tdp_w * tensor_parallel)
         full = full_w / (tdp_w * tensor_parallel)
-        lone = full * (constant("own_figures_single_power") if figures["batch"] > 1 else 1.0)
+        lone = full * (settings.own_figures_single_power if figures["batch"] > 1 else 1.0)
         points = {1.0: lone, max(2.0, figures["batch"]): full}
     else:
         points = _fractions(profile, gpu, tensor_parallel, "decode")
     return [float(np.interp(b, list(points), list(points.values()))) for b in batches]
 
 
-def prefill_fraction(profile: str, gpu: str, tensor_parallel: int, tdp_w: float) -> float:
+def prefill_fraction(
+    profile: str, gpu: str, tensor_parallel: int, tdp_w: float, settings: Settings = DEFAULT_SETTINGS
+) -> float:
     """Power over TDP of one GPU while it reads prompts."""
     if own_figures(profile):
-        return decode_fractions(profile, gpu, tensor_parallel, tdp_w, (float(max(DEFAULT_MAX_BATCH, 4096)),))[0]
+        at = (float(max(DEFAULT_MAX_BATCH, 4096)),)
+        return decode_fractions(profile, gpu, tensor_parallel, tdp_w, at, settings)[0]
     return _fractions(profile, gpu, tensor_parallel, "prefill")[1.0]
 
 

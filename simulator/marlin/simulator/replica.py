@@ -86,10 +86,10 @@ def replica_model(
         InputError: the GPU type's power is not known.
     """
     profile = load_profile(profile_name, accelerator_name, tensor_parallel)
-    gpu = accelerator(accelerator_name, node_w_per_accelerator)
+    gpu = accelerator(accelerator_name, node_w_per_accelerator, settings)
     batches = tuple(float(b) for b in range(1, profile.max_batch + 1))
-    decode = decode_fractions(profile_name, accelerator_name, tensor_parallel, gpu.tdp_w, batches)
-    prefill = prefill_fraction(profile_name, accelerator_name, tensor_parallel, gpu.tdp_w)
+    decode = decode_fractions(profile_name, accelerator_name, tensor_parallel, gpu.tdp_w, batches, settings)
+    prefill = prefill_fraction(profile_name, accelerator_name, tensor_parallel, gpu.tdp_w, settings)
     idle_gpu_w = settings.idle_accelerator_w if idle_accelerator_w is None else idle_accelerator_w
     # Equation (4) as printed takes the fractions, which are of the GPUs, as fractions of the node's whole power.
     is_paper = settings.gpu_power is Reading.PAPER
