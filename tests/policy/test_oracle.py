@@ -15,8 +15,9 @@ from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState, PoolDeployment
 from marlin.policy.objective import scheme_weights
-from marlin.policy.oracle.epoch import bound, limits_rps, objective_of, optimum
+from marlin.policy.oracle.epoch import bound, limits_rps, optimum
 from marlin.policy.planners import AVAILABLE, make_planner
+from marlin.policy.trials import objective_of
 from marlin.simulator.fluid import awake_carrying, simulate, simulate_plan, site_outcomes
 from marlin.simulator.fluid.coefficients import footprint_per_joule
 from marlin.simulator.physics import FloatArray

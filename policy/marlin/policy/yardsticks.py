@@ -20,10 +20,10 @@ from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy.building import Proposal, allowed_sites, build_plan, fill_in_order
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import Weights, scheme_weights
-from marlin.policy.oracle.epoch import LATE_WEIGHT
 from marlin.policy.oracle.planner import Oracle
 from marlin.policy.planner import Decision, Planner
 from marlin.policy.planners import decision_of, make_planner, replicas_awake
+from marlin.policy.trials import LATE_WEIGHT
 from marlin.simulator.engines import Engine
 from marlin.simulator.experiment import Study, Summary, run, summarise
 from marlin.simulator.fluid import capacity_rps, marginal_metrics

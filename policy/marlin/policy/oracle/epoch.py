@@ -9,38 +9,20 @@ Requests beyond the limit of their pool cost as well: the same penalty that ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from marlin.policy.oracle.allocation import Costs, divide, lower_bound
-from marlin.simulator.fluid import Plans, awake_carrying, capacity_rps, simulate_epochs, site_outcomes
-from marlin.simulator.fluid.coefficients import conditions, footprint_per_joule
+from marlin.policy.trials import Objective
+from marlin.simulator.fluid import awake_carrying, capacity_rps, site_outcomes
+from marlin.simulator.fluid.coefficients import footprint_per_joule
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
 
-LATE_WEIGHT: Final = 1.0
-"""What it costs when all requests are late, in units of the weighted objective, where capacity-proportional is 1: as in
-the rewards of the agents."""
-
-_USUAL_LOAD: Final = 0.5
-"""Part of the fleet's capacity that is asked for where nothing is known of the day."""
-
 _AWAKE_LOADS: Final = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Loads of the awake replicas that are tried; all awake is tried too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """What is to be least: a weighted sum, in which capacity-proportional routing is worth about 1."""
-
-    weights: FloatArray  # (4,) of request-seconds, gCO2, L and USD, each in units of ``scale``
-    scale: FloatArray  # (4,) what capacity-proportional routing comes to
-    late: float
-    """Weight of the share of late requests."""
-    requests: float
-    """Requests that shares are of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,46 +33,6 @@ class Optimum:
     awake: FloatArray  # (V, D)
     cost: float
     """In units of the objective; energy that no plan changes is not in it."""
-
-
-def objective_of(
-    twin: TwinState,
-    weights: tuple[float, ...],
-    *,
-    scale: FloatArray | None = None,
-    requests: float | None = None,
-    late: float = LATE_WEIGHT,
-) -> Objective:
-    """The objective of an epoch.
-
-    Args:
-        twin: the fleet and its requests.
-        weights: of the four metrics.
-        scale: what capacity-proportional comes to, request-seconds first. Default: in this epoch at the usual load.
-        requests: what the share of late requests is of. Default: those of an epoch at the usual load.
-        late: weight of that share.
-    """
-    usual, metrics = _usual(twin)
-    if scale is None:
-        scale = np.abs(metrics) * (usual, 1.0, 1.0, 1.0)
-    # A free hour, or a grid without carbon, has no unit: its metric then counts in its own.
-    return Objective(
-        np.asarray(weights), np.where(scale > 1e-12, scale, 1.0), late, usual if requests is None else requests
-    )
-
-
-def _usual(twin: TwinState) -> tuple[float, FloatArray]:
-    """Requests of an epoch at the usual load, and what capacity-proportional routing makes of them (4,).
-
-    Not at the epoch's own load: a quiet epoch would then weigh its carbon, most of which is idling, against its
-    requests' waiting in another ratio than a busy one, and the sum over a day would not be what is minimised.
-    """
-    now = conditions(twin)
-    carried = np.maximum(twin.allowed * capacity_rps(twin), 1e-12)
-    requests = _USUAL_LOAD * (twin.allowed * capacity_rps(twin)).sum(axis=1) * twin.epoch_s  # (V,)
-    quiet = replace(now, requests=requests[None], backlog=np.zeros_like(now.backlog))
-    metrics = simulate_epochs(twin, quiet, Plans(carried[None])).metrics[0]
-    return max(float(requests.sum()), 1e-9), metrics
 
 
 def optimum(twin: TwinState, objective: Objective, demand: FloatArray | None = None) -> Optimum:

@@ -10,7 +10,7 @@ Where the forecast is certain, because its upper quantile is itself, there is on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,13 +18,14 @@ import numpy as np
 
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy.building import Proposal, allowed_sites, build_plan
+from marlin.policy.demands import Demands, demands_of
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import OPTION_NAMES, Weights
-from marlin.policy.oracle.epoch import Objective, Optimum, demand_rps, limits_rps, objective_of, optimum, site_costs
+from marlin.policy.oracle.epoch import Optimum, demand_rps, limits_rps, optimum, site_costs
 from marlin.policy.planner import Decision
+from marlin.policy.trials import Objective, objective_of, tried
 from marlin.simulator.constants import constant
-from marlin.simulator.fluid import Plans, awake_for, capacity_rps, estimate, marginal_metrics, simulate_epochs
-from marlin.simulator.fluid.coefficients import conditions, stacked
+from marlin.simulator.fluid import Plans, awake_for, capacity_rps, estimate, marginal_metrics
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState, arrays_from
 
@@ -32,16 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from marlin.api.state import FleetState
-
-_UPPER_Z: Final = 1.645
-"""Standard deviations from the median to the upper quantile of a forecast (0.95)."""
-
-_UNKNOWN_SPREAD: Final = 0.4
-"""Standard deviation of log demand where the forecast has no upper quantile (assumption: as on BurstGPT's epochs). A
-forecast that is certain says so: its upper quantile is itself."""
-
-_DEMANDS: Final = ((-1.2816, 0.3), (0.0, 0.4), (1.2816, 0.3))
-"""Demands that stand for all: standard deviations from the median, and probability. Right to the second moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +66,9 @@ class Oracle:
         allowed = allowed_sites(state, capacity_rps(twin))
         scale = None if self.scale is None else np.array(self.scale)
         objective = objective_of(twin, self.weights, scale=scale, requests=self.requests)
-        factors, chances = _demands(state, limits_rps(twin).sum(axis=1) / np.maximum(demand_rps(twin), 1e-12))
-        candidates = list(self._candidates(state, twin, objective, allowed, factors))
-        expected = _expected(twin, objective, candidates, factors, chances, self.dispatch)
+        demands = demands_of(state, limits_rps(twin).sum(axis=1) / np.maximum(demand_rps(twin), 1e-12))
+        candidates = list(self._candidates(state, twin, objective, allowed, demands.factors))
+        expected = _expected(twin, objective, candidates, demands, self.dispatch)
         best = int(expected.argmin())
         names = [site.name for site in state.datacenters]
         first = candidates[best].proposal.order[0]
@@ -154,24 +145,6 @@ def _proportional(twin: TwinState, allowed: NDArray[np.bool_]) -> Proposal:
     return Proposal(shares, tuple(tuple(int(d) for d in np.argsort(-row, kind="stable")) for row in shares))
 
 
-def _demands(state: FleetState, most: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Factors (S, V) on the forecast that stand for what may come, and how likely each is (S,).
-
-    All pools are taken to be high or low together: the fleet must carry them together. More than the fleet can carry,
-    ``most`` (V,), is not looked at: no plan can help it, and what it costs would drown what plans differ in.
-    """
-    expected = np.array([sum(pool.forecast_requests) for pool in state.pools])
-    spread = np.zeros_like(expected)
-    for v, pool in enumerate(state.pools):
-        if expected[v] > 0:
-            upper = pool.forecast_upper_requests
-            spread[v] = _UNKNOWN_SPREAD if upper is None else np.log(max(upper / expected[v], 1.0)) / _UPPER_Z
-    if not spread.any():
-        return np.ones((1, len(expected))), np.ones(1)
-    z, chances = (np.array(column) for column in zip(*_DEMANDS, strict=True))
-    return np.minimum(np.exp(z[:, None] * spread), np.maximum(most, 1.0)), chances
-
-
 def _in_turn(
     twin: TwinState, objective: Objective, found: Optimum
 ) -> tuple[tuple[tuple[int, ...], ...], FloatArray, FloatArray]:
@@ -212,14 +185,10 @@ def _expected(
     twin: TwinState,
     objective: Objective,
     candidates: list[_Candidate],
-    factors: FloatArray,  # (S, V)
-    chances: FloatArray,  # (S,)
+    demands: Demands,
     dispatch: Dispatch,
 ) -> FloatArray:
     """(N,) expected objective of each candidate: every one carried out on every demand, in one call of the twin."""
-    size = len(factors)
-    now = conditions(twin)
-    epochs = stacked([replace(now, requests=now.requests * factor) for factor in factors] * len(candidates))
     shares = np.array([np.maximum(c.proposal.shares, 0.0) for c in candidates])  # (N, V, D)
     shares = np.where(shares.sum(axis=2, keepdims=True) > 0, shares, capacity_rps(twin))
     order = cap = None
@@ -231,16 +200,5 @@ def _expected(
                 order[n, v, : len(row)] = row
             if candidate.proposal.cap is not None:
                 cap[n] = np.minimum(candidate.proposal.cap, twin.max_utilization)
-    plans = Plans(
-        shares=np.repeat(shares, size, axis=0),
-        order=None if order is None else np.repeat(order, size, axis=0),
-        cap=None if cap is None else np.repeat(cap, size, axis=0),
-        awake=np.repeat(np.array([c.awake for c in candidates]), size, axis=0),
-    )
-    result = simulate_epochs(twin, epochs, plans)
-    counted = result.served.sum(axis=(1, 2)) + result.rejected.sum(axis=1)
-    totals = result.metrics * np.stack([counted, *(np.ones_like(counted),) * 3], axis=1)
-    value = (totals / objective.scale) @ objective.weights + objective.late * result.late_share * (
-        counted / objective.requests
-    )
-    return np.asarray(value.reshape(-1, size) @ chances)
+    plans = Plans(shares=shares, order=order, cap=cap, awake=np.array([c.awake for c in candidates]))
+    return tried(twin, plans, demands).values(objective)

@@ -1,0 +1,157 @@
+"""What plans are expected to come to: every plan tried in the twin on every demand that may come, in one call.
+
+A value is a weighted sum of the four metrics in units of what capacity-proportional routing comes to, and of the share
+of requests that are late; less is better, and capacity-proportional is worth about 1. Oracle and agents choose by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from marlin.policy.demands import Demands
+from marlin.simulator.fluid import Plans, capacity_rps, simulate_epochs
+from marlin.simulator.fluid.coefficients import Conditions, conditions
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import TwinState
+
+LATE_WEIGHT: Final = 1.0
+"""What it costs when all requests are late, in units of the weighted objective, where capacity-proportional is 1: as in
+the rewards of the agents."""
+
+_USUAL_LOAD: Final = 0.5
+"""Part of the fleet's capacity that is asked for where nothing is known of the day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is to be least: a weighted sum, in which capacity-proportional routing is worth about 1."""
+
+    weights: FloatArray  # (4,) of request-seconds, gCO2, L and USD, each in units of ``scale``
+    scale: FloatArray  # (4,) what capacity-proportional routing comes to
+    late: float
+    """Weight of the share of late requests."""
+    requests: float
+    """Requests that shares are of."""
+
+
+def objective_of(
+    twin: TwinState,
+    weights: tuple[float, ...],
+    *,
+    scale: FloatArray | None = None,
+    requests: float | None = None,
+    late: float = LATE_WEIGHT,
+) -> Objective:
+    """The objective of an epoch.
+
+    Args:
+        twin: the fleet and its requests.
+        weights: of the four metrics.
+        scale: what capacity-proportional comes to, request-seconds first. Default: in this epoch at the usual load.
+        requests: what the share of late requests is of. Default: those of an epoch at the usual load.
+        late: weight of that share.
+    """
+    usual, metrics = _usual(twin)
+    if scale is None:
+        scale = np.abs(metrics) * (usual, 1.0, 1.0, 1.0)
+    # A free hour, or a grid without carbon, has no unit: its metric then counts in its own.
+    return Objective(
+        np.asarray(weights), np.where(scale > 1e-12, scale, 1.0), late, usual if requests is None else requests
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What N plans came to on S demands."""
+
+    totals: FloatArray  # (N, S, 4) request-seconds, gCO2, L, USD
+    late: FloatArray  # (N, S) requests beyond the limit of their pool
+    counted: FloatArray  # (N, S) requests that were served or left
+    served: FloatArray  # (N, S, V, D) requests
+    chances: FloatArray  # (S,)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.totals)
+
+    def expected_totals(self) -> FloatArray:
+        """(N, 4) over the demands."""
+        return np.asarray(np.einsum("nsm,s->nm", self.totals, self.chances))
+
+    def expected_late(self) -> FloatArray:
+        """(N,) requests."""
+        return np.asarray(self.late @ self.chances)
+
+    def expected_metrics(self) -> FloatArray:
+        """(N, 4) the totals with time to first token as a mean over requests."""
+        counted = np.maximum(self.counted @ self.chances, 1e-12)  # (N,)
+        return np.asarray(self.expected_totals() / np.stack([counted, *(np.ones_like(counted),) * 3], axis=1))
+
+    def values(self, objective: Objective) -> FloatArray:
+        """(N,) expected objective of each plan."""
+        weighted = (self.expected_totals() / objective.scale) @ objective.weights
+        return np.asarray(weighted + objective.late * self.expected_late() / objective.requests)
+
+
+def tried(twin: TwinState, plans: Plans, demands: Demands) -> Tried:
+    """Carries N plans out on each of S demands, in one call of the twin."""
+    size, many = len(demands), len(plans)
+    result = simulate_epochs(twin, _epochs(conditions(twin), demands, many), _each(plans, size))
+    counted = result.served.sum(axis=(1, 2)) + result.rejected.sum(axis=1)  # (N x S,)
+    totals = result.metrics * np.stack([counted, *(np.ones_like(counted),) * 3], axis=1)
+    pairs = (many, size)
+    return Tried(
+        totals=totals.reshape(*pairs, -1),
+        late=(result.late_share * counted).reshape(pairs),
+        counted=counted.reshape(pairs),
+        served=result.served.reshape(*pairs, *result.served.shape[1:]),
+        chances=demands.chances,
+    )
+
+
+def _epochs(now: Conditions, demands: Demands, many: int) -> Conditions:
+    """The epoch under each demand, once for each plan: (N x S) of them, the demands of a plan side by side."""
+    rows = many * len(demands)
+
+    def alike(values: FloatArray) -> FloatArray:
+        return np.ascontiguousarray(np.broadcast_to(values, (rows, *values.shape[1:])))
+
+    return Conditions(
+        requests=np.tile(now.requests * demands.factors, (many, 1)),
+        backlog=alike(now.backlog),
+        allowed=alike(now.allowed),
+        awake_before=alike(now.awake_before),
+        rtt_s=alike(now.rtt_s),
+        per_joule=alike(now.per_joule),
+    )
+
+
+def _each(plans: Plans, times: int) -> Plans:
+    def repeated(values: FloatArray | None) -> FloatArray | None:
+        return None if values is None else np.repeat(values, times, axis=0)
+
+    return replace(
+        plans,
+        shares=np.repeat(plans.shares, times, axis=0),
+        order=None if plans.order is None else np.repeat(plans.order, times, axis=0),
+        cap=repeated(plans.cap),
+        awake=repeated(plans.awake),
+        rtt_s=repeated(plans.rtt_s),
+    )
+
+
+def _usual(twin: TwinState) -> tuple[float, FloatArray]:
+    """Requests of an epoch at the usual load, and what capacity-proportional routing makes of them (4,).
+
+    Not at the epoch's own load: a quiet epoch would then weigh its carbon, most of which is idling, against its
+    requests' waiting in another ratio than a busy one, and the sum over a day would not be what is minimised.
+    """
+    now = conditions(twin)
+    carried = np.maximum(twin.allowed * capacity_rps(twin), 1e-12)
+    requests = _USUAL_LOAD * (twin.allowed * capacity_rps(twin)).sum(axis=1) * twin.epoch_s  # (V,)
+    quiet = replace(now, requests=requests[None], backlog=np.zeros_like(now.backlog))
+    metrics = simulate_epochs(twin, quiet, Plans(carried[None])).metrics[0]
+    return max(float(requests.sum()), 1e-9), metrics
