@@ -29,6 +29,10 @@ _SECONDS_OR_0: Final = {"type": "number", "minimum": 0, "maximum": 86_400}
 _OBJECTS: Final = {"type": "array", "items": {"type": "object"}}
 _STRINGS: Final = {"type": "object", "additionalProperties": {"type": "string"}}
 _RENDER_MODE: Final = {"enum": ["skipIfMissing", "failIfMissing", "alwaysRender"]}
+_TAG: Final = {"type": "string", "maxLength": 128, "pattern": r"^([A-Za-z0-9_][A-Za-z0-9._-]*)?$"}
+_DIGEST: Final = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
+_PULL_POLICY: Final = {"enum": ["Always", "IfNotPresent", "Never"]}
+_AMOUNT: Final = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+%$"}]}
 _DURATION: Final = {"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"}
 
 REFINED: Final[dict[str, dict[str, Any]]] = {
@@ -36,11 +40,32 @@ REFINED: Final[dict[str, dict[str, Any]]] = {
     "fullnameOverride": {"type": "string", "maxLength": 40, "pattern": _NAME},
     "commonLabels": _STRINGS,
     "imagePullSecrets": {"type": "array", "items": {"type": "string", "minLength": 1}},
+    "operator.replicas": {"type": "integer", "minimum": 0, "maximum": 10},
+    "operator.image.repository": {"type": "string", "minLength": 1},
+    "operator.image.tag": _TAG,
+    "operator.image.digest": _DIGEST,
+    "operator.image.pullPolicy": _PULL_POLICY,
+    "operator.listenAddress": {"type": "string", "minLength": 1},
+    "operator.logLevel": {"enum": ["debug", "info", "warning"]},
+    "operator.serviceAccount.name": {"type": "string", "maxLength": 253, "pattern": _NAME},
+    "operator.serviceAccount.annotations": _STRINGS,
+    "operator.podDisruptionBudget.maxUnavailable": _AMOUNT,
+    "operator.networkPolicy.scrapers": _OBJECTS,
+    "operator.networkPolicy.egress": _OBJECTS,
+    "operator.podLabels": _STRINGS,
+    "operator.podAnnotations": _STRINGS,
+    "operator.nodeSelector": _STRINGS,
+    "operator.tolerations": _OBJECTS,
+    "operator.topologySpreadConstraints": _OBJECTS,
+    "operator.extraArgs": {"type": "array", "items": {"type": "string"}},
+    "operator.extraEnv": _OBJECTS,
+    "operator.extraVolumes": _OBJECTS,
+    "operator.extraVolumeMounts": _OBJECTS,
     "router.replicas": {"type": "integer", "minimum": 0, "maximum": 1000},
     "router.image.repository": {"type": "string", "minLength": 1},
-    "router.image.tag": {"type": "string", "maxLength": 128, "pattern": r"^([A-Za-z0-9_][A-Za-z0-9._-]*)?$"},
-    "router.image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
-    "router.image.pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
+    "router.image.tag": _TAG,
+    "router.image.digest": _DIGEST,
+    "router.image.pullPolicy": _PULL_POLICY,
     "router.table.configMap": {"type": "string", "maxLength": 253, "pattern": _NAME},
     "router.table.key": {"type": "string", "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$"},
     "router.existingSecrets": {
@@ -69,9 +94,7 @@ REFINED: Final[dict[str, dict[str, Any]]] = {
     "router.autoscaling.minReplicas": {"type": "integer", "minimum": 1, "maximum": 1000},
     "router.autoscaling.maxReplicas": {"type": "integer", "minimum": 1, "maximum": 1000},
     "router.autoscaling.targetCPUUtilizationPercentage": {"type": "integer", "minimum": 1, "maximum": 1000},
-    "router.podDisruptionBudget.maxUnavailable": {
-        "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+%$"}]
-    },
+    "router.podDisruptionBudget.maxUnavailable": _AMOUNT,
     "router.networkPolicy.clients": _OBJECTS,
     "router.networkPolicy.scrapers": _OBJECTS,
     "router.networkPolicy.egress": _OBJECTS,

@@ -1,4 +1,4 @@
-"""Renders the chart with Helm: each profile of values under tests/chart/rendered, and manifests/router for Kustomize.
+"""Renders the chart with Helm: each profile of values under tests/chart/rendered, and bases for Kustomize.
 
 scripts/render_chart.py           write them; needs Helm (`make helm`)
 scripts/render_chart.py --check   write nothing; exit with 1 when one differs
@@ -20,7 +20,11 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parent.parent
 CHART: Final = ROOT / "charts" / "marlin"
 RENDERED: Final = ROOT / "tests" / "chart" / "rendered"
-KUSTOMIZE_BASE: Final = ROOT / "manifests" / "router" / "router.yaml"
+KUSTOMIZE_BASES: Final = {
+    ROOT / "manifests" / "router" / "router.yaml": "operator.enabled=false,rbac.aggregate=false,crds.enabled=false",
+    ROOT / "manifests" / "operator" / "operator.yaml": "router.enabled=false,rbac.aggregate=false,crds.enabled=false",
+}
+"""Renderings of a component alone, and the values that leave the rest out."""
 KUBERNETES: Final = "1.35.0"
 _HELM_LABELS: Final = re.compile(r"^ *(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", re.MULTILINE)
 
@@ -60,7 +64,7 @@ def targets() -> dict[Path, Path]:
     """Each rendering's path, and the profile of values it is made with."""
     profiles = sorted((CHART / "ci").glob("*-values.yaml"))
     rendered = {RENDERED / f"{profile.name.removesuffix('-values.yaml')}.yaml": profile for profile in profiles}
-    return rendered | {KUSTOMIZE_BASE: CHART / "ci" / "default-values.yaml"}
+    return rendered | dict.fromkeys(KUSTOMIZE_BASES, CHART / "ci" / "default-values.yaml")
 
 
 def find_helm() -> Path | None:
@@ -75,9 +79,9 @@ def sources_digest() -> str:
     """Hash of all that a rendering is made from, the kinds excepted."""
     digest = hashlib.sha256()
     files = [Path(__file__), CHART / "Chart.yaml", CHART / "values.yaml", CHART / "values.schema.json"]
-    for folder in ("ci", "templates", "files/dashboards"):
+    for folder in ("ci", "templates", "files/dashboards", "files/rules"):
         files += sorted(path for path in (CHART / folder).rglob("*") if path.is_file())
-    for path in [*files, CHART / "files" / "rules.yaml"]:
+    for path in files:
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -96,10 +100,13 @@ def template(helm: Path, profile: Path, *options: str) -> str:
 
 
 def _rendering(helm: Path, path: Path, profile: Path) -> str:
-    if path == KUSTOMIZE_BASE:
-        # For kubectl, which adds no labels of Helm's; roles are about the kinds, and the namespace is the overlay's.
-        text = template(helm, profile, "--skip-tests", "--set", "rbac.aggregate=false,crds.enabled=false")
-        return _HELM_LABELS.sub("", text).replace("\n  namespace: marlin\n", "\n")
+    if values := KUSTOMIZE_BASES.get(path):
+        # For kubectl, which adds no labels of Helm's. The namespace is an overlay's to say; where an account is bound
+        # to roles it has to be said here, and overlays change it there too.
+        text = _HELM_LABELS.sub("", template(helm, profile, "--skip-tests", "--set", values))
+        return text.replace("\n  namespace: marlin\n", "\n").replace(
+            "    namespace: marlin\n", "    namespace: marlin-system\n"
+        )
     documents = template(helm, profile).split("\n---\n")
     return "\n---\n".join(d for d in documents if "\nkind: CustomResourceDefinition\n" not in d)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -26,3 +27,12 @@ def helm() -> Path:
 def promtool() -> Path:
     """Prometheus' checker; skips like ``helm``."""
     return _found("promtool.sh")
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Path:
+    """kubectl, for what Kustomize makes of the bases; skips where it is missing."""
+    found = shutil.which("kubectl")
+    if found is None:
+        pytest.skip("kubectl: not there; https://kubernetes.io/docs/tasks/tools")
+    return Path(found)

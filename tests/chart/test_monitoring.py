@@ -1,4 +1,4 @@
-"""Rules and dashboards: they name metrics that the router has, Prometheus can read them, alerts fire as they should."""
+"""Rules and dashboards: they name metrics that there are, Prometheus can read them, alerts fire as they should."""
 
 from __future__ import annotations
 
@@ -12,19 +12,27 @@ from typing import Any
 import pytest
 import yaml
 from chart_values import CHART, ROOT, objects_of, of_kind
+from prometheus_client import CollectorRegistry, generate_latest
 
+from marlin.operator.kube.access import Access
+from marlin.operator.running import Operator, Settings
+from marlin.operator.serving import _Metrics as OperatorMetrics
 from marlin.router.messages import Report
 from marlin.router.metrics import Metrics
 from marlin.router.tally import Cell
 from marlin.router.view import Table
 
-RULES = CHART / "files" / "rules.yaml"
+RULES = sorted((CHART / "files" / "rules").glob("*.yaml"))
 DASHBOARDS = sorted((CHART / "files" / "dashboards").glob("*.json"))
 RUNBOOKS = ROOT / "docs" / "how-to" / "answer-an-alert.md"
 
 
 def _rules() -> list[dict[str, Any]]:
-    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    return [rule for file in RULES for rule in _rules_of(file)]
+
+
+def _rules_of(file: Path) -> list[dict[str, Any]]:
+    groups = yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]
     return [rule for group in groups for rule in group["rules"]]
 
 
@@ -35,7 +43,7 @@ def _panel_expressions() -> Iterator[str]:
 
 
 def _exposed() -> set[str]:
-    """Names of the series that a router's /metrics holds."""
+    """Names of the series that /metrics of routers and operators hold."""
     table = Table.of(generation=1, pools=(), datacenters=(), plan=None)
     cell = Cell(pool="a", datacenter="x", prompt_tokens=1, output_tokens=1, energy_kwh=1.0)
     cell.count_request(200, 1.0, 1.0)
@@ -44,15 +52,20 @@ def _exposed() -> set[str]:
     text = (
         Metrics(lambda: table, lambda: 0.0).exposition([Report(number=1, active=0, cells=[cell], backends=[])]).decode()
     )
+    operator = Operator(Access("https://hub", ""), Settings("marlin-system", "one"))
+    operator.last_round_s = 0.0
+    registry = CollectorRegistry()
+    registry.register(OperatorMetrics(operator))
+    text += generate_latest(registry).decode()
     families = re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE)
     return {name for name, _ in families} | {f"{name}_bucket" for name, kind in families if kind == "histogram"}
 
 
 @pytest.mark.parametrize("expression", [*(rule["expr"] for rule in _rules()), *_panel_expressions()])
-def test_a_query_names_metrics_that_the_router_has(expression: str) -> None:
+def test_a_query_names_metrics_that_there_are(expression: str) -> None:
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     names = set(re.findall(r"\bmarlin[:_][a-z0-9_:]+", expression))
-    assert names - {"marlin-router-metrics"} <= _exposed() | recorded
+    assert names - {"marlin-router-metrics", "marlin-operator-metrics"} <= _exposed() | recorded
     assert names
 
 
@@ -65,33 +78,42 @@ def test_each_alert_has_a_runbook_and_each_runbook_an_alert() -> None:
         assert rule["labels"]["severity"] in {"critical", "warning"}
 
 
-def test_the_chart_puts_its_own_names_into_the_rules() -> None:
-    for profile, job in (("production", "marlin-router-metrics"), ("everything", "marlin-lab-router-metrics")):
-        objects = objects_of(ROOT / "tests" / "chart" / "rendered" / f"{profile}.yaml")
-        (rule,) = of_kind(objects, "PrometheusRule")
-        rendered = [one["expr"] for group in rule["spec"]["groups"] for one in group["rules"]]
-        selector = f'namespace="marlin",job="{job}"'
-        assert rendered == [one["expr"].replace('job="marlin-router-metrics"', selector) for one in _rules()]
-        assert job in {one["metadata"]["name"] for one in of_kind(objects, "Service")}
+@pytest.mark.parametrize(("profile", "release"), [("production", "marlin"), ("everything", "marlin-lab")])
+def test_the_chart_puts_its_own_names_into_the_rules(profile: str, release: str) -> None:
+    objects = objects_of(ROOT / "tests" / "chart" / "rendered" / f"{profile}.yaml")
+    rules = {one["metadata"]["name"]: one["spec"]["groups"] for one in of_kind(objects, "PrometheusRule")}
+    assert len(rules) == len(RULES)
+    for file in RULES:
+        rendered = [one["expr"] for group in rules[f"{release}-{file.stem}"] for one in group["rules"]]
+        service = f"{release}-{file.stem}-metrics"
+        selector = f'namespace="marlin",job="{service}"'
+        assert rendered == [
+            one["expr"].replace(f'job="marlin-{file.stem}-metrics"', selector) for one in _rules_of(file)
+        ]
+        assert all(selector in one or "marlin:router" in one for one in rendered)
+        assert service in {one["metadata"]["name"] for one in of_kind(objects, "Service")}
 
 
 def test_a_dashboard_arrives_as_it_is() -> None:
     objects = objects_of(ROOT / "tests" / "chart" / "rendered" / "production.yaml")
     config_maps = [one for one in of_kind(objects, "ConfigMap") if "dashboard" in one["metadata"]["name"]]
-    assert len(config_maps) == len(DASHBOARDS) > 0
-    for config_map, file in zip(config_maps, DASHBOARDS, strict=True):
+    by_file = {next(iter(one["data"])): one for one in config_maps}
+    assert by_file.keys() == {f"marlin-{file.name}" for file in DASHBOARDS}
+    for file in DASHBOARDS:
+        config_map = by_file[f"marlin-{file.name}"]
         assert config_map["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert json.loads(config_map["data"][f"marlin-{file.name}"]) == json.loads(file.read_text(encoding="utf-8"))
 
 
 def test_prometheus_reads_the_rules(promtool: Path) -> None:
-    subprocess.run([promtool, "check", "rules", RULES], check=True, capture_output=True)
+    subprocess.run([promtool, "check", "rules", *RULES], check=True, capture_output=True)
 
 
 def test_prometheus_reads_the_dashboards_queries(promtool: Path, tmp_path: Path) -> None:
     file = tmp_path / "panels.yaml"
     queries = [
-        re.sub(r"\$(namespace|pool)\b", ".*", expr.replace("$__rate_interval", "5m")) for expr in _panel_expressions()
+        re.sub(r"\$(namespace|pool|datacenter)\b", ".*", re.sub(r"\$__(rate_interval|range)", "5m", expr))
+        for expr in _panel_expressions()
     ]
     rules = [{"record": f"panel{number}", "expr": query} for number, query in enumerate(queries)]
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
@@ -102,7 +124,7 @@ def test_prometheus_reads_the_dashboards_queries(promtool: Path, tmp_path: Path)
 def test_alerts_fire_when_they_should_and_only_then(promtool: Path, tmp_path: Path) -> None:
     test = tmp_path / "rules_test.yaml"
     text = (ROOT / "tests" / "chart" / "rules_test.yaml").read_text(encoding="utf-8")
-    test.write_text(text.replace("@RULES@", str(RULES)))
+    test.write_text(text.replace("@RULES@", str(CHART / "files" / "rules")))
     run = subprocess.run([promtool, "test", "rules", test], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert {rule["alert"] for rule in _rules() if "alert" in rule} == set(re.findall(r"alertname: (\w+)", text))

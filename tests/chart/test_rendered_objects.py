@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import re
 import subprocess
 import sys
@@ -13,27 +14,34 @@ import kubernetes_validate
 import pytest
 from chart_values import (
     CHART,
-    KUSTOMIZE_BASE,
+    KUSTOMIZE_OPERATOR,
+    KUSTOMIZE_ROUTER,
     PROFILES,
     RENDERED,
     ROOT,
     KubeObject,
+    deployments,
+    objects_in,
     objects_of,
     of_kind,
     profile_name,
 )
 
 from marlin.api.crds import crd_yaml
+from marlin.operator.cli import operator
 from marlin.router.cli import router
 from marlin.router.tables import read_table
 
 VERSIONS = [f"1.{minor}" for minor in range(31, 37)]
-RENDERINGS = [*RENDERED, KUSTOMIZE_BASE]
+RENDERINGS = [*RENDERED, KUSTOMIZE_ROUTER, KUSTOMIZE_OPERATOR]
 OTHERS_KINDS = {"monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PrometheusRule"}
-WITH_ROUTER = [path for path in RENDERINGS if path.stem != "kinds"]
+WITH_ROUTER = [path for path in RENDERINGS if path.stem not in {"kinds", "operator"}]
+WITH_OPERATOR = [path for path in RENDERINGS if path.stem in {"default", "production", "everything", "operator"}]
+WITH_PODS = [path for path in RENDERINGS if path.stem != "kinds"]
 
 every_rendering = pytest.mark.parametrize("rendering", RENDERINGS, ids=profile_name)
 every_router = pytest.mark.parametrize("rendering", WITH_ROUTER, ids=profile_name)
+every_operator = pytest.mark.parametrize("rendering", WITH_OPERATOR, ids=profile_name)
 
 
 def test_every_profile_is_rendered_from_the_chart_as_it_is() -> None:
@@ -65,7 +73,7 @@ def test_kubernetes_knows_every_field(rendering: Path, version: str) -> None:
 
 
 def test_a_field_that_kubernetes_does_not_know_is_seen() -> None:
-    service = of_kind(objects_of(KUSTOMIZE_BASE), "Service")[0]
+    service = of_kind(objects_of(KUSTOMIZE_ROUTER), "Service")[0]
     service["spec"]["portz"] = []
     with pytest.raises(kubernetes_validate.ValidationError, match="portz"):
         kubernetes_validate.validate(service, "1.35", strict=True)
@@ -82,12 +90,12 @@ def _pods(objects: list[KubeObject]) -> list[dict[str, Any]]:
     return templates + [one["spec"] for one in of_kind(objects, "Pod")]
 
 
-@every_router
-def test_pods_are_restricted_and_hold_no_token(rendering: Path) -> None:
+@pytest.mark.parametrize("rendering", WITH_PODS, ids=profile_name)
+def test_pods_are_restricted_and_only_the_operators_hold_a_token(rendering: Path) -> None:
     pods = _pods(objects_of(rendering))
     assert pods
     for pod in pods:
-        assert pod["automountServiceAccountToken"] is False
+        assert pod["automountServiceAccountToken"] is (pod["containers"][0]["name"] == "operator")
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["securityContext"].get("runAsUser") != 0
@@ -102,8 +110,8 @@ def test_pods_are_restricted_and_hold_no_token(rendering: Path) -> None:
             assert container["resources"]["limits"]["memory"]
 
 
-def _router_container(rendering: Path) -> dict[str, Any]:
-    (deployment,) = of_kind(objects_of(rendering), "Deployment")
+def _container(rendering: Path, component: str) -> dict[str, Any]:
+    deployment = deployments(objects_of(rendering))[component]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert isinstance(container, dict)
     return container
@@ -111,7 +119,7 @@ def _router_container(rendering: Path) -> dict[str, Any]:
 
 @every_router
 def test_the_router_takes_the_arguments_it_is_given(rendering: Path, tmp_path: Path) -> None:
-    container = _router_container(rendering)
+    container = _container(rendering, "router")
     command, *arguments = container["args"]
     assert command == "router"
     table = tmp_path / "table"
@@ -129,7 +137,7 @@ def test_the_router_takes_the_arguments_it_is_given(rendering: Path, tmp_path: P
 
 @every_router
 def test_a_pod_may_drain_to_its_end(rendering: Path) -> None:
-    (deployment,) = of_kind(objects_of(rendering), "Deployment")
+    deployment = deployments(objects_of(rendering))["router"]
     spec = deployment["spec"]["template"]["spec"]
     drain_s = sum(
         float(argument.partition("=")[2])
@@ -141,7 +149,7 @@ def test_a_pod_may_drain_to_its_end(rendering: Path) -> None:
 
 @every_router
 def test_what_the_router_reads_is_mounted(rendering: Path) -> None:
-    (deployment,) = of_kind(objects_of(rendering), "Deployment")
+    deployment = deployments(objects_of(rendering))["router"]
     spec = deployment["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -153,22 +161,23 @@ def test_what_the_router_reads_is_mounted(rendering: Path) -> None:
             assert mounts[volume["name"]] == f"/var/run/marlin/secrets/{volume['secret']['secretName']}"
 
 
-@every_router
-def test_selectors_find_the_routers_pods_and_nothing_else(rendering: Path) -> None:
+@every_rendering
+def test_selectors_find_the_pods_of_their_component_and_nothing_else(rendering: Path) -> None:
     objects = objects_of(rendering)
-    (deployment,) = of_kind(objects, "Deployment")
-    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
-    selectors = [deployment["spec"]["selector"]["matchLabels"]]
-    selectors += [one["spec"]["selector"] for one in of_kind(objects, "Service")]
-    selectors += [one["spec"]["selector"]["matchLabels"] for one in of_kind(objects, "PodDisruptionBudget")]
-    selectors += [one["spec"]["podSelector"]["matchLabels"] for one in of_kind(objects, "NetworkPolicy")]
-    for selector in selectors:
-        assert selector.items() <= labels
-        assert not any(selector.items() <= pod["metadata"]["labels"].items() for pod in of_kind(objects, "Pod"))
-    monitored = [one["spec"]["selector"]["matchLabels"] for one in of_kind(objects, "ServiceMonitor")]
-    for selector in monitored:
-        found = [one for one in of_kind(objects, "Service") if selector.items() <= one["metadata"]["labels"].items()]
-        assert [one["metadata"]["name"] for one in found] == [f"{deployment['metadata']['name']}-metrics"]
+    by_component = deployments(objects)
+    pods = {component: one["spec"]["template"]["metadata"]["labels"] for component, one in by_component.items()}
+    pods |= {one["metadata"]["name"]: one["metadata"]["labels"] for one in of_kind(objects, "Pod")}
+    selectors = [(one, one["spec"]["selector"]["matchLabels"]) for one in by_component.values()]
+    selectors += [(one, one["spec"]["selector"]) for one in of_kind(objects, "Service")]
+    selectors += [(one, one["spec"]["selector"]["matchLabels"]) for one in of_kind(objects, "PodDisruptionBudget")]
+    selectors += [(one, one["spec"]["podSelector"]["matchLabels"]) for one in of_kind(objects, "NetworkPolicy")]
+    for one, selector in selectors:
+        found = [name for name, labels in pods.items() if selector.items() <= labels.items()]
+        assert found == [one["metadata"]["labels"]["app.kubernetes.io/component"]]
+    for monitor in of_kind(objects, "ServiceMonitor"):
+        selector = monitor["spec"]["selector"]["matchLabels"]
+        services = [s for s in of_kind(objects, "Service") if selector.items() <= s["metadata"]["labels"].items()]
+        assert [one["metadata"]["name"] for one in services] == [f"{monitor['metadata']['name']}-metrics"]
 
 
 @every_router
@@ -184,33 +193,91 @@ def test_documents_in_the_values_are_a_table() -> None:
     ((key, text),) = config_map["data"].items()
     table = read_table(text, key)
     assert [pool.model_name for pool in table.pools] == ["chat"]
-    config = next(a for a in _router_container(ROOT / "tests/chart/rendered/minimal.yaml")["args"] if "--config" in a)
+    config = next(
+        a for a in _container(ROOT / "tests/chart/rendered/minimal.yaml", "router")["args"] if "--config" in a
+    )
     assert config.endswith(f"/{key}")
 
 
 def test_a_digest_takes_the_place_of_the_tag() -> None:
-    image = _router_container(ROOT / "tests/chart/rendered/production.yaml")["image"]
-    assert re.fullmatch(r"registry\.example\.com/marlin/router@sha256:[0-9a-f]{64}", image)
+    for component in ("router", "operator"):
+        image = _container(ROOT / "tests/chart/rendered/production.yaml", component)["image"]
+        assert re.fullmatch(rf"registry\.example\.com/marlin/{component}@sha256:[0-9a-f]{{64}}", image)
 
 
 def test_where_pods_are_scaled_nobody_sets_their_number() -> None:
     objects = objects_of(ROOT / "tests/chart/rendered/production.yaml")
-    (deployment,) = of_kind(objects, "Deployment")
+    deployment = deployments(objects)["router"]
     (scaler,) = of_kind(objects, "HorizontalPodAutoscaler")
     assert "replicas" not in deployment["spec"]
     assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
 
 
+@every_operator
+def test_the_operator_takes_the_arguments_it_is_given(rendering: Path) -> None:
+    container = _container(rendering, "operator")
+    command, *arguments = container["args"]
+    assert command == "operator"
+    options = operator.make_context("operator", list(arguments)).params
+    host, _, port = options["health_address"].rpartition(":")
+    assert {"name": "admin", "containerPort": int(port), "protocol": "TCP"} in container["ports"]
+    assert host in {"0.0.0.0", "[::]"}
+    assert ipaddress.ip_address(host.strip("[]")).is_unspecified
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == "admin"
+
+
+def test_the_operator_may_do_what_the_shipped_roles_say_and_no_more() -> None:
+    rendered, shipped = (
+        {(one["kind"], one["metadata"]["name"]): one for one in objects_of(path) if "Role" in one["kind"]}
+        for path in (KUSTOMIZE_OPERATOR, ROOT / "manifests" / "rbac" / "operator.yaml")
+    )
+    assert rendered.keys() == shipped.keys()
+    for key, one in shipped.items():
+        assert rendered[key].get("rules") == one.get("rules"), key
+        assert rendered[key].get("subjects") == one.get("subjects"), key
+        assert rendered[key].get("roleRef") == one.get("roleRef"), key
+
+
+@every_operator
+def test_roles_are_bound_to_the_account_that_the_operator_runs_as(rendering: Path) -> None:
+    objects = objects_of(rendering)
+    account = deployments(objects)["operator"]["spec"]["template"]["spec"]["serviceAccountName"]
+    bindings = of_kind(objects, "RoleBinding") + of_kind(objects, "ClusterRoleBinding")
+    assert {one["kind"] for one in bindings} == {"RoleBinding", "ClusterRoleBinding"}
+    for one in bindings:
+        (subject,) = one["subjects"]
+        assert subject["name"] == account
+        assert one["roleRef"]["name"] in {role["metadata"]["name"] for role in of_kind(objects, one["roleRef"]["kind"])}
+
+
 def test_nobody_but_administrators_may_write_datacenters() -> None:
     roles = of_kind(objects_of(ROOT / "tests/chart/rendered/default.yaml"), "ClusterRole")
-    assert len(roles) == 3
+    assert len(roles) == 4
     for rule in (rule for role in roles for rule in role["rules"] if "datacenters" in rule["resources"]):
         assert rule["verbs"] == ["get", "list", "watch"]
 
 
-def test_without_a_router_there_is_nothing_of_it() -> None:
-    kinds = {one["kind"] for one in objects_of(ROOT / "tests/chart/rendered/kinds.yaml")}
-    assert kinds == {"ClusterRole"}
+def test_with_neither_router_nor_operator_there_is_nothing_of_them() -> None:
+    objects = objects_of(ROOT / "tests/chart/rendered/kinds.yaml")
+    assert {one["kind"] for one in objects} == {"ClusterRole"}
+    assert len(objects) == 3
+
+
+def test_kustomize_puts_everything_of_the_operator_into_its_namespace(kubectl: Path) -> None:
+    run = subprocess.run(
+        [kubectl, "kustomize", ROOT / "manifests"], capture_output=True, text=True, check=True, timeout=60
+    )
+    objects = objects_in(run.stdout)
+    assert len(of_kind(objects, "CustomResourceDefinition")) == 3
+    ours = [
+        one for one in objects if one["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "operator"
+    ]
+    assert len(ours) == len(objects_of(KUSTOMIZE_OPERATOR))
+    for one in ours:
+        inside = None if one["kind"].startswith("ClusterRole") else "marlin-system"
+        assert one["metadata"].get("namespace") == inside
+    assert "marlin-system" in {one["metadata"]["name"] for one in of_kind(objects, "Namespace")}
 
 
 def test_extra_objects_are_rendered_as_templates() -> None:

@@ -12,6 +12,7 @@ import yaml
 from chart_values import CHART, PROFILES, objects_in, of_kind, profile_name
 
 from marlin.api.crds import crd_yaml
+from marlin.operator.running import LEASE_NAME
 
 Template = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -43,7 +44,7 @@ def test_the_kinds_are_rendered_as_the_models_say(template: Template, keep: str)
 
 
 def test_a_member_gets_no_kinds_and_no_roles(template: Template) -> None:
-    objects = objects_in(template("--set", "crds.enabled=false").stdout)
+    objects = objects_in(template("--set", "crds.enabled=false,operator.enabled=false").stdout)
     assert objects
     assert not of_kind(objects, "CustomResourceDefinition")
     assert not of_kind(objects, "ClusterRole")
@@ -55,6 +56,7 @@ def test_a_member_gets_no_kinds_and_no_roles(template: Template) -> None:
         (["--set", "router.replica=3"], "replica"),
         (["--set", "routers.replicas=3"], "routers"),
         (["--set", "router.image.digest=latest"], "digest"),
+        (["--set", "operator.logLevel=loud"], "logLevel"),
         (["--set", "router.service.port=0"], "port"),
         (["--set", "router.table.configMap="], "router.table: give configMap"),
         (["--set", "router.autoscaling.enabled=true,router.autoscaling.minReplicas=11"], "minReplicas is above"),
@@ -101,8 +103,9 @@ def test_the_notes_name_the_objects_that_were_made(helm: Path, tmp_path: Path) -
     command = [str(helm), "template", "lab", str(chart), "--namespace", "serving", "--kube-version", "1.35.0"]
     objects = objects_in(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     (notes,) = of_kind(objects, "Notes")
-    (deployment,) = of_kind(objects, "Deployment")
-    assert f"rollout status deployment/{deployment['metadata']['name']}" in notes["text"]
+    for deployment in of_kind(objects, "Deployment"):
+        assert f"rollout status deployment/{deployment['metadata']['name']}" in notes["text"]
+    assert f"get lease {LEASE_NAME}" in notes["text"]
     assert "-n serving create configmap marlin-routing-table --from-file=routing-table.json=fleet.yaml" in notes["text"]
     assert "helm -n serving test lab" in notes["text"]
 

@@ -11,7 +11,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 CHART: Final = ROOT / "charts" / "marlin"
 PROFILES: Final = sorted((CHART / "ci").glob("*-values.yaml"))
 RENDERED: Final = sorted((ROOT / "tests" / "chart" / "rendered").glob("*.yaml"))
-KUSTOMIZE_BASE: Final = ROOT / "manifests" / "router" / "router.yaml"
+KUSTOMIZE_ROUTER: Final = ROOT / "manifests" / "router" / "router.yaml"
+KUSTOMIZE_OPERATOR: Final = ROOT / "manifests" / "operator" / "operator.yaml"
 
 KubeObject = dict[str, Any]
 
@@ -31,6 +32,11 @@ def objects_of(rendering: Path) -> list[KubeObject]:
 def of_kind(objects: list[KubeObject], kind: str) -> list[KubeObject]:
     """Those of one kind."""
     return [one for one in objects if one["kind"] == kind]
+
+
+def deployments(objects: list[KubeObject]) -> dict[str, KubeObject]:
+    """Each component's Deployment, by the component's name."""
+    return {one["metadata"]["labels"]["app.kubernetes.io/component"]: one for one in of_kind(objects, "Deployment")}
 
 
 def profile_name(path: Path) -> str:

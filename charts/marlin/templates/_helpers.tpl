@@ -16,6 +16,10 @@
 {{ include "marlin.fullname" . }}-router
 {{- end -}}
 
+{{- define "marlin.operator.name" -}}
+{{ include "marlin.fullname" . }}-operator
+{{- end -}}
+
 {{/* Labels of every object. */}}
 {{- define "marlin.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
@@ -27,15 +31,26 @@ app.kubernetes.io/part-of: marlin
 {{- end }}
 {{- end -}}
 
-{{/* What selects the router's pods. A Deployment's selector never changes: nothing of a version belongs here. */}}
+{{/* What selects pods of a component. A Deployment's selector never changes: nothing of a version belongs here. */}}
 {{- define "marlin.router.selector" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: router
 {{- end -}}
 
+{{- define "marlin.operator.selector" -}}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
 {{- define "marlin.router.labels" -}}
 {{ include "marlin.router.selector" . }}
+{{ include "marlin.labels" . }}
+{{- end -}}
+
+{{- define "marlin.operator.labels" -}}
+{{ include "marlin.operator.selector" . }}
 {{ include "marlin.labels" . }}
 {{- end -}}
 
@@ -45,6 +60,39 @@ app.kubernetes.io/component: router
 {{- else -}}
 {{- default "default" .Values.router.serviceAccount.name -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "marlin.operator.serviceAccountName" -}}
+{{- if .Values.operator.serviceAccount.create -}}
+{{- default (include "marlin.operator.name" .) .Values.operator.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.operator.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where pods of a component may run: (dict "of" .Values.router "selector" (include "marlin.router.selector" .)). */}}
+{{- define "marlin.scheduling" -}}
+{{- with .of.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .of.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $selector := .selector }}
+{{- with .of.topologySpreadConstraints }}
+topologySpreadConstraints:
+  {{- range . }}
+  {{- /* Of one revision only: pods of the one before are about to go. */}}
+  {{- $selected := dict "labelSelector" (dict "matchLabels" ($selector | fromYaml)) "matchLabelKeys" (list "pod-template-hash") }}
+  - {{- toYaml (ternary . (merge (deepCopy .) $selected) (hasKey . "labelSelector")) | nindent 4 }}
+  {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* The image of a component: (dict "image" .Values.router.image "root" $). A digest says more than a tag. */}}
