@@ -100,7 +100,7 @@ def test_a_served_demo_answers_the_openai_client_and_ends_on_sigterm() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--planner", "marlin"], "planner marlin is not built yet; there are merit-order"),
+        (["--planner", "best-static"], "planner best-static is not built yet; there are marlin, merit-order"),
         (["--planner", "nearset"], "planner 'nearset' is not known"),
         (["--scheme", "green"], "scheme 'green' is not known"),
         (["--serve", "--json", "x.json"], "--json goes with a replay"),

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from agents import small_artifact
 from click.testing import CliRunner
 
 from marlin.api.cli import marlin
@@ -58,7 +62,9 @@ def test_weights_lie_between_the_schemes() -> None:
             ["plan", "--scenario", "demo-3", "--scheme", "min-cost", "--weights", "cost=1"],
             "either --scheme or --weights",
         ),
-        (["plan", "--scenario", "demo-3", "--planner", "marlin"], "planner marlin is not built yet"),
+        (["plan", "--scenario", "demo-3", "--planner", "best-static"], "planner best-static is not built yet"),
+        (["plan", "--scenario", "demo-3", "--best-of", "3"], "are for planner marlin, not for merit-order"),
+        (["plan", "--scenario", "demo-3", "--planner", "marlin", "--artifact", "/"], "card.json: cannot be read"),
         (["plan", "--scenario", "demo-3", "--at", "noon"], "is not a time such as"),
         (["plan", "--fleet", "no-such.yaml"], "no-such.yaml: cannot be read"),
     ],
@@ -67,3 +73,37 @@ def test_a_mistake_is_told_in_one_line(arguments: list[str], message: str) -> No
     shown = run(*arguments, code=2)
     assert message in shown
     assert "Traceback" not in shown
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> str:
+    small_artifact(tmp_path / "policy")
+    return str(tmp_path / "policy")
+
+
+def test_plan_by_the_agents_explains_proposals_game_and_outcome(artifact: str) -> None:
+    shown = run("plan", "--scenario", "paper-8", "--planner", "marlin", "--artifact", artifact, "--explain", *AT)
+    for word in ("marlin balanced", "what each agent proposes", "1 of 9", "who counts how much", "by these weights"):
+        assert word in shown
+
+
+def test_plan_by_the_agents_as_json_holds_the_account_and_who_made_it(artifact: str) -> None:
+    arguments = ["--planner", "marlin", "--artifact", artifact, "--best-of", "0", "--weights", "carbon=2,cost=1"]
+    result = json.loads(run("plan", "--scenario", "paper-8", *arguments, "--json", *AT))
+    plan = RoutingPlan.model_validate(result["plan"])
+    assert plan.artifact_sha256 == result["record"]["artifact"]["sha256"]
+    assert result["record"]["weights"] == pytest.approx({"ttft": 0.0, "carbon": 2 / 3, "water": 0.0, "cost": 1 / 3})
+    assert result["record"]["proposals"]["carbon"]["of"] == 1
+    assert set(result["record"]["game"]["final_weights"]) == {"ttft", "carbon", "water", "cost"}
+
+
+def test_planning_by_the_agents_needs_neither_torch_nor_a_compiler_nor_the_oracle(artifact: str) -> None:
+    code = f"""
+import sys
+from marlin.api.cli import marlin
+marlin(["plan", "--scenario", "demo-3", "--planner", "marlin", "--artifact", {artifact!r}], standalone_mode=False)
+found = [name for name in ("torch", "numba", "scipy", "polars", "pandas", "matplotlib") if name in sys.modules]
+print("loaded:", found)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "loaded: []" in done.stdout, done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agents import small_artifact
 from click.testing import CliRunner
 
 from marlin.api.cli import marlin
@@ -40,7 +41,11 @@ def summary(*arguments: str) -> dict[str, Any]:
         ("--scenario no-such.yaml", "no-such.yaml: cannot be read: No such file"),
         ("--fleet no-such.yaml", "no-such.yaml: cannot be read: No such file"),
         ("--planner merit", "--planner: 'merit' is not known; did you mean merit-order?"),
-        ("--planner marlin", "planner marlin is not built yet"),
+        ("--planner best-static", "planner best-static is not built yet"),
+        ("--planner nearest --best-of 3", "--best-of: is for planner marlin, not for nearest"),
+        ("--planner marlin --artifact no-such", "no-such/card.json: cannot be read"),
+        ("--planner merit-order --weights carbon=1,speed=2", "--weights: 'speed' is not one of ttft, carbon"),
+        ("--scheme balanced --weights carbon=1", "--weights: give either scheme or weights"),
         ("--scheme min-carbn", "--scheme: 'min-carbn' is not known; did you mean min-carbon?"),
         ("--dispatch order", "--dispatch: 'order' is not known; did you mean ordered?"),
         ("--power-down slep", "--power-down: 'slep' is not known; did you mean Sleep?"),
@@ -283,3 +288,23 @@ def test_a_reader_that_went_away_hears_nothing_more() -> None:
     command = f"{Path(sys.executable).parent / 'marlin'} simulate --quiet --scenario demo-3 | head -1"
     done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("demo-3, peak95, 1 day: capacity-proportional, shares\n", "")
+
+
+def test_the_agents_plan_a_day_and_remember_their_capital_through_it(tmp_path: Path) -> None:
+    small_artifact(tmp_path / "policy")
+    arguments = [
+        "--planner",
+        "marlin",
+        "--artifact",
+        str(tmp_path / "policy"),
+        "--best-of",
+        "0",
+        "--weights",
+        "carbon=1",
+    ]
+    found = summary(*arguments)
+    assert found["dispatch"] == "ordered"
+    assert found["scenario"]["weights"] == "carbon=1"
+    assert found["served_share"] == pytest.approx(1.0)
+    assert found["carbon_gco2"] < found["baseline"]["carbon_gco2"]
+    assert found == summary(*arguments)

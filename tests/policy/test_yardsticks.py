@@ -11,10 +11,10 @@ from fleets import fleet, site
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState
+from marlin.policy.in_order import InOrder
 from marlin.policy.objective import scheme_weights
 from marlin.policy.planners import make_planner
 from marlin.policy.yardsticks import (
-    InOrder,
     captured_saving,
     recovered_share,
     score,
@@ -42,19 +42,11 @@ ONE_SITE = float(arrays_from(three_sites(1.0, 1.0, 1.0)).capacity_rps[0, 0]) * 9
 """Requests of an epoch that one site can carry."""
 
 
-def test_merit_order_untuned_is_the_merit_order_everybody_knows() -> None:
-    state = three_sites(300.0, 100.0, 500.0)
-    known = make_planner(PlannerKind.MERIT_ORDER, scheme=Scheme.MIN_CARBON).decide(state).plan.pools[0]
-    ours = InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON).decide(state).plan.pools[0]
-    assert ours == known
-    assert ours.order == (1, 0, 2)
-
-
 def test_a_lower_fill_level_caps_sites_and_brings_in_the_next_one() -> None:
     state = three_sites(300.0, 100.0, 500.0, forecast=0.8 * ONE_SITE)
     full, low = (
-        InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON, fill=fill).decide(state).plan.pools[0]
-        for fill in (0.95, 0.5)
+        InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, fill=fill).decide(state).plan.pools[0]
+        for fill in (None, 0.5)
     )
     assert low.cap == (5000, 5000, 5000)
     assert full.weights == (0, 10_000, 0)
@@ -64,7 +56,7 @@ def test_a_lower_fill_level_caps_sites_and_brings_in_the_next_one() -> None:
 def test_a_higher_quantile_spreads_shares_and_a_lower_load_keeps_more_replicas_awake() -> None:
     state = three_sites(300.0, 100.0, 500.0, forecast=0.8 * ONE_SITE, upper=1.6 * ONE_SITE)
     plain, careful, awake = (
-        InOrder(Dispatch.SHARES, Scheme.MIN_CARBON, CARBON, quantile=q, awake_load=load).decide(state).plan.pools[0]
+        InOrder(Scheme.MIN_CARBON, Dispatch.SHARES, CARBON, quantile=q, awake_load=load).decide(state).plan.pools[0]
         for q, load in ((0.0, 0.95), (1.0, 0.95), (0.0, 0.3))
     )
     assert plain.weights == (0, 10_000, 0)
@@ -76,7 +68,7 @@ def test_the_static_order_is_the_one_that_is_right_on_average() -> None:
     states = [three_sites(100.0, 200.0, 500.0), three_sites(900.0, 200.0, 500.0)]
     order = static_order(states, CARBON)
     assert order == {"chat": ("b", "a", "c")}
-    plan = InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON, static=order).decide(states[0]).plan
+    plan = InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, static=order).decide(states[0]).plan
     assert plan.planner is PlannerKind.BEST_STATIC
     assert plan.pools[0].order == (1, 0, 2)
 
@@ -85,7 +77,7 @@ def test_a_static_order_leaves_out_a_site_that_is_drained() -> None:
     state = three_sites(100.0, 200.0, 500.0)
     closed = state.datacenters[1].model_copy(update={"is_available": False})
     state = state.model_copy(update={"datacenters": (state.datacenters[0], closed, state.datacenters[2])})
-    plan = InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON, static={"chat": ("b", "c", "a")}).decide(state).plan
+    plan = InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, static={"chat": ("b", "c", "a")}).decide(state).plan
     assert plan.pools[0].order == (2, 0)
     assert plan.pools[0].weights[1] == 0
 
@@ -124,7 +116,7 @@ def test_candidates_are_ranked_on_the_days_of_the_study_by_their_score() -> None
         study,
         [
             ("capacity-proportional", make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)),
-            ("merit-order", InOrder(Dispatch.ORDERED, Scheme.MIN_CARBON, CARBON)),
+            ("merit-order", InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON)),
         ],
         CARBON,
     )

@@ -8,7 +8,7 @@ follows the order of ``datacenters``, one over origins that of ``origins``.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,9 @@ class DatacenterState(ApiModel):
     )
     cycles_of_concentration: Annotated[float, Field(gt=1)] = Field(default=4.0, description="Of the cooling water.")
     node_groups: tuple[NodeGroupState, ...] = Field(description="Its machines.")
+    stale_signals: tuple[Literal["carbon", "water", "price"], ...] = Field(
+        default=(), description="Signals whose value is not of this epoch but the last one known, or a usual one."
+    )
 
     @model_validator(mode="after")
     def _has_one_cooling_model(self) -> Self:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="File of Datacenter, InferencePool and MarlinPolicy documents; - is standard input.",
 )
 @click.option("--scenario", help="A built-in fleet instead, e.g. demo-3 or paper-8.")
-@click.option("--planner", default=None, help="The planner. Default: the policy's own, else merit-order.")
+@click.option("--planner", default=None, help="The planner, e.g. marlin. Default: the policy's own, else merit-order.")
 @click.option(
     "--scheme",
     default=None,
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     "min-cost. Default: the policy's own, else balanced.",
 )
 @click.option("--weights", help="Weights instead of a scheme, e.g. carbon=2,cost=1.")
+@click.option(
+    "--artifact",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the trained policy, for marlin. Default: the one shipped with the package.",
+)
+@click.option(
+    "--best-of",
+    type=click.IntRange(0, 4096),
+    default=None,
+    help="For marlin: samples that are tried beside each agent's own proposal. Default: 8.",
+)
 @click.option(
     "--dispatch",
     type=click.Choice(["ordered", "shares"]),
@@ -67,6 +78,8 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     planner: str | None,
     scheme: str | None,
     weights: str | None,
+    artifact: Path | None,
+    best_of: int | None,
     dispatch: str | None,
     origin_aware: bool,
     at_text: str | None,
@@ -85,6 +98,7 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
       marlin plan --scenario demo-3
       marlin plan --fleet fleet.yaml --scheme min-carbon --explain
       marlin plan --fleet fleet.yaml --weights carbon=2,cost=1 --at 2023-06-15T12:00Z
+      marlin plan --scenario paper-8 --planner marlin --explain
       marlin plan --scenario paper-8 --planner nearest --json | jq .plan.pools
     """  # noqa: D301 the backslash is click's mark for a block to keep
     if (fleet_file is None) == (scenario is None):
@@ -103,11 +117,21 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     own_scheme = own.planner.scheme if own is not None and own.planner.scheme is not Scheme.CUSTOM else Scheme.BALANCED
     own_kind = own.planner.kind if own is not None else PlannerKind.MERIT_ORDER
     how = Dispatch(dispatch.capitalize()) if dispatch else own.dispatch if own else Dispatch.ORDERED
+    kind = planner_kind(planner or own_kind.option)
+    if kind is not PlannerKind.MARLIN and (artifact is not None or best_of is not None):
+        raise click.UsageError(f"--artifact and --best-of are for planner marlin, not for {kind.option}")
+    agents = None
+    if best_of is not None:
+        from marlin.policy.agents import MarlinSettings  # noqa: PLC0415
+
+        agents = MarlinSettings(best_of=best_of)
     maker = make_planner(
-        planner_kind(planner or own_kind.option),
+        kind,
         scheme=Scheme.CUSTOM if custom else scheme_of(scheme) if scheme else own_scheme,
         dispatch=how,
         weights=custom or None,
+        artifact=artifact,
+        agents=agents,
     )
     if origin_aware:
         from marlin.policy.origins import origin_aware as with_origins  # noqa: PLC0415
@@ -167,6 +191,9 @@ def _print(decision: Decision, *, explain: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
+    from marlin.api.plan import PlannerKind  # noqa: PLC0415
+    from marlin.policy.agents.account import account_of  # noqa: PLC0415
+
     console = Console()
     plan_ = decision.plan
     console.print(f"[bold]{plan_.explanation}[/bold]", highlight=False)
@@ -193,4 +220,8 @@ def _print(decision: Decision, *, explain: bool) -> None:
         table.add_row(name, f"{value:,.3f}", f"{base:,.3f}", f"{(value - base) / base:+.1%}" if base else "")
     console.print(table)
     if explain:
+        if decision.plan.planner is PlannerKind.MARLIN and "proposals" in decision.record:
+            for part in account_of(decision.record):
+                console.print(part, highlight=False)
+            return
         console.print_json(json.dumps(dict(decision.record)))

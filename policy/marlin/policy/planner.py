@@ -27,6 +27,9 @@ class Decision:
     """Asked when somebody looks: an experiment of months does not, and estimates took half of its time."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """The planner's own account, JSON-able: for ``--explain``, never for a status."""
+    carried: Mapping[str, Any] | None = None
+    """What the planner remembers after it, JSON-able, to be given back to ``make_planner`` where a process ends between
+    two epochs. None: it remembers nothing."""
 
     @cached_property
     def estimate(self) -> Metrics:

@@ -14,27 +14,26 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from marlin.api.errors import InputError
-from marlin.api.metrics import METRIC_NAMES
-from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
+from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy import baselines
 from marlin.policy.building import Proposal, allowed_sites, build_plan
-from marlin.policy.merit import merit_order
-from marlin.policy.objective import OPTION_NAMES, Weights, scheme_weights
+from marlin.policy.deciding import AWAKE_UTILIZATION, decision_of, replicas_awake
+from marlin.policy.in_order import InOrder
+from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.oracle.planner import Oracle
 from marlin.policy.planner import Decision, Planner
-from marlin.simulator.constants import constant
-from marlin.simulator.fluid import awake_for, capacity_rps, estimate, marginal_metrics
+from marlin.simulator.fluid import capacity_rps
 from marlin.simulator.twin_state import arrays_from
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from marlin.api.state import FleetState
-    from marlin.simulator.twin_state import TwinState
-
-AWAKE_UTILIZATION: Final = constant("awake_utilization")
+    from marlin.policy.agents.planner import MarlinSettings
 
 _Rule = Callable[["FleetState", "NDArray[np.float64]", "NDArray[np.bool_]"], Proposal]
 
@@ -45,7 +44,12 @@ _BASELINES: Final[dict[PlannerKind, tuple[_Rule, str]]] = {
     PlannerKind.ROUND_ROBIN: (baselines.round_robin, "the same number to each site"),
 }
 
-AVAILABLE: Final[tuple[PlannerKind, ...]] = (PlannerKind.MERIT_ORDER, PlannerKind.ORACLE, *_BASELINES)
+AVAILABLE: Final[tuple[PlannerKind, ...]] = (
+    PlannerKind.MARLIN,
+    PlannerKind.MERIT_ORDER,
+    PlannerKind.ORACLE,
+    *_BASELINES,
+)
 """The kinds that can be made today."""
 
 
@@ -83,6 +87,9 @@ def make_planner(
     dispatch: Dispatch = Dispatch.ORDERED,
     weights: Weights | None = None,
     awake_utilization: float = AWAKE_UTILIZATION,
+    artifact: Path | None = None,
+    agents: MarlinSettings | None = None,
+    carried: Mapping[str, Any] | None = None,
 ) -> Planner:
     """A planner.
 
@@ -92,12 +99,28 @@ def make_planner(
         dispatch: how its plans are to be carried out.
         weights: the weights of scheme Custom.
         awake_utilization: load for which replicas are kept awake, where a pool can power down.
+        artifact: folder of the trained policy, for marlin. Default: the one shipped with the package.
+        agents: how they decide, for marlin.
+        carried: what the last decision said is to be carried on (``Decision.carried``). Default: a first epoch.
 
     Raises:
-        InputError: the kind is not built yet, or scheme and weights do not fit.
+        InputError: the kind is not built yet, scheme and weights do not fit, or the artifact cannot be had.
     """
+    if kind is PlannerKind.MARLIN:
+        from marlin.policy.agents import shipped  # noqa: PLC0415 a sort needs no networks
+        from marlin.policy.agents.planner import Marlin, MarlinSettings  # noqa: PLC0415
+        from marlin.policy.agents.standing import standing_of  # noqa: PLC0415
+
+        return Marlin(
+            artifact=shipped.load(artifact),
+            scheme=scheme,
+            dispatch=dispatch,
+            weights=scheme_weights(scheme, weights),
+            settings=agents or MarlinSettings(),
+            standing=standing_of(carried),
+        )
     if kind is PlannerKind.MERIT_ORDER:
-        return MeritOrder(scheme, dispatch, scheme_weights(scheme, weights), awake_utilization)
+        return InOrder(scheme, dispatch, scheme_weights(scheme, weights), awake_load=awake_utilization)
     if kind is PlannerKind.ORACLE:
         return Oracle(scheme, dispatch, scheme_weights(scheme, weights))
     if kind in _BASELINES:
@@ -134,100 +157,3 @@ class Baseline:
             awake=replicas_awake(state, twin, proposal, allowed, self.awake_utilization),
         )
         return decision_of(state, twin, plan, {})
-
-
-@dataclass(frozen=True, slots=True)
-class MeritOrder:
-    """Sorts the sites by what one more request costs there."""
-
-    scheme: Scheme
-    dispatch: Dispatch
-    weights: Weights
-    awake_utilization: float = AWAKE_UTILIZATION
-
-    @property
-    def kind(self) -> PlannerKind:
-        """MeritOrder."""
-        return PlannerKind.MERIT_ORDER
-
-    def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
-        """See ``Planner.decide``; a sort takes well under a millisecond, so a deadline changes nothing."""
-        twin = arrays_from(state)
-        capacity = capacity_rps(twin)
-        allowed = allowed_sites(state, capacity)
-        marginal = marginal_metrics(twin)
-        proposal, score = merit_order(state, capacity, marginal, allowed, self.weights)
-        names = [site.name for site in state.datacenters]
-        first = " > ".join(names[d] for d in proposal.order[0][:3])
-        plan = build_plan(
-            state,
-            proposal,
-            allowed,
-            kind=self.kind,
-            scheme=self.scheme,
-            dispatch=self.dispatch,
-            now=now,
-            explanation=f"merit-order {self.scheme.option}: {state.pools[0].name} fills {first}",
-            awake=replicas_awake(state, twin, proposal, allowed, self.awake_utilization),
-        )
-        record = {
-            "weights": dict(zip(OPTION_NAMES, self.weights, strict=True)),
-            "pools": [
-                {
-                    "name": pool.name,
-                    "order": [
-                        {"datacenter": names[d], "score": round(float(score[v, d]), 4)}
-                        | {m: float(marginal[v, d, i]) for i, m in enumerate(METRIC_NAMES)}
-                        for d in proposal.order[v]
-                    ],
-                }
-                for v, pool in enumerate(state.pools)
-            ],
-        }
-        return decision_of(state, twin, plan, record)
-
-
-def decision_of(state: FleetState, twin: TwinState, plan: RoutingPlan, record: dict[str, Any]) -> Decision:
-    """Adds what the twin expects of the plan, and of capacity-proportional routing."""
-    return Decision(
-        plan=plan,
-        expect=lambda: estimate(twin, plan),
-        expect_of_baseline=lambda: estimate(twin, _baseline_plan(state, twin)),
-        record=record,
-    )
-
-
-def _baseline_plan(state: FleetState, twin: TwinState) -> RoutingPlan:
-    capacity = capacity_rps(twin)
-    allowed = allowed_sites(state, capacity)
-    proposal = baselines.capacity_proportional(state, capacity, allowed)
-    return build_plan(
-        state,
-        proposal,
-        allowed,
-        kind=PlannerKind.CAPACITY_PROPORTIONAL,
-        scheme=Scheme.BALANCED,
-        dispatch=Dispatch.SHARES,
-        now=None,
-        explanation="",
-        awake=replicas_awake(state, twin, proposal, allowed),
-    )
-
-
-def replicas_awake(
-    state: FleetState,
-    twin: TwinState,
-    proposal: Proposal,
-    allowed: NDArray[np.bool_],
-    utilization: float = AWAKE_UTILIZATION,
-) -> NDArray[np.float64] | None:
-    """Replicas to keep awake (V, D), None where no pool can power down: the paper's consolidation.
-
-    Enough for the upper quantile of the forecast, or the forecast itself where there is none, at a usual load.
-    """
-    if not twin.can_sleep.any():
-        return None
-    expected = np.array([pool.forecast_upper_requests or sum(pool.forecast_requests) for pool in state.pools])
-    shares = np.where(allowed, proposal.shares, 0.0)
-    shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)
-    return awake_for(twin, shares * expected[:, None] / twin.epoch_s, utilization)

@@ -20,8 +20,9 @@ from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import PlannerKind, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState
+from marlin.policy.deciding import AWAKE_UTILIZATION
 from marlin.policy.planner import Planner
-from marlin.policy.planners import AWAKE_UTILIZATION, make_planner
+from marlin.policy.planners import make_planner
 from marlin.simulator.constants import CONSTANTS, SWEPT, Balancer, Constant, Reading, Settings
 from marlin.simulator.engines import FluidEngine
 from marlin.simulator.experiment import Study, run, summarise

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "What is simulated": ("scenario", "fleet", "trace", "load", "days", "first_day", "first_date", "origins", "seed"),
-    "Who plans": ("planner", "scheme", "dispatch", "origin_aware", "forecast", "no_compare"),
+    "Who plans": (
+        *("planner", "scheme", "weights", "artifact", "best_of"),
+        *("dispatch", "origin_aware", "forecast", "no_compare"),
+    ),
     "What happens to the fleet": ("power_down", "balancer", "drain", "fail", "absent"),
     "How it is counted": ("carbon", "price", "data", "skip_bad_rows", "engine", "form", "settings"),
     "Where it goes": ("out", "detail", "plot", "as_json", "quiet"),
@@ -82,11 +85,21 @@ class _Grouped(click.Command):
     metavar="NAME",
     help="What it leans towards: balanced, min-ttft, min-carbon, min-water or min-cost. Default: balanced.",
 )
+@click.option("--weights", metavar="WEIGHTS", help="Weights instead of a scheme, e.g. carbon=2,cost=1.")
+@click.option(
+    "--artifact", metavar="FOLDER", help="The trained policy, for marlin. Default: the one shipped with the package."
+)
+@click.option(
+    "--best-of",
+    type=int,
+    metavar="N",
+    help="For marlin: samples that are tried beside each agent's own proposal. Default: 8.",
+)
 @click.option(
     "--dispatch",
     metavar="HOW",
     help="ordered: one site filled after the other; or shares. "
-    "Default: ordered for merit-order and oracle, else shares.",
+    "Default: ordered for marlin, merit-order and oracle, else shares.",
 )
 @click.option(
     "--origin-aware", is_flag=True, help="Plans also say where each origin's requests go; needs --dispatch shares."
@@ -176,6 +189,7 @@ def simulate(
     \b
     Examples:
       marlin simulate --planner merit-order --scheme min-carbon
+      marlin simulate --planner marlin --weights carbon=2,cost=1 --forecast predictor
       marlin simulate --scenario paper-8 --planner merit-order --days 6 --out run.parquet
       marlin simulate --scenario 8x12 --load mean56 --power-down Sleep --set patience_s=30 --json
       marlin simulate --fleet fleet.yaml --planner merit-order --drain sg --fail gb@40-56

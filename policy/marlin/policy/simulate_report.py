@@ -32,6 +32,9 @@ def _whole_only_if_whole(share: float) -> str:
     return f"{math.floor(share * 1e5 + 1e-7) / 1e5:.3%}"
 
 
+_LEANING: Final = ("marlin", "merit-order", "oracle")
+"""Planners that a scheme means something to."""
+
 _Row = tuple[str, Callable[[Summary], float], Callable[[float], str]]
 _COMPARED: Final[tuple[_Row, ...]] = (
     ("TTFT mean, s", lambda s: s.ttft_s, _number(".3f")),
@@ -130,7 +133,8 @@ def changes(summary: Summary, against: Summary) -> Mapping[str, float | None]:
 def heading(experiment: Experiment) -> str:
     """What was simulated, in a line."""
     scenario = experiment.scenario
-    scheme = f" {scenario.scheme}" if scenario.planner == "merit-order" else ""
+    leaning = scenario.scheme if scenario.weights is None else scenario.weights
+    scheme = f" {leaning}" if scenario.planner in _LEANING else ""
     days = f"{scenario.days} day{'s' if scenario.days > 1 else ''}"
     where = scenario.fleet or scenario.base or DEFAULT_BASE
     return f"{where}, {scenario.load}, {days}: {scenario.planner}{scheme}, {experiment.dispatch.value.lower()}"

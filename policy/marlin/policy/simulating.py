@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from pydantic.alias_generators import to_camel
 
 from marlin.api.documents import Documents, dump_documents, load_documents
 from marlin.api.errors import InputError, MarlinError
-from marlin.api.plan import Dispatch, PlannerKind
+from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.api.pool import PowerDown
 from marlin.policy.forecasting.studying import predicted
+from marlin.policy.objective import parse_weights
 from marlin.policy.origins import origin_aware
 from marlin.policy.planner import Planner
 from marlin.policy.planners import make_planner, planner_kind, scheme_of
@@ -44,7 +46,7 @@ Watch = Callable[[Epoch, Tally], None]
 MANY_REQUESTS: Final = 200_000_000
 """More in a day take the request-level engine minutes."""
 
-_FILLED_IN_TURN: Final = (PlannerKind.MERIT_ORDER, PlannerKind.ORACLE)
+_FILLED_IN_TURN: Final = (PlannerKind.MARLIN, PlannerKind.MERIT_ORDER, PlannerKind.ORACLE)
 """Planners whose own way is an order of sites; the others' is shares."""
 
 
@@ -173,7 +175,7 @@ def prepare(scenario: Scenario, where: Where = lambda location: str(location[0])
     kind = planner_kind(scenario.planner)
     own = Dispatch.ORDERED if kind in _FILLED_IN_TURN else Dispatch.SHARES
     dispatch = own if scenario.dispatch is None else Dispatch(scenario.dispatch.capitalize())
-    planner = make_planner(kind, scheme=scheme_of(scenario.scheme), dispatch=dispatch)
+    planner = _planner(kind, dispatch, scenario, where)
     if scenario.origin_aware:
         planner = origin_aware(planner, dispatch)
     is_baseline = (
@@ -192,6 +194,32 @@ def prepare(scenario: Scenario, where: Where = lambda location: str(location[0])
 def baseline() -> Planner:
     """What planners are compared with: requests in proportion to capacity."""
     return make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
+
+
+def _planner(kind: PlannerKind, dispatch: Dispatch, scenario: Scenario, where: Where) -> Planner:
+    weights = None
+    if scenario.weights is not None:
+        try:
+            weights = parse_weights(scenario.weights)
+        except InputError as error:
+            raise InputError(f"{where(('weights',))}: {str(error).removeprefix('weights: ')}") from None
+    if kind is not PlannerKind.MARLIN:
+        for key in ("artifact", "best_of"):
+            if key in scenario.model_fields_set:
+                raise InputError(f"{where((to_camel(key),))}: is for planner marlin, not for {kind.option}")
+        agents = None
+    else:
+        from marlin.policy.agents import MarlinSettings  # noqa: PLC0415 a sort needs no networks
+
+        agents = MarlinSettings(best_of=scenario.best_of)
+    return make_planner(
+        kind,
+        scheme=scheme_of(scenario.scheme) if weights is None else Scheme.CUSTOM,
+        weights=weights,
+        dispatch=dispatch,
+        artifact=None if scenario.artifact is None else Path(scenario.artifact),
+        agents=agents,
+    )
 
 
 def _documents(scenario: Scenario) -> Documents:

@@ -10,29 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
-from marlin.policy.building import Proposal, allowed_sites, build_plan, fill_in_order
+from marlin.policy.building import allowed_sites
+from marlin.policy.in_order import InOrder
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.oracle.planner import Oracle
-from marlin.policy.planner import Decision, Planner
-from marlin.policy.planners import decision_of, make_planner, replicas_awake
+from marlin.policy.planner import Planner
+from marlin.policy.planners import make_planner
 from marlin.policy.trials import LATE_WEIGHT
 from marlin.simulator.engines import Engine
 from marlin.simulator.experiment import Study, Summary, run, summarise
 from marlin.simulator.fluid import capacity_rps, marginal_metrics
-from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import arrays_from
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from marlin.api.state import FleetState
 
 FILLS: Final = (0.95, 0.85, 0.7)
@@ -44,65 +41,6 @@ BASELINES: Final = (
     PlannerKind.LEAST_LOADED,
     PlannerKind.ROUND_ROBIN,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class InOrder:
-    """Fills sites in turn, in an order it is given or sorts anew each epoch; with the knobs that tuning turns."""
-
-    dispatch: Dispatch
-    scheme: Scheme
-    weights: Weights
-    fill: float = 0.95
-    """Part of its capacity each site is filled to before the next gets something."""
-    quantile: float = 0.0
-    """Demand it counts on: 0 is the forecast, 1 its upper bound, between them in proportion."""
-    awake_load: float = 0.85
-    """Load for which replicas are kept awake, where a pool can power down."""
-    static: Mapping[str, tuple[str, ...]] | None = None
-    """Names of sites in the order of filling, by pool. Default: by merit, in each epoch."""
-
-    @property
-    def kind(self) -> PlannerKind:
-        """BestStatic with an order that is given, else MeritOrder."""
-        return PlannerKind.MERIT_ORDER if self.static is None else PlannerKind.BEST_STATIC
-
-    def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
-        """See ``Planner.decide``; well under a millisecond, so that a deadline changes nothing."""
-        twin = arrays_from(state)
-        capacity = capacity_rps(twin)
-        allowed = allowed_sites(state, capacity)
-        orders = self._orders(state, capacity, marginal_metrics(twin), allowed)
-        shares = np.zeros_like(capacity)
-        for v, pool in enumerate(state.pools):
-            expected = sum(pool.forecast_requests)
-            upper = pool.forecast_upper_requests or expected
-            demand_rps = (expected + self.quantile * (upper - expected)) / state.epoch_s
-            shares[v] = fill_in_order(orders[v], demand_rps, capacity[v], min(self.fill, state.max_utilization))
-        proposal = Proposal(shares, orders, cap=np.full_like(capacity, self.fill))
-        plan = build_plan(
-            state,
-            proposal,
-            allowed,
-            kind=self.kind,
-            scheme=self.scheme,
-            dispatch=self.dispatch,
-            now=now,
-            explanation=f"{self.kind.option} {self.scheme.option}, tuned",
-            awake=replicas_awake(state, twin, proposal, allowed, self.awake_load),
-        )
-        return decision_of(state, twin, plan, {})
-
-    def _orders(
-        self, state: FleetState, capacity: FloatArray, marginal: FloatArray, allowed: NDArray[np.bool_]
-    ) -> tuple[tuple[int, ...], ...]:
-        if self.static is None:
-            return merit_order(state, capacity, marginal, allowed, self.weights)[0].order
-        position = {site.name: d for d, site in enumerate(state.datacenters)}
-        return tuple(
-            tuple(position[name] for name in self.static[pool.name] if name in position and allowed[v, position[name]])
-            for v, pool in enumerate(state.pools)
-        )
 
 
 def static_order(states: Iterable[FleetState], weights: Weights) -> Mapping[str, tuple[str, ...]]:
@@ -144,7 +82,7 @@ def simple_policies(
         text = f", awake for {load}" if powers_down else ""
         yield kind.option + text, make_planner(kind, dispatch=dispatch, awake_utilization=load)
     for order, fill, quantile, load in product((None, static), FILLS, QUANTILES, awake_loads):
-        planner = InOrder(dispatch, scheme, weights, fill, quantile, load, order)
+        planner = InOrder(scheme, dispatch, weights, fill, quantile, load, order)
         text = f", awake for {load}" if powers_down else ""
         yield f"{planner.kind.option}, fill {fill}, quantile {quantile}{text}", planner
     yield "myopic oracle", Oracle(scheme, dispatch, weights)

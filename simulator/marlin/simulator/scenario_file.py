@@ -198,10 +198,19 @@ class Scenario(ApiModel):
     pools: tuple[str, ...] = Field(default=(), description="Keep only these pools. Default: all of the fleet's.")
     planner: _Planner = Field(default="capacity-proportional", description="Who plans.")
     scheme: _Scheme = Field(default="balanced", description="What the planner leans towards.")
+    weights: str | None = Field(
+        default=None, description="Weights of the metrics instead of a scheme, such as carbon=2,cost=1."
+    )
+    artifact: str | None = Field(
+        default=None, description="Folder of the trained policy, for marlin. Default: the one shipped with the package."
+    )
+    best_of: Annotated[int, Field(ge=0, le=4096, strict=True)] = Field(
+        default=8, description="For marlin: samples that are tried beside each agent's own proposal; 0 tries none."
+    )
     dispatch: _Dispatch | None = Field(
         default=None,
         description="How plans are carried out: shares are fixed; ordered fills one site after the other. Default: "
-        "ordered for merit-order and oracle, shares for planners that look at no signal.",
+        "ordered for marlin, merit-order and oracle, shares for planners that look at no signal.",
     )
     origin_aware: bool = Field(
         default=False,
@@ -309,6 +318,8 @@ def checked(values: Mapping[str, object], where: Where) -> Scenario:
         raise InputError(_first_problem(error, where)) from None
     if scenario.base is not None and scenario.fleet is not None:
         raise InputError(f"{where(('fleet',))}: give either base or fleet")
+    if scenario.weights is not None and "scheme" in scenario.model_fields_set:
+        raise InputError(f"{where(('weights',))}: give either scheme or weights")
     return scenario
 
 

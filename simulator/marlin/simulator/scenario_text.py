@@ -105,7 +105,7 @@ def _has_kinds(document: object) -> bool:
 def _with_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Paths in a file are relative to it; a trace may be a path, with or without a name before it."""
     moved = dict(values)
-    for key in ("fleet", "data"):
+    for key in ("fleet", "data", "artifact"):
         if isinstance(moved.get(key), str):
             moved[key] = str(folder / moved[key])
     word, colon, path = str(moved.get("trace", "")).rpartition(":")

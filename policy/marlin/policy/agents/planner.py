@@ -1,0 +1,286 @@
+"""MARLIN as a planner: propose, try, negotiate, guard; within a deadline, never an invalid plan.
+
+Three rungs, from the best to the one that is always there:
+
+1. the agents' proposals, each the best of several in the twin, agreed upon in the game;
+2. the agents' deterministic proposals, blended by the user's weights: where time is up before the game;
+3. merit order: where time was up before the agents were asked, or they do not answer with numbers.
+
+Whatever comes of the first two is tried in the twin beside capacity-proportional routing. Where that is expected to do
+better by the user's own weights, it is what is published, and the record says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
+from marlin.policy.agents import exploit, proposing, record
+from marlin.policy.agents.critics import LearnedCritic, TwinCritic, action_of, discount_of, intent_of
+from marlin.policy.agents.exploit import Exploited
+from marlin.policy.agents.situation import Situation, situation_of
+from marlin.policy.agents.standing import Standing
+from marlin.policy.artifact import Artifact
+from marlin.policy.building import Proposal, build_plan
+from marlin.policy.deciding import decision_of
+from marlin.policy.game import CapitalSettings, Consensus, Critic, GameSettings, negotiate
+from marlin.policy.in_order import InOrder
+from marlin.policy.networks.actor import Proposals
+from marlin.policy.objective import Weights
+from marlin.policy.planner import Decision
+from marlin.policy.trials import Tried
+from marlin.simulator.environments.action import Intent
+from marlin.simulator.fluid import Plans
+from marlin.simulator.physics import FloatArray
+
+if TYPE_CHECKING:
+    from marlin.api.state import FleetState
+
+_SHARE_OF_TIME: Final = 0.5
+"""Part of the time that is left which trying samples may take."""
+
+_ROUNDING: Final = 1e-9
+"""Of the objective, by which a plan may seem worse than its own equal."""
+
+
+class Judge(StrEnum):
+    """Who says what an action is worth in the game."""
+
+    LEARNED = "learned"
+    TWIN = "twin"
+    """The twin, in the epoch to come: slower, and blind to what comes after. For comparison."""
+
+
+class Source(StrEnum):
+    """Who proposes."""
+
+    ACTOR = "actor"
+    RANDOM = "random"
+    """Nobody: actions drawn evenly. For comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarlinSettings:
+    """How the agents decide."""
+
+    best_of: int = 8
+    """Samples tried beside each agent's deterministic action; 0 is the paper's exploit step."""
+    negotiates: bool = True
+    """False: proposals are blended by the user's weights. An ablation."""
+    judge: Judge = Judge.LEARNED
+    source: Source = Source.ACTOR
+    guards: bool = True
+    """Whether capacity-proportional routing takes the place of a plan that is expected to be worse."""
+    game: GameSettings = field(default_factory=GameSettings)
+    capital: CapitalSettings = field(default_factory=CapitalSettings)
+    seed: int = 0
+    """Of the samples. The same seed, state and standing make the same plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """What the agents come to, before it is guarded."""
+
+    intent: Intent  # (V, D)
+    exploited: Exploited
+    consensus: Consensus | None
+    """None where there was no game."""
+    rung: str
+
+
+@dataclass(slots=True)
+class Marlin:
+    """Four trained agents. Remembers their capital; nothing else changes."""
+
+    artifact: Artifact
+    scheme: Scheme
+    dispatch: Dispatch
+    weights: Weights
+    settings: MarlinSettings = field(default_factory=MarlinSettings)
+    standing: Standing = field(default_factory=Standing)
+    clock: Callable[[], float] = time.monotonic
+    """Seconds; asked for deadlines alone."""
+
+    @property
+    def kind(self) -> PlannerKind:
+        """Marlin."""
+        return PlannerKind.MARLIN
+
+    def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
+        """See ``Planner.decide``. An epoch may be decided again: capital is earned in it once."""
+        until_s = None if deadline_s is None else self.clock() + deadline_s
+        situation = situation_of(state, self.dispatch, self.weights)
+        if self._left_s(until_s) <= 0:
+            return self._by_merit(state, now, "time was up before the agents were asked", situation)
+        try:
+            agreed = self._agreed(situation, until_s)
+        except (ValueError, FloatingPointError) as error:
+            return self._by_merit(state, now, f"the agents gave no answer: {error}", situation)
+        return self._decided(situation, agreed, now)
+
+    def _agreed(self, situation: Situation, until_s: float | None) -> Agreed:
+        settings = self.settings
+        capital = self.standing.of_epoch(situation.state.epoch)
+        user = np.array(self.weights)
+        goal = proposing.goals(self.artifact.card.conditioning, user)
+        rows = situation.rows(self.weights)
+        rng = np.random.default_rng([settings.seed, situation.state.epoch])
+        proposals = proposing.propose(self.artifact, rows, goal)
+        first = (
+            proposing.best(proposals, situation)
+            if settings.source is Source.ACTOR
+            else _only(proposing.anything(situation, rng, 1))
+        )
+        exploited = exploit.alone(first)
+        if settings.best_of and self._left_s(until_s) > 0:
+            many = self._affordable(situation, first, until_s)
+            if many:
+                exploited = exploit.best_of(self._candidates(situation, proposals, first, rng, many), goal, situation)
+        rung = f"best of {exploited.candidates}" if exploited.candidates > 1 else "deterministic"
+        importance = _importance(user, situation.trusted)
+        actions = action_of(exploited.proposals)  # (J, 3, V, D)
+        if not settings.negotiates or self._left_s(until_s) <= 0:
+            blend = np.tensordot(importance, actions, axes=1)
+            text = f"{rung}, blended by weight" + ("" if not settings.negotiates else ": time was up before the game")
+            return Agreed(intent_of(blend), exploited, None, text)
+        critic: Critic = (
+            LearnedCritic(self.artifact, rows, goal, 1.0 - discount_of(self.artifact))
+            if settings.judge is Judge.LEARNED
+            else TwinCritic(situation, situation.tried(situation.baseline()), goal)
+        )
+        # Nobody vetoes on numbers that are not of this epoch; the weight of such an agent went to the others.
+        consensus = negotiate(critic, actions, capital * situation.trusted, importance, settings.game)
+        return Agreed(intent_of(consensus.action), exploited, consensus, f"{rung}, negotiated")
+
+    def _candidates(
+        self, situation: Situation, proposals: Proposals, first: Intent, rng: np.random.Generator, many: int
+    ) -> Intent:
+        if self.settings.source is Source.RANDOM:
+            return exploit.joined(first, proposing.anything(situation, rng, many))
+        return exploit.joined(first, proposing.samples(proposals, situation, rng, many))
+
+    def _affordable(self, situation: Situation, first: Intent, until_s: float | None) -> int:
+        """Samples of each agent that can be tried in the time that is left, by what the first ones took."""
+        if until_s is None:
+            return self.settings.best_of
+        began_s = self.clock()
+        situation.tried(situation.plans(first))
+        took_s = self.clock() - began_s
+        if took_s <= 0:
+            return self.settings.best_of
+        return min(self.settings.best_of, max(int(_SHARE_OF_TIME * self._left_s(until_s) / took_s) - 1, 0))
+
+    def _decided(self, situation: Situation, agreed: Agreed, now: datetime | None) -> Decision:
+        """The plan, guarded, with the capital earned by it."""
+        state = situation.state
+        proposals = agreed.exploited.proposals
+        together = Intent(
+            *(
+                np.concatenate([one[None], each])
+                for one, each in (
+                    (agreed.intent.shares, proposals.shares),
+                    (agreed.intent.fill, proposals.fill),
+                    (agreed.intent.margin, proposals.margin),
+                )
+            )
+        )
+        plans = situation.plans(together)  # the consensus, then each agent's own
+        outcome = situation.tried(plans)
+        baseline_plan = situation.baseline()
+        baseline = situation.tried(baseline_plan)
+        value = float(outcome.values(situation.objective)[0])
+        baseline_value = float(baseline.values(situation.objective)[0])
+        is_held = self.settings.guards and value > baseline_value + _ROUNDING
+        capital = self.standing.of_epoch(state.epoch)
+        totals, baseline_totals = outcome.expected_totals(), baseline.expected_totals()[0]
+        realised = baseline_totals if is_held else totals[0]
+        self.standing = self.standing.after(state.epoch, realised, totals[1:], baseline_totals, self.settings.capital)
+        told = record.Told(
+            artifact=self.artifact,
+            weights=self.weights,
+            situation=situation,
+            agreed=agreed,
+            plans=plans,
+            outcome=outcome,
+            baseline=baseline,
+            values=(value, baseline_value),
+            is_held=is_held,
+            capital=(capital, np.array(self.standing.capital)),
+        )
+        plan = self._plan(
+            situation,
+            baseline_plan if is_held else plans.take(slice(0, 1)),
+            _served_shares(baseline if is_held else outcome),
+            Dispatch.SHARES if is_held else self.dispatch,
+            now,
+            record.in_a_line(told, self.scheme),
+        )
+        decision = decision_of(state, situation.twin, plan, record.account(told))
+        return replace(decision, carried=self.standing.to_document())
+
+    def _plan(
+        self,
+        situation: Situation,
+        plans: Plans,  # one
+        served: FloatArray,  # (V, D)
+        dispatch: Dispatch,
+        now: datetime | None,
+        explanation: str,
+    ) -> RoutingPlan:
+        is_ordered = dispatch is Dispatch.ORDERED and plans.order is not None
+        order: tuple[tuple[int, ...], ...] = ((),) * len(served)
+        if is_ordered and plans.order is not None:
+            order = tuple(tuple(int(d) for d in row if d >= 0) for row in plans.order[0])
+        plan = build_plan(
+            situation.state,
+            Proposal(
+                shares=served if is_ordered else plans.shares[0],
+                order=order,
+                cap=None if plans.cap is None else plans.cap[0],
+            ),
+            situation.allowed,
+            kind=self.kind,
+            scheme=self.scheme,
+            dispatch=dispatch,
+            now=now,
+            explanation=explanation,
+            awake=None if plans.awake is None else plans.awake[0],
+        )
+        digest = self.artifact.card.weights_sha256
+        return plan.model_copy(update={"artifact_sha256": digest}).sealed()
+
+    def _by_merit(self, state: FleetState, now: datetime | None, why: str, situation: Situation) -> Decision:
+        """The last rung. Capital stays what it was: nobody negotiated."""
+        decision = InOrder(self.scheme, self.dispatch, self.weights).decide(state, now=now)
+        text = f"marlin {self.scheme.option}: by merit order, because {why}"[: record.MOST_TEXT]
+        plan = decision.plan.model_copy(update={"planner": self.kind, "explanation": text}).sealed()
+        account: dict[str, Any] = {"rung": f"merit order: {why}", "gaps": list(situation.gaps), **decision.record}
+        found = decision_of(state, situation.twin, plan, account)
+        return replace(found, carried=self.standing.to_document())
+
+    def _left_s(self, until_s: float | None) -> float:
+        return np.inf if until_s is None else until_s - self.clock()
+
+
+def _only(candidates: Intent) -> Intent:
+    """(J, 1, V, D) to (J, V, D)."""
+    return Intent(candidates.shares[:, 0], candidates.fill[:, 0], candidates.margin[:, 0])
+
+
+def _importance(user: FloatArray, trusted: FloatArray) -> FloatArray:
+    """(4,) what each metric weighs, those left out of which nothing is known; all, where nothing else is left."""
+    left = user * trusted
+    left = left if left.sum() > 0 else user
+    return np.asarray(left / left.sum())
+
+
+def _served_shares(outcome: Tried) -> FloatArray:
+    """(V, D) what each site is expected to serve under the first plan."""
+    return np.asarray(np.einsum("svd,s->vd", outcome.served[0], outcome.chances))

@@ -1,0 +1,163 @@
+"""Why a plan is what it is, for people: one line for the plan itself, and the whole account for ``--explain``.
+
+All of it is JSON-able. Metrics are the twin's expectations over the demands that may come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from marlin.api.metrics import METRIC_NAMES
+from marlin.api.plan import Dispatch, Scheme
+from marlin.policy.agents.situation import Situation
+from marlin.policy.artifact import Artifact
+from marlin.policy.game import explain
+from marlin.policy.objective import OPTION_NAMES, Weights
+from marlin.policy.trials import Tried
+from marlin.simulator.fluid import Plans
+from marlin.simulator.physics import FloatArray
+
+if TYPE_CHECKING:
+    from marlin.policy.agents.planner import Agreed
+
+MOST_TEXT: Final = 512
+"""Characters of a plan's explanation."""
+
+_FIRST_SITES: Final = 3
+_LEAST_SHARE: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Everything that is to be told."""
+
+    artifact: Artifact
+    weights: Weights
+    situation: Situation
+    agreed: Agreed
+    plans: Plans  # 1 + J: the consensus, then each agent's own
+    outcome: Tried  # N = 1 + J
+    baseline: Tried  # N = 1
+    values: tuple[float, float]
+    """Of the consensus and of capacity-proportional routing, by the user's weights."""
+    is_held: bool
+    capital: tuple[FloatArray, FloatArray]
+    """Before and after."""
+
+
+def in_a_line(told: Told, scheme: Scheme) -> str:
+    """The plan's own explanation."""
+    if told.is_held:
+        ours, theirs = told.values
+        text = (
+            f"marlin {scheme.option}: capacity-proportional, because what the agents agreed on is expected to be worse "
+            f"({ours:.4f} against {theirs:.4f})"
+        )
+        return text[:MOST_TEXT]
+    pool = told.situation.state.pools[0].name
+    first = " > ".join(_sites(told, 0)[:_FIRST_SITES])
+    how = "fills" if told.situation.dispatch is Dispatch.ORDERED else "goes mostly to"
+    parts = [f"marlin {scheme.option}: {pool} {how} {first}", ", ".join(_changes(told))]
+    consensus = told.agreed.consensus
+    if consensus is not None:
+        names = [OPTION_NAMES[turn.agent] for turn in consensus.objections.turns if turn.pull > 0]
+        parts.append(f"vetoes: {', '.join(names) or 'none'}")
+    else:
+        parts.append(told.agreed.rung)
+    if told.situation.gaps:
+        parts.append(f"{len(told.situation.gaps)} gaps in what is known")
+    return "; ".join(parts)[:MOST_TEXT]
+
+
+def account(told: Told) -> dict[str, Any]:
+    """All of it."""
+    before, after = told.capital
+    consensus = told.agreed.consensus
+    metrics = told.outcome.expected_metrics()  # (1 + J, 4)
+    exploited = told.agreed.exploited
+    card = told.artifact.card
+    return {
+        "weights": dict(zip(OPTION_NAMES, told.weights, strict=True)),
+        "artifact": {
+            "sha256": card.weights_sha256,
+            "marlin_version": card.marlin_version,
+            "seed": card.seed,
+            "conditioning": card.conditioning.value,
+        },
+        "rung": told.agreed.rung,
+        "gaps": list(told.situation.gaps),
+        "demands": [
+            {"factor": [round(float(f), 4) for f in factors], "chance": round(float(chance), 4)}
+            for factors, chance in zip(told.situation.demands.factors, told.situation.demands.chances, strict=True)
+        ],
+        "proposals": {
+            name: {
+                "candidate": exploited.chosen[j],
+                "of": exploited.candidates,
+                "gained": round(float(exploited.gained[j]), 6),
+                "expected": _metrics(metrics[1 + j]),
+                "pools": _pools(told, 1 + j),
+            }
+            for j, name in enumerate(OPTION_NAMES)
+        },
+        "game": None if consensus is None else explain(consensus, OPTION_NAMES, before),
+        "expected": {
+            "plan": _metrics(metrics[0]),
+            "capacity_proportional": _metrics(told.baseline.expected_metrics()[0]),
+            "value": round(told.values[0], 6),
+            "capacity_proportional_value": round(told.values[1], 6),
+        },
+        "guard": "capacity-proportional is published: it is expected to do better" if told.is_held else None,
+        "capital": {"before": _each(before), "after": _each(after)},
+        "pools": _pools(told, 0),
+    }
+
+
+def _pools(told: Told, row: int) -> list[dict[str, Any]]:
+    """Of one of the plans: what each site is expected to serve, in the order of filling or of size."""
+    state = told.situation.state
+    served = told.outcome.served[row]  # (S, V, D)
+    expected = (served * told.outcome.chances[:, None, None]).sum(axis=0)  # (V, D)
+    found = []
+    for v, pool in enumerate(state.pools):
+        whole = max(float(expected[v].sum()), 1e-12)
+        places = _places(told, row, v, expected)
+        found.append(
+            {
+                "name": pool.name,
+                "sites": [
+                    {"datacenter": state.datacenters[d].name, "share": round(float(expected[v, d]) / whole, 4)}
+                    for d in places
+                    if expected[v, d] / whole >= _LEAST_SHARE
+                ],
+            }
+        )
+    return found
+
+
+def _places(told: Told, row: int, model: int, expected: FloatArray) -> list[int]:
+    if told.plans.order is not None:
+        return [int(d) for d in told.plans.order[row, model] if d >= 0]
+    return [int(d) for d in (-expected[model]).argsort(kind="stable")]
+
+
+def _sites(told: Told, row: int) -> list[str]:
+    return [site["datacenter"] for site in _pools(told, row)[0]["sites"]]
+
+
+def _changes(told: Told) -> list[str]:
+    ours, theirs = told.outcome.expected_metrics()[0], told.baseline.expected_metrics()[0]
+    return [
+        f"{name} {our / their - 1.0:+.1%}"
+        for name, weight, our, their in zip(OPTION_NAMES, told.weights, ours, theirs, strict=True)
+        if weight > 0 and their > 0
+    ]
+
+
+def _metrics(values: FloatArray) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(METRIC_NAMES, values, strict=True)}
+
+
+def _each(values: FloatArray) -> dict[str, float]:
+    return {name: round(float(value), 3) for name, value in zip(OPTION_NAMES, values, strict=True)}

@@ -1,0 +1,138 @@
+"""What a decision is made in: a fleet's state as arrays, as the agents see it, and as the twin may turn out.
+
+Made once per decision; everything after it reads from here. ``gaps`` says in words what the state does not know and
+what was taken instead, so that a plan made half blind says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marlin.api.metrics import METRIC_NAMES
+from marlin.api.plan import Dispatch
+from marlin.policy.building import allowed_sites
+from marlin.policy.demands import UNKNOWN_SPREAD, UPPER_Z, Demands, demands_of
+from marlin.policy.networks.rows import Rows, rows_of
+from marlin.policy.objective import Weights
+from marlin.policy.trials import Objective, Tried, objective_of, tried
+from marlin.simulator.environments import observation
+from marlin.simulator.environments.action import Intent, plans
+from marlin.simulator.environments.forecast import Forecast
+from marlin.simulator.environments.lanes import Fleets
+from marlin.simulator.environments.proportional import proportional_plans
+from marlin.simulator.fluid import Plans, capacity_rps
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import TwinState, arrays_from
+
+if TYPE_CHECKING:
+    from marlin.api.state import FleetState
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One epoch to be planned."""
+
+    state: FleetState
+    twin: TwinState
+    fleets: Fleets
+    """The fleet again, as the environments' functions take it; there is one."""
+    dispatch: Dispatch
+    allowed: NDArray[np.bool_]  # (V, D)
+    forecast: Forecast  # (1, V)
+    demands: Demands
+    objective: Objective
+    """What the user weighs."""
+    trusted: FloatArray  # (4,) 0 where nothing is known of what a metric depends on
+    gaps: tuple[str, ...]
+
+    def rows(self, weights: Weights) -> Rows:
+        """What the agents are shown; N = 1."""
+        seen = observation.of_fleet(self.twin, self.state.start_time, self.forecast, np.array(weights))
+        return rows_of(seen[None], *self.allowed.shape)
+
+    def plans(self, intents: Intent) -> Plans:
+        """What N intents (N, V, D) come to as plans."""
+        many = len(intents.shares)
+        return plans(intents, self.dispatch, self.fleets, *self._of_each(many), np.repeat(self.forecast.high, many, 0))
+
+    def baseline(self) -> Plans:
+        """Capacity-proportional routing."""
+        return proportional_plans(self.fleets, *self._of_each(1), self.forecast.high)
+
+    def tried(self, tries: Plans) -> Tried:
+        """What plans come to on the demands that may come."""
+        return tried(self.twin, tries, self.demands)
+
+    def _of_each(self, many: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        return np.zeros(many, dtype=np.int64), np.broadcast_to(self.allowed, (many, *self.allowed.shape))
+
+
+def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Situation:
+    """The situation that a state is.
+
+    Raises:
+        InfeasibleError: a pool has no site that may serve it.
+    """
+    twin = arrays_from(state)
+    capacity = capacity_rps(twin)
+    allowed = allowed_sites(state, capacity)
+    open_requests = (capacity * allowed).sum(axis=1) * twin.max_utilization * twin.epoch_s  # (V,)
+    expected = np.maximum(twin.arriving, 1e-9)
+    trusted, gaps = _known(state)
+    return Situation(
+        state=state,
+        twin=twin,
+        fleets=Fleets.of([twin]),
+        dispatch=dispatch,
+        allowed=allowed,
+        forecast=_forecast(state),
+        demands=demands_of(state, open_requests / expected),
+        objective=objective_of(twin, weights),
+        trusted=trusted,
+        gaps=gaps,
+    )
+
+
+def with_weights(situation: Situation, weights: FloatArray) -> Objective:
+    """The objective of somebody who weighs differently, (4,), in the same units."""
+    return replace(situation.objective, weights=weights)
+
+
+def _forecast(state: FleetState) -> Forecast:
+    """Mean and 90 % interval.
+
+    A state has no lower bound: it lies as far below as the upper one lies above, as in the forecasts that the agents
+    were trained on.
+    """
+    mean = np.array([sum(pool.forecast_requests) for pool in state.pools])
+    usual = float(np.exp(UNKNOWN_SPREAD * UPPER_Z))
+    high = np.array(
+        [
+            expected * usual if pool.forecast_upper_requests is None else max(pool.forecast_upper_requests, expected)
+            for expected, pool in zip(mean, state.pools, strict=True)
+        ]
+    )
+    return Forecast(mean[None], np.maximum(2.0 * mean - high, 0.0)[None], high[None])
+
+
+def _known(state: FleetState) -> tuple[FloatArray, tuple[str, ...]]:
+    """Which metrics may be believed (4,), and what is missing in words."""
+    gaps = []
+    if silent := [pool.name for pool in state.pools if not sum(pool.forecast_requests)]:
+        gaps.append(f"no requests expected: {', '.join(silent)}")
+    if unbounded := [pool.name for pool in state.pools if pool.forecast_upper_requests is None]:
+        gaps.append(f"no upper forecast, the usual spread taken: {', '.join(unbounded)}")
+    trusted = np.ones(len(METRIC_NAMES))
+    sites = [site for site in state.datacenters if site.is_available]
+    for signal, metric in (("carbon", 1), ("water", 2), ("price", 3)):
+        stale = [site.name for site in sites if signal in site.stale_signals]
+        if not stale:
+            continue
+        gaps.append(f"{signal} is not of this epoch: {', '.join(stale)}")
+        if len(stale) == len(sites):
+            trusted[metric] = 0.0
+    return trusted, tuple(gaps)

@@ -1,0 +1,277 @@
+"""The planner ``marlin``: what it promises whatever its agents have learnt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from agents import small_artifact
+from fleets import fleet, site
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
+from marlin.api.pool import PowerDown
+from marlin.api.state import FleetState
+from marlin.policy.agents import Marlin, MarlinSettings, Standing
+from marlin.policy.agents.planner import Judge, Source
+from marlin.policy.agents.standing import standing_of
+from marlin.policy.artifact import Artifact
+from marlin.policy.building import InfeasibleError
+from marlin.policy.objective import scheme_weights
+from marlin.policy.planner import Decision
+from marlin.simulator.twin_state import arrays_from
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return small_artifact(tmp_path_factory.mktemp("artifacts") / "small")
+
+
+def varied(seed: int, *, sites: int = 5, power_down: PowerDown = PowerDown.NONE, closed: int = 1) -> FleetState:
+    """A fleet of sites that differ in everything; the last ones are closed."""
+    rng = np.random.default_rng(seed)
+    base = fleet(
+        *(
+            site(
+                f"s{d}",
+                carbon_gco2_per_kwh=float(rng.uniform(20, 800)),
+                water_l_per_kwh=float(rng.uniform(0.2, 8)),
+                price_usd_per_kwh=float(rng.uniform(-0.02, 0.3)),
+                pue=float(rng.uniform(1.1, 1.7)),
+                is_available=d < sites - closed,
+            )
+            for d in range(sites)
+        ),
+        rtt_ms=(tuple(float(x) for x in rng.uniform(5, 200, sites)),),
+    )
+    capacity = float(arrays_from(base).capacity_rps[0, : sites - closed].sum()) * base.epoch_s
+    wanted = float(rng.uniform(0.1, 0.9)) * capacity
+    pool = base.pools[0].model_copy(
+        update={"power_down": power_down, "forecast_requests": (wanted,), "forecast_upper_requests": 1.4 * wanted}
+    )
+    return base.model_copy(update={"pools": (pool,)})
+
+
+def marlin(artifact: Artifact, dispatch: Dispatch = Dispatch.ORDERED, **changes: Any) -> Marlin:
+    scheme = Scheme.BALANCED
+    return Marlin(artifact, scheme, dispatch, scheme_weights(scheme), replace(MarlinSettings(best_of=2), **changes))
+
+
+@settings(max_examples=30)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(Dispatch),
+    st.sampled_from([PowerDown.NONE, PowerDown.SLEEP]),
+    st.sampled_from([s for s in Scheme if s is not Scheme.CUSTOM]),
+)
+def test_every_plan_is_valid_spares_closed_sites_and_is_expected_to_be_no_worse_than_capacity_proportional(
+    artifact: Artifact, seed: int, dispatch: Dispatch, power_down: PowerDown, scheme: Scheme
+) -> None:
+    state = varied(seed, power_down=power_down)
+    decision = Marlin(artifact, scheme, dispatch, scheme_weights(scheme), MarlinSettings(best_of=2)).decide(state)
+    plan = RoutingPlan.model_validate_json(decision.plan.model_dump_json(by_alias=True))
+    pool = plan.pools[0]
+    assert plan.planner is PlannerKind.MARLIN
+    assert plan.artifact_sha256 == artifact.card.weights_sha256
+    assert pool.weights[-1] == 0
+    assert 4 not in pool.order
+    assert bool(pool.replicas) is (power_down is PowerDown.SLEEP)
+    json.dumps(decision.record)
+    is_held = decision.record["guard"] is not None
+    expected = decision.record["expected"]
+    assert is_held is (expected["value"] > expected["capacity_proportional_value"])
+    assert pool.dispatch is (Dispatch.SHARES if is_held else dispatch)
+
+
+def test_the_same_seed_state_and_standing_make_the_same_plan_and_another_seed_another(artifact: Artifact) -> None:
+    state = varied(1)
+    first, again, other = (
+        marlin(artifact, Dispatch.SHARES, seed=seed, best_of=8, guards=False).decide(state).plan for seed in (0, 0, 1)
+    )
+    assert first == again
+    assert first.pools != other.pools
+
+
+def test_sites_in_another_order_get_the_same(artifact: Artifact) -> None:
+    state = varied(2)
+    turned = state.model_copy(
+        update={"datacenters": state.datacenters[::-1], "rtt_ms": tuple(row[::-1] for row in state.rtt_ms)}
+    )
+    ours, theirs = (
+        marlin(artifact, Dispatch.SHARES, best_of=0, guards=False).decide(s).plan.pools[0] for s in (state, turned)
+    )
+    assert np.abs(np.array(ours.weights) - np.array(theirs.weights[::-1])).max() <= 1
+
+
+def test_more_samples_never_make_an_agent_worse_off_by_its_own_measure(artifact: Artifact) -> None:
+    state = varied(3)
+    gained = [
+        [p["gained"] for p in marlin(artifact, best_of=n).decide(state).record["proposals"].values()]
+        for n in (0, 4, 16)
+    ]
+    assert gained[0] == [0.0] * 4
+    assert all(more >= fewer for fewer, more in zip(gained[1], gained[2], strict=True))
+    assert max(gained[2]) > 0.0
+
+
+def test_without_learning_the_search_is_the_same_and_the_candidates_are_not(artifact: Artifact) -> None:
+    state = varied(3)
+    ours, random = (marlin(artifact, source=source).decide(state).record for source in Source)
+    assert [p["of"] for p in random["proposals"].values()] == [p["of"] for p in ours["proposals"].values()] == [3] * 4
+    assert random["proposals"]["carbon"]["expected"] != ours["proposals"]["carbon"]["expected"]
+
+
+@pytest.mark.parametrize("judge", Judge)
+def test_a_negotiation_is_told_in_full(artifact: Artifact, judge: Judge) -> None:
+    decision = marlin(artifact, judge=judge).decide(varied(4))
+    game = decision.record["game"]
+    assert decision.record["rung"] == "best of 3, negotiated"
+    assert sum(game["final_weights"].values()) == pytest.approx(1.0, abs=1e-5)
+    assert set(game["capital"].values()) == {150.0}
+    assert decision.record["capital"]["before"] == game["capital"]
+    assert decision.record["capital"]["after"] != game["capital"]
+
+
+def test_the_twin_as_critic_says_what_the_twin_expects(artifact: Artifact) -> None:
+    """Its worth of the proposals is the improvement in the record, so that both come from the same trial."""
+    decision = Marlin(
+        artifact,
+        Scheme.MIN_CARBON,
+        Dispatch.SHARES,
+        scheme_weights(Scheme.MIN_CARBON),
+        MarlinSettings(best_of=0, judge=Judge.TWIN, guards=False),
+    ).decide(varied(5))
+    record = decision.record
+    gain = record["expected"]["capacity_proportional_value"] - record["expected"]["value"]
+    assert record["game"]["worth"]["carbon"] == pytest.approx(gain, abs=1e-5)
+
+
+# --- capital -------------------------------------------------------------------------------------------------------
+
+
+def epochs(many: int) -> Iterator[FleetState]:
+    for epoch in range(many):
+        yield varied(epoch).model_copy(update={"epoch": epoch})
+
+
+def test_capital_survives_a_restart_and_goes_on_as_if_there_had_been_none(artifact: Artifact) -> None:
+    whole, halves = marlin(artifact), marlin(artifact)
+    for state in epochs(6):
+        expected = whole.decide(state)
+        found = halves.decide(state)
+        document = json.loads(json.dumps(dict(found.carried or {})))
+        halves = replace(marlin(artifact), standing=standing_of(document))
+        assert found.plan == expected.plan
+    assert halves.standing == whole.standing
+    assert whole.standing.capital != Standing().capital
+
+
+def test_deciding_an_epoch_again_changes_neither_plan_nor_capital(artifact: Artifact) -> None:
+    planner = marlin(artifact)
+    states = list(epochs(3))
+    first = [planner.decide(state) for state in states][-1]
+    standing = planner.standing
+    assert planner.decide(states[-1]).plan == first.plan
+    assert planner.standing == standing
+
+
+@pytest.mark.parametrize(
+    "document", [None, {}, {"capital": [1.0]}, {"capital": [-1.0, 0, 0, 0]}, {"capital": [float("nan")] * 4}, {"x": 1}]
+)
+def test_a_standing_that_was_kept_badly_starts_anew(document: dict[str, object] | None) -> None:
+    assert standing_of(document) == Standing()
+
+
+# --- degrading -----------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes only when it is looked at: ``step_s`` each time."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s, self.step_s = 0.0, step_s
+
+    def __call__(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+
+def under_deadline(artifact: Artifact, looks: float) -> Decision:
+    """With a deadline that is over after so many looks at the clock."""
+    planner = replace(marlin(artifact), clock=Clock(1.0))
+    return planner.decide(varied(6), deadline_s=looks)
+
+
+def test_a_deadline_leads_down_the_ladder_and_never_to_an_invalid_plan(artifact: Artifact) -> None:
+    rungs = [under_deadline(artifact, looks).record["rung"] for looks in (0.5, 1.5, 2.5, 40.0)]
+    assert rungs[0].startswith("merit order: time was up")
+    assert rungs[1] == "deterministic, blended by weight: time was up before the game"
+    assert rungs[3] == "best of 3, negotiated"
+    for looks in np.arange(0.0, 9.0, 0.5):
+        decision = under_deadline(artifact, float(looks))
+        assert RoutingPlan.model_validate(decision.plan.model_dump()).hash == decision.plan.content_hash()
+
+
+def test_samples_are_as_many_as_there_is_time_to_try(artifact: Artifact) -> None:
+    """Trying one plan for each agent takes one look; half of what is left goes into samples."""
+    planner = replace(marlin(artifact, best_of=64), clock=Clock(1.0))
+    tried = planner.decide(varied(6), deadline_s=25.0).record["proposals"]["carbon"]["of"]
+    assert 5 <= tried <= 15
+
+
+def test_agents_that_answer_with_no_numbers_make_way_for_merit_order(artifact: Artifact) -> None:
+    broken = {name: np.full_like(value, np.nan) for name, value in artifact.parameters.items()}
+    state = varied(7)
+    planner = marlin(Artifact(artifact.card, broken))
+    decision = planner.decide(state)
+    assert decision.record["rung"].startswith("merit order: the agents gave no answer")
+    assert "by merit order" in decision.plan.explanation
+    first = decision.record["pools"][0]["order"][0]["datacenter"]
+    assert decision.plan.datacenters[decision.plan.pools[0].order[0]] == first
+    assert planner.standing == Standing()
+
+
+def test_what_is_not_known_is_said_and_a_metric_without_signal_has_no_say(artifact: Artifact) -> None:
+    state = varied(8)
+    stale = state.model_copy(
+        update={
+            "datacenters": tuple(s.model_copy(update={"stale_signals": ("carbon",)}) for s in state.datacenters),
+            "pools": tuple(p.model_copy(update={"forecast_upper_requests": None}) for p in state.pools),
+        }
+    )
+    known, unknown = (marlin(artifact).decide(s).record for s in (state, stale))
+    assert known["gaps"] == []
+    assert unknown["gaps"] == [
+        "no upper forecast, the usual spread taken: chat",
+        "carbon is not of this epoch: s0, s1, s2, s3",
+    ]
+    assert unknown["game"]["first_weights"]["carbon"] == 0.0
+    assert known["game"]["first_weights"]["carbon"] > 0.0
+    assert not [veto for veto in unknown["game"]["vetoes"] if veto["agent"] == "carbon"]
+
+
+def test_a_fleet_with_nobody_to_serve_is_refused_like_any_planner_does(artifact: Artifact) -> None:
+    with pytest.raises(InfeasibleError, match="no datacenter may serve it"):
+        marlin(artifact).decide(varied(9, closed=5))
+
+
+def test_an_epoch_in_which_nobody_is_expected_has_a_plan_too(artifact: Artifact) -> None:
+    state = varied(10)
+    quiet = state.pools[0].model_copy(update={"forecast_requests": (0.0,), "forecast_upper_requests": 0.0})
+    decision = marlin(artifact).decide(state.model_copy(update={"pools": (quiet,)}))
+    assert sum(decision.plan.pools[0].weights) == 10_000
+    assert decision.record["gaps"] == ["no requests expected: chat"]
+
+
+def test_a_folder_without_artifact_is_told_in_one_line(tmp_path: Path) -> None:
+    from marlin.api.errors import InputError
+    from marlin.policy.planners import make_planner
+
+    with pytest.raises(InputError, match=r"card\.json: cannot be read"):
+        make_planner(PlannerKind.MARLIN, artifact=tmp_path / "nothing")
