@@ -1,9 +1,20 @@
-"""``policy.*``: what planning costs on this machine."""
+"""``policy.*``: what planning costs on this machine.
+
+Decisions are timed in a process of their own that does what ``marlin plan`` does: load an artifact, and for every epoch
+predict, propose, negotiate and explain, on twelve sites and one core. The artifact is the one shipped with the package;
+where there is none, one of the same sizes that has learnt nothing stands in: it costs the same.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -12,15 +23,19 @@ from figures import Figure, Group
 from marlin.policy.forecasting import observe, predict, replay
 
 REPEATS: Final = 3000
+DECISIONS: Final = 300
+FLEET: Final = "paper-12"
+ONE_CORE: Final = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
 
 
 def measure() -> Mapping[str, float]:
-    """Medians over many calls, in one process."""
+    """Medians over many calls; the predictor's in this process, decisions in another."""
     history = np.random.default_rng(0).poisson(100.0, (700, 2)).astype(np.float64)  # a week of two classes
     state = replay(history)
     return {
         "policy.predictor_us": _median_us(lambda: predict(state)),
         "policy.predictor_epoch_us": _median_us(lambda: observe(state, history[0])),
+        **_decisions(),
     }
 
 
@@ -34,11 +49,106 @@ def _median_us(call: Callable[[], object]) -> float:
     return float(np.median(times_s)) * 1e6
 
 
+def _decisions() -> dict[str, float]:
+    with TemporaryDirectory() as folder:
+        began = time.time()
+        done = subprocess.run(
+            [sys.executable, __file__, folder, str(began)],
+            env={**ONE_CORE, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _decide_many(folder: Path, began: float) -> dict[str, float]:
+    """The other process: what a serving process loads, and what a decision takes."""
+    from marlin.api.plan import Dispatch, PlannerKind, Scheme  # noqa: PLC0415
+    from marlin.policy.agents.shipped import has_shipped  # noqa: PLC0415
+    from marlin.policy.planners import make_planner  # noqa: PLC0415
+    from marlin.simulator.fleet import Builder, loaded_state  # noqa: PLC0415
+    from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
+
+    artifact = None if has_shipped() else _untrained(folder)
+    planner = make_planner(PlannerKind.MARLIN, scheme=Scheme.BALANCED, dispatch=Dispatch.ORDERED, artifact=artifact)
+    first = loaded_state(Builder(scenario_documents(FLEET)), datetime(2023, 6, 15, 12, tzinfo=UTC), 0.5)
+    planner.decide(first)
+    ready_s = time.time() - began
+    asked = np.array([sum(pool.forecast_requests) for pool in first.pools])
+    rng = np.random.default_rng(0)
+    expectation = replay(rng.poisson(asked, (200, len(asked))).astype(np.float64))
+    times_s = []
+    for epoch in range(DECISIONS):
+        began_s = time.perf_counter()
+        found = predict(expectation)
+        pools = tuple(
+            pool.model_copy(
+                update={
+                    "forecast_requests": (expected / len(first.origins),) * len(first.origins),
+                    "forecast_upper_requests": high,
+                }
+            )
+            for pool, expected, high in zip(first.pools, found.expected.tolist(), found.high.tolist(), strict=True)
+        )
+        state = first.model_copy(update={"epoch": epoch, "pools": pools})
+        decision = planner.decide(state)
+        json.dumps(decision.record)
+        times_s.append(time.perf_counter() - began_s)
+        expectation = observe(expectation, rng.poisson(asked).astype(np.float64))
+    return {
+        "policy.decision_ms_median": float(np.median(times_s)) * 1e3,
+        "policy.decision_ms_p99": float(np.quantile(times_s, 0.99)) * 1e3,
+        "policy.process_rss_mb": _peak_mb(),
+        "policy.ready_s": ready_s,
+    }
+
+
+def _untrained(folder: Path) -> Path:
+    """An artifact of the shipped sizes that has learnt nothing."""
+    from marlin.policy.artifact import save  # noqa: PLC0415
+    from marlin.policy.networks.parameters import (  # noqa: PLC0415
+        NetworkSettings,
+        actor_shapes,
+        critic_shapes,
+        drawn,
+    )
+
+    sizes = NetworkSettings(channels=3)
+    parameters = drawn(actor_shapes(sizes) | critic_shapes(sizes), np.random.default_rng(0))
+    card = {
+        "marlinVersion": "0",
+        "scenarioSha256": "0" * 64,
+        "seed": 0,
+        "dispatch": "Ordered",
+        "conditioning": "film",
+        "networks": {"channels": 3, "actorHidden": 128, "criticHidden": 256, "pooled": 32, "filmHidden": 32},
+    }
+    save(folder / "untrained", card, parameters)
+    return folder / "untrained"
+
+
+def _peak_mb() -> float:
+    """Most memory that this process held, MB."""
+    import resource  # noqa: PLC0415
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+
+
 GROUP: Final = Group(
     "policy",
     (
         Figure("policy.predictor_us", "us", "one prediction: two classes, a week of history, bounds included"),
         Figure("policy.predictor_epoch_us", "us", "taking one epoch's arrivals in"),
+        Figure("policy.decision_ms_median", "ms", "one epoch's decision on 12 sites, one core: predict to explain"),
+        Figure("policy.decision_ms_p99", "ms", "the same, the slowest of a hundred"),
+        Figure("policy.process_rss_mb", "MB", "most memory of the process that decides"),
+        Figure("policy.ready_s", "s", "from starting that process to its first plan"),
     ),
     measure,
 )
+
+if __name__ == "__main__":
+    print(json.dumps(_decide_many(Path(sys.argv[1]), float(sys.argv[2]))))

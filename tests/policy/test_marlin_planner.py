@@ -18,11 +18,15 @@ from hypothesis import strategies as st
 from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState
-from marlin.policy.agents import Marlin, MarlinSettings, Standing
+from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing
+from marlin.policy.agents.critics import LearnedCritic, action_of, intent_of
 from marlin.policy.agents.planner import Judge, Source
+from marlin.policy.agents.situation import situation_of
 from marlin.policy.agents.standing import standing_of
 from marlin.policy.artifact import Artifact
 from marlin.policy.building import InfeasibleError
+from marlin.policy.game.critics import Selective
+from marlin.policy.networks import critic
 from marlin.policy.objective import scheme_weights
 from marlin.policy.planner import Decision
 from marlin.simulator.twin_state import arrays_from
@@ -275,3 +279,37 @@ def test_a_folder_without_artifact_is_told_in_one_line(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"card\.json: cannot be read"):
         make_planner(PlannerKind.MARLIN, artifact=tmp_path / "nothing")
+
+
+# --- critics -------------------------------------------------------------------------------------------------------
+
+
+def test_the_critic_says_the_same_whoever_is_asked_and_however_often(artifact: Artifact) -> None:
+    situation = situation_of(varied(11), Dispatch.ORDERED, (0.25,) * 4)
+    rows, goal = situation.rows((0.25,) * 4), np.eye(4)
+    actions = action_of(proposing.best(proposing.propose(artifact, rows, goal), situation))  # (J, 3, V, D)
+    asked, again = (LearnedCritic(artifact, rows, goal, 0.05) for _ in range(2))
+    worth = asked.values(actions)
+    assert isinstance(asked, Selective)
+    for j in range(4):
+        assert again.values_of(actions, j) == pytest.approx(worth[:, j], abs=1e-6)
+        again.gradients(actions[j])  # which tells it the worth as well
+    assert again.values(actions) == pytest.approx(worth, abs=1e-6)
+    whole = critic.worth(
+        {name: value.astype(np.float64) for name, value in artifact.parameters.items()}, rows, intent_of(actions[:1]),
+        goal[:, None],
+    )  # fmt: skip
+    assert worth[0] == pytest.approx(0.05 * whole[0], abs=1e-5)
+
+
+def test_the_critics_slope_is_that_of_its_worth(artifact: Artifact) -> None:
+    situation = situation_of(varied(12), Dispatch.SHARES, (0.25,) * 4)
+    rows = situation.rows((0.25,) * 4)
+    action = action_of(proposing.best(proposing.propose(artifact, rows, np.eye(4)), situation))[1]
+    asked = LearnedCritic(artifact, rows, np.eye(4), 1.0)
+    rng, step = np.random.default_rng(0), 1e-2
+    for _ in range(5):
+        towards = rng.normal(size=action.shape) * (action > 0)
+        ends = asked.values(np.stack([action - step * towards, action + step * towards]))
+        slope = np.tensordot(asked.gradients(action), towards, axes=3)
+        assert slope == pytest.approx((ends[1] - ends[0]) / (2.0 * step), abs=2e-2)

@@ -18,7 +18,7 @@ import numpy as np
 from marlin.policy.agents.situation import Situation
 from marlin.policy.artifact import Artifact
 from marlin.policy.networks import critic
-from marlin.policy.networks.parameters import AGENTS
+from marlin.policy.networks.parameters import Parameters
 from marlin.policy.networks.rows import Rows
 from marlin.policy.trials import Tried
 from marlin.simulator.environments.action import Intent
@@ -50,30 +50,56 @@ def discount_of(artifact: Artifact) -> float:
     return float(value) if isinstance(value, int | float) and 0.0 <= value < 1.0 else USUAL_DISCOUNT
 
 
-@dataclass(frozen=True, slots=True)
 class LearnedCritic:
-    """An artifact's critics in one situation."""
+    """An artifact's critics in one situation.
 
-    artifact: Artifact
-    rows: Rows  # N = 1
-    goal: FloatArray  # (J, 4)
-    scale: float
-    """From a discounted sum to a mean."""
+    Evaluated in single precision, as stored: twice as fast, and far below what a critic can know. The game asks for the
+    same blends again (on the way up, and when it looks back), so that answers are kept.
+    """
+
+    def __init__(self, artifact: Artifact, rows: Rows, goal: FloatArray, scale: float) -> None:
+        """Prepares for one fleet.
+
+        Args:
+            artifact: whose critics.
+            rows: what the agents are shown; N = 1.
+            goal: (J, 4) weights that each goes by.
+            scale: from a discounted sum to a mean.
+        """
+        self._parameters = artifact.parameters
+        self._rows = Rows(**{f.name: _single(getattr(rows, f.name)) for f in fields(Rows)})
+        self._goal = _single(goal)
+        self._scale = scale
+        self._known: dict[bytes, FloatArray] = {}  # (J,) of actions asked for
 
     def values(self, actions: FloatArray) -> FloatArray:
         """Worth (N, J) of N actions (N, 3, V, D)."""
-        many = len(actions)
-        rows = _repeated(self.rows, many)
-        found = critic.worth(self.artifact.parameters, rows, intent_of(actions), self._goals(many))
-        return self.scale * found
+        keys = [action.tobytes() for action in actions]
+        asked = [n for n, key in enumerate(keys) if key not in self._known]
+        if asked:
+            found = self._asked(self._parameters, actions[asked], self._goal)
+            self._known.update({keys[n]: row for n, row in zip(asked, found, strict=True)})
+        return np.stack([self._known[key] for key in keys])
+
+    def values_of(self, actions: FloatArray, agent: int) -> FloatArray:
+        """Worth (N,) of N actions to one agent."""
+        if all(action.tobytes() in self._known for action in actions):
+            return self.values(actions)[:, agent]
+        own = critic.of_agent(self._parameters, agent)
+        return self._asked(own, actions, self._goal[agent : agent + 1])[:, 0]
 
     def gradients(self, action: FloatArray) -> FloatArray:
         """Derivatives (J, 3, V, D) at one action (3, V, D)."""
-        slopes = critic.derivatives(self.artifact.parameters, self.rows, intent_of(action[None]), self._goals(1))
-        return self.scale * action_of(slopes)[:, 0]
+        intent = intent_of(_single(action)[None])
+        worth, slopes = critic.worth_and_derivatives(self._parameters, self._rows, intent, self._goal[:, None])
+        self._known[action.tobytes()] = self._scale * np.asarray(worth[0], dtype=np.float64)
+        return self._scale * np.asarray(action_of(slopes)[:, 0], dtype=np.float64)
 
-    def _goals(self, many: int) -> FloatArray:
-        return np.broadcast_to(self.goal[:, None], (AGENTS, many, 4))
+    def _asked(self, parameters: Parameters, actions: FloatArray, goal: FloatArray) -> FloatArray:
+        many = len(actions)
+        goals = np.broadcast_to(goal[:, None], (len(goal), many, goal.shape[1]))
+        found = critic.worth(parameters, _repeated(self._rows, many), intent_of(_single(actions)), goals)
+        return self._scale * np.asarray(found, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +131,14 @@ def worth_over(baseline: Tried, outcome: Tried, goal: FloatArray, situation: Sit
     return np.stack([baseline.values(by)[0] - outcome.values(by) for by in of_each], axis=1)
 
 
+def _single(values: FloatArray) -> FloatArray:
+    return np.asarray(values, dtype=np.float32)
+
+
 def _repeated(rows: Rows, many: int) -> Rows:
+    if many == 1:
+        return rows
+
     def alike(values: FloatArray) -> FloatArray:
         return np.broadcast_to(values, (many, *values.shape[1:]))
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from marlin.policy.game.critics import Critic, floored, values
+from marlin.policy.game.critics import Critic, floored, values, values_of
 from marlin.simulator.physics import FloatArray
 
 _HALVINGS: Final = 6
@@ -92,14 +92,14 @@ def object_in_turn(
     for j in (int(j) for j in np.argsort(-capital, kind="stable")):
         if settings.rule is VetoRule.NONE or not entitled[j] or capital[j] < settings.capital:
             continue
-        worth = float(values(critic, action[None], agents)[0, j])
+        worth = float(values_of(critic, action[None], j, agents)[0])
         loss = max(0.0, float(utility[j] - floored(np.array(worth))) / float(utility[j]))
         asked = 0.0
         if loss > settings.loss:
             share = capital[j] if settings.rule is VetoRule.PAPER else capital[j] / capital.sum()
             asked = min(settings.most, loss * float(share))
-        action, pull, after = _pulled(critic, action, proposals, j, asked)
-        turns.append(Turn(j, loss, asked, pull, worth, worth if pull == 0.0 else after))
+        action, pull, after = _pulled(critic, action, proposals, j, asked, worth)
+        turns.append(Turn(j, loss, asked, pull, worth, after))
     if not turns:
         return Objections(action, (), ())
     final = floored(values(critic, action[None], agents)[0])  # (J,)
@@ -116,15 +116,15 @@ def _bound(turn: Turn, utility: float, settings: VetoSettings) -> float:
 
 
 def _pulled(
-    critic: Critic, action: FloatArray, proposals: FloatArray, j: int, asked: float
+    critic: Critic, action: FloatArray, proposals: FloatArray, j: int, asked: float, before: float
 ) -> tuple[FloatArray, float, float]:
     """The action after the longest pull, of ``asked`` and its halves, that does not lower agent j's value."""
     if asked == 0.0:
-        return action, 0.0, 0.0
-    pulls = np.array([0.0, *(asked * 0.5**i for i in range(_HALVINGS + 1))])  # (N,)
-    shape = (-1, *(1,) * action.ndim)
-    tried = (1.0 - pulls.reshape(shape)) * action + pulls.reshape(shape) * proposals[j]  # (N, *A)
-    worth = values(critic, tried, len(proposals))[:, j]
-    good = np.flatnonzero(worth[1:] >= worth[0])
-    chosen = 1 + int(good[0]) if good.size else 0
-    return tried[chosen], float(pulls[chosen]), float(worth[chosen])
+        return action, 0.0, before
+    for halvings in range(_HALVINGS + 1):  # mostly the first one will do
+        pull = asked * 0.5**halvings
+        tried = (1.0 - pull) * action + pull * proposals[j]
+        after = float(values_of(critic, tried[None], j, len(proposals))[0])
+        if after >= before:
+            return tried, pull, after
+    return action, 0.0, before

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlin.policy.game.critics import Critic, floored, gradients, values
+from marlin.policy.game.critics import Critic, floored, gradients, values_of
 from marlin.policy.game.simplex import project
 from marlin.simulator.physics import FloatArray
 
 
 def utilities(critic: Critic, proposals: FloatArray) -> FloatArray:
     """q_j = Q_j(a_j), floored: what each agent's own proposal (J, *A) is worth to it, (J,). Lines 1-3."""
-    return floored(np.diagonal(values(critic, proposals, len(proposals))))
+    agents = len(proposals)
+    own = [values_of(critic, proposals[j : j + 1], j, agents) for j in range(agents)]
+    return floored(np.concatenate(own))
 
 
 def first_weights(utility: FloatArray, capital: FloatArray, importance: FloatArray) -> FloatArray:
