@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cluster_fleet import Fleet
 from control_plane import ROOT, Cluster, Etcd, Process, eventually, installed_binaries
 
 
@@ -34,6 +35,12 @@ def hub(etcd: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluste
     eventually(lambda: cluster.call("GET", "/apis/marlin.dev/v1alpha1/marlinpolicies"))
     yield cluster
     cluster.stop()
+
+
+@pytest.fixture
+def fleet(hub: Cluster) -> Fleet:
+    """The three-regions sample, not applied yet."""
+    return Fleet(hub)
 
 
 @pytest.fixture

@@ -2,60 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 from collections.abc import Callable
-from typing import Any
 
-import pytest
-from control_plane import Cluster, Process, eventually, in_namespace
-from worlds import sample, the
+from cluster_fleet import Fleet
+from control_plane import Process, eventually
 
 from marlin.api.plan import RoutingPlan
-from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
 
 Start = Callable[[str], Process]
-_numbers = itertools.count()
-
-
-class Fleet:
-    """The three-regions sample in a namespace of its own."""
-
-    def __init__(self, hub: Cluster) -> None:
-        self.hub = hub
-        number = next(_numbers)
-        self.namespace = f"test-{number}"
-        self.prefix = f"t{number}-"
-        hub.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
-        self.objects = in_namespace(sample(), self.namespace, self.prefix)
-
-    @property
-    def policy_path(self) -> str:
-        return f"/apis/marlin.dev/v1alpha1/namespaces/{self.namespace}/marlinpolicies/balanced"
-
-    def apply(self, **spec: Any) -> None:
-        the(self.objects, "MarlinPolicy")["spec"] |= spec
-        self.hub.apply(*self.objects)
-
-    def status(self) -> dict[str, Any]:
-        return dict(self.hub.call("GET", self.policy_path).get("status") or {})
-
-    def condition(self, type_: str) -> tuple[str, str]:
-        found = next(c for c in self.status()["conditions"] if c["type"] == type_)
-        return found["status"], found["reason"]
-
-    def table(self, origin: str = "") -> RoutingTable:
-        path = f"/api/v1/namespaces/{self.namespace}/configmaps/marlin-balanced{origin}"
-        return RoutingTable.model_validate_json(self.hub.call("GET", path)["data"][CONFIG_MAP_KEY])
-
-    def events(self) -> list[dict[str, Any]]:
-        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
-        return list(self.hub.call("GET", path)["items"])
-
-
-@pytest.fixture
-def fleet(hub: Cluster) -> Fleet:
-    return Fleet(hub)
 
 
 def test_objects_become_a_plan_a_table_conditions_and_events(fleet: Fleet, operator: Start) -> None:
@@ -66,12 +21,10 @@ def test_objects_become_a_plan_a_table_conditions_and_events(fleet: Fleet, opera
     assert eventually(lambda: fleet.condition("Ready") == ("True", "Ready"))
     assert fleet.table().plan == plan
     assert fleet.table("-asia").plan == plan
-    site = fleet.hub.call("GET", f"/apis/marlin.dev/v1alpha1/datacenters/{fleet.prefix}oregon")
-    assert site["status"]["signals"]["carbonIntensity"]["value"] == "120"
-    pool = fleet.hub.call("GET", f"/apis/marlin.dev/v1alpha1/namespaces/{fleet.namespace}/inferencepools/llama-2-70b")
-    assert sum(backend["weight"] for backend in pool["status"]["backends"]) == 10_000
+    assert fleet.site("oregon")["status"]["signals"]["carbonIntensity"]["value"] == "120"
+    assert sum(backend["weight"] for backend in fleet.pool()["status"]["backends"]) == 10_000
     assert "event " not in process.log.read_text()
-    assert eventually(lambda: [e for e in fleet.events() if e["reason"] == "PlanPublished"])
+    assert eventually(lambda: fleet.events("PlanPublished"))
     assert process.end() == 0
 
 
@@ -87,7 +40,7 @@ def test_what_others_own_in_a_status_or_a_config_map_is_left_alone(fleet: Fleet,
     eventually(operator("one").leads)
     fleet.apply(mode="Enforce")
     table = eventually(fleet.table)
-    name = f"/api/v1/namespaces/{fleet.namespace}/configmaps/marlin-balanced"
+    name = fleet.config_map_path()
     theirs = {"metadata": {"annotations": {"gitops.example/owner": "ann"}}}
     fleet.hub.call("PATCH", name, theirs, "application/merge-patch+json")
     fleet.apply(planner={"kind": "MeritOrder", "scheme": "MinCarbon"})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -119,6 +120,8 @@ class Cluster:
                 "--authorization-mode=RBAC",
                 # No controller makes the default service accounts that this plugin asks for.
                 "--disable-admission-plugins=ServiceAccount",
+                # Stricter than the default: what we own by reference has to work where this is on.
+                "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
                 "--endpoint-reconciler-type=none",
                 "--bind-address=127.0.0.1",
                 "--advertise-address=127.0.0.1",
@@ -173,6 +176,26 @@ class Cluster:
     def apply_file(self, *files: Path) -> None:
         for file in files:
             self.apply(*(document for document in yaml.safe_load_all(file.read_text()) if document))
+
+    def without(self, role: str, resource: str, verb: str) -> None:
+        """Takes a verb away from a shipped role, wherever it is granted for the resource."""
+        taken = False
+        for path in (
+            f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{role}",
+            f"/apis/rbac.authorization.k8s.io/v1/namespaces/marlin-system/roles/{role}",
+        ):
+            body = self.call("GET", path)
+            for rule in body["rules"]:
+                if resource in rule["resources"] and verb in rule["verbs"]:
+                    others = [r for r in rule["resources"] if r != resource]
+                    if others:
+                        body["rules"].append(rule | {"resources": others})
+                    rule["resources"] = [resource]
+                    rule["verbs"] = [v for v in rule["verbs"] if v != verb]
+                    taken = True
+            body["rules"] = [rule for rule in body["rules"] if rule["verbs"]]
+            self.call("PUT", path, body)
+        assert taken, f"{role} grants no {verb} on {resource}"
 
     def ca(self) -> str:
         return (self.folder / "apiserver.crt").read_text()
@@ -235,7 +258,7 @@ def eventually(look: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 class Process:
     """``marlin operator`` as its own service account."""
 
-    def __init__(self, cluster: Cluster, folder: Path, instance: str, token: str) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, instance: str, token: str, *options: str) -> None:
         self.log = folder / f"{instance}.log"
         config = folder / f"{instance}.kubeconfig"
         config.write_text(json.dumps(kubeconfig(cluster, folder, token)))
@@ -243,7 +266,7 @@ class Process:
             [
                 *(sys.executable, "-m", "marlin.api.cli", "operator"),
                 *("--kubeconfig", str(config), "--namespace", "marlin-system", "--instance", instance),
-                *("--health-address", "127.0.0.1:0"),
+                *("--health-address", "127.0.0.1:0", "--patience", "2", *options),
             ],
             stdout=_log(self.log),
             stderr=subprocess.STDOUT,
@@ -251,6 +274,23 @@ class Process:
 
     def said(self, text: str) -> bool:
         return text in self.log.read_text()
+
+    def page(self, path: str) -> tuple[int, str]:
+        """A page of its health address: status and text."""
+        found = re.search(r"health on \('127\.0\.0\.1', (\d+)\)", self.log.read_text())
+        assert found, "it has not said yet where its health is"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def metric(self, name: str) -> float:
+        """A metric without labels."""
+        found = re.search(rf"^{name} (\S+)$", self.page("/metrics")[1], re.MULTILINE)
+        assert found, f"{name} is not exposed"
+        return float(found[1])
 
     def leads(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()[-3000:]

@@ -102,29 +102,46 @@ def demo(
     show_default=True,
     help="HOST:PORT of /healthz, /readyz and /metrics; port 0 takes a free one, and says which.",
 )
+@click.option(
+    "--patience",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0.0),
+    help="How long a missing right or kind is put up with before the process ends with a line that names it, s.",
+)
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
 def operator(
-    kubeconfig: Path | None, namespace: str | None, instance: str | None, health_address: str, log_level: str
+    kubeconfig: Path | None,
+    namespace: str | None,
+    instance: str | None,
+    health_address: str,
+    patience: float,
+    log_level: str,
 ) -> None:
     """Plan every epoch for the objects of a cluster.
 
     Watches Datacenters, InferencePools and MarlinPolicies. Of several operators one leads, the others stand by. Writes
     each policy's plan into its status and, in mode Enforce, into the routing tables that routers read. Ends on
-    SIGTERM, and when it loses the lead.
+    SIGTERM, when it loses the lead, and when it lacks what it cannot do without.
 
     \b
     Examples:
       marlin operator                                    in a pod
       marlin operator --kubeconfig ~/.kube/config --namespace marlin-system
     """  # noqa: D301 the backslash is click's mark for a block to keep
-    from marlin.operator.serving import find_access, serve  # noqa: PLC0415 --help should not wait for kopf
+    # Imported here: --help should not wait for kopf.
+    from marlin.operator.running import Settings  # noqa: PLC0415
+    from marlin.operator.serving import find_access, serve  # noqa: PLC0415
 
     path = kubeconfig or (Path(os.environ["KUBECONFIG"]) if os.environ.get("KUBECONFIG") else None)
     access = find_access(path, os.environ)
     serve(
         access,
-        namespace=namespace or access.namespace,
-        instance=instance or f"{socket.gethostname()}-{os.getpid()}",
+        Settings(
+            namespace=namespace or access.namespace,
+            instance=instance or f"{socket.gethostname()}-{os.getpid()}",
+            patience_s=patience,
+        ),
         health_address=health_address,
         log_level=log_level.upper(),
     )

@@ -40,17 +40,17 @@ def find_access(kubeconfig: Path | None, environment: Mapping[str, str]) -> Acce
     return access
 
 
-def serve(access: Access, *, namespace: str, instance: str, health_address: str, log_level: str) -> None:
+def serve(access: Access, settings: Settings, *, health_address: str, log_level: str) -> None:
     """Runs the operator until SIGTERM or SIGINT.
 
     Raises:
-        MarlinError: the Lease was lost, or an address cannot be used.
+        MarlinError: the Lease was lost, a right stayed missing, or an address cannot be used.
     """
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     host, _, port = health_address.rpartition(":")
     if not host or not port.isdigit():
         raise InputError(f"--health-address: {health_address!r} should look like 127.0.0.1:8081")
-    asyncio.run(_serve(Operator(access, Settings(namespace, instance)), host.strip("[]"), int(port)))
+    asyncio.run(_serve(Operator(access, settings), host.strip("[]"), int(port)))
 
 
 async def _serve(operator: Operator, host: str, port: int) -> None:
@@ -80,9 +80,12 @@ def pages(operator: Operator) -> web.Application:
         return web.Response(text=wrong or "ok", status=503 if wrong else 200)
 
     async def readyz(_: web.Request) -> web.Response:
+        if operator.last_failure:
+            return web.Response(text=operator.last_failure, status=503)
         if operator.is_leader and not operator.rounds:
             return web.Response(text="no round yet", status=503)
-        return web.Response(text="leader" if operator.is_leader else "standby")
+        refused = list(operator.writer.refused.values()) if operator.writer is not None else []
+        return web.Response(text="\n".join(["leader" if operator.is_leader else "standby", *refused[:10]]))
 
     async def metrics(_: web.Request) -> web.Response:
         registry = CollectorRegistry()
@@ -106,6 +109,16 @@ class _Metrics(Collector):
         leads = "Whether this process leads: 1 or 0."
         yield GaugeMetricFamily("marlin_operator_is_leader", leads, value=float(operator.is_leader))
         yield CounterMetricFamily("marlin_operator_rounds", "Rounds read and decided.", value=operator.rounds)
+        yield CounterMetricFamily(
+            "marlin_operator_failed_rounds", "Rounds that could not be read or written.", value=operator.failed_rounds
+        )
+        if (writer := operator.writer) is not None:
+            yield GaugeMetricFamily(
+                "marlin_operator_refused_writes", "Objects whose last write was refused.", value=len(writer.refused)
+            )
+            yield CounterMetricFamily(
+                "marlin_operator_refused_events", "Events that were refused.", value=writer.events_refused
+            )
         restarts = operator.watch.restarts if operator.watch is not None else 0
         yield CounterMetricFamily(
             "marlin_operator_watch_restarts", "Times the watch was started again.", value=restarts

@@ -29,6 +29,8 @@ class Apply:
     body: Mapping[str, Any]
     policy: Key | None = None
     """The policy it is part of; None: of none."""
+    subject: tuple[str, Key, str] | None = None
+    """Kind, key and UID of our object that it is about, for Events; None where it is about none."""
 
     @property
     def what(self) -> str:
@@ -51,7 +53,7 @@ class EventNote:
     message: str
 
 
-def apply_status(kind: str, key: Key, status: Mapping[str, Any], policy: Key | None = None) -> Apply:
+def apply_status(kind: str, key: Key, status: Mapping[str, Any], policy: Key | None = None, uid: str = "") -> Apply:
     """The whole status of one of our objects."""
     return Apply(
         f"{object_path(kind, key)}/status",
@@ -62,6 +64,7 @@ def apply_status(kind: str, key: Key, status: Mapping[str, Any], policy: Key | N
             "status": status,
         },
         policy,
+        (kind, key, uid),
     )
 
 

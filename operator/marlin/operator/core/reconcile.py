@@ -7,6 +7,7 @@ plan in the policy's status, the routing table in its ConfigMap.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -30,6 +31,8 @@ from marlin.operator.core.tables import TableTooLargeError, content, routing_tab
 from marlin.operator.epochs import epoch_at, epoch_to_plan, is_planned, next_due
 from marlin.operator.signals.ladder import site_readings
 from marlin.operator.signals.values import Feed, SiteReadings
+
+_log: Final = logging.getLogger(__name__)
 
 LONGEST_REST: Final = timedelta(seconds=60)
 """Everything is looked at at least this often, whatever a watch may have missed."""
@@ -124,6 +127,9 @@ def _policy(world: World, policy: ObservedPolicy, verdict: Verdict, readings: Ma
         except MarlinError as error:
             # The same error that planning met: a capacity or a profile is missing. It is in Planned already.
             problem = "" if isinstance(outcome, Refusal) else str(error)
+        except Exception as error:  # noqa: BLE001 a defect costs one policy its tables, never the loop
+            _log.exception("the tables of MarlinPolicy %s/%s failed", *policy.key)
+            problem = f"{type(error).__name__} in the operator; its log has the trace"
     refused = world.write_problems.get(policy.key, "")
     status = policy_status(policy, verdict, outcome, applied_problem=problem, write_problem=refused, now=world.now)
     # With a refusal to tell, the status does not wait for the tables: it is what says that they are not there.
@@ -144,6 +150,10 @@ def _plan_if_due(world: World, policy: ObservedPolicy, verdict: Verdict) -> Plan
     seen = policy.status.observed_generation if policy.status is not None else None
     if is_planned(epoch, before) and seen == policy.generation:
         return None
+    # Tables are written before statuses: whoever was stopped in between left a newer plan in force than it told of.
+    published = world.tables.get((policy.key[0], f"marlin-{policy.name}"))
+    if published is not None and published.plan is not None and _is_newer(published.plan, before):
+        before = published.plan
     return make_plan(
         Task(
             policy=policy.model,
@@ -156,6 +166,10 @@ def _plan_if_due(world: World, policy: ObservedPolicy, verdict: Verdict) -> Plan
             now=world.now,
         )
     )
+
+
+def _is_newer(plan: RoutingPlan, other: RoutingPlan | None) -> bool:
+    return other is None or (plan.epoch, plan.valid_from) > (other.epoch, other.valid_from)
 
 
 def _plan_for_routers(world: World, policy: ObservedPolicy, plan: RoutingPlan | None) -> RoutingPlan | None:
@@ -225,7 +239,7 @@ def _write(
     document = status.to_document()
     if document == observed.raw_status:
         return
-    applies.append(apply_status(kind, observed.key, document, policy))
+    applies.append(apply_status(kind, observed.key, document, policy, observed.uid))
     before = observed.status.conditions if observed.status is not None else ()
     known = {condition.type for condition in before}
     for condition in changed(before, getattr(status, "conditions", ())):

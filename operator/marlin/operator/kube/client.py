@@ -19,14 +19,36 @@ from marlin.operator.kube.access import Access
 
 REQUEST_TIMEOUT_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 10.0
+_LONGEST_RETRY_AFTER_S: Final = 60.0
 
 
 class ApiError(MarlinError):
     """An API server refused, or could not be reached (``status`` 0)."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after_s = retry_after_s
+        """How long it asked us to wait; None where it did not."""
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether it is about the API server and not about what was asked: away, starting, or too busy."""
+        return self.status in {0, 429, 502, 503, 504}
+
+    @property
+    def is_denial(self) -> bool:
+        """Whether a right, a credential or a kind is missing, which somebody has to mend."""
+        return self.status in {401, 403, 404}
+
+    @property
+    def advice(self) -> str:
+        """What to do about it, to be put behind the message; may be empty."""
+        return {
+            401: "; its token is not accepted",
+            403: "; the operator's role lacks this: kubectl apply -f manifests/rbac",
+            404: "; are the CustomResourceDefinitions installed? kubectl apply -f manifests/crds",
+        }.get(self.status, "")
 
 
 class Client:
@@ -92,6 +114,7 @@ class Client:
             ) as response:
                 answer = await response.read()
                 status = response.status
+                retry_after = response.headers.get("Retry-After", "")
         except TimeoutError:
             raise ApiError(0, f"{what}: the API server did not answer in time") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -102,5 +125,6 @@ class Client:
             document = {}
         if status >= 400:
             said = document.get("message") if isinstance(document, dict) else None
-            raise ApiError(status, f"{what}: {status} {said or ''}".strip())
+            wait_s = min(float(retry_after), _LONGEST_RETRY_AFTER_S) if retry_after.isdigit() else None
+            raise ApiError(status, f"{what}: {status} {said or ''}".strip(), wait_s)
         return document if isinstance(document, dict) else {}

@@ -22,6 +22,8 @@ RENEW_S: Final = 10.0
 """A leader that did not renew for this long stops."""
 RETRY_S: Final = 2.0
 """How often leaders renew and standbys look."""
+PATIENCE_S: Final = 60.0
+"""How long a missing right is put up with, s: a role that is being replaced is back sooner."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -61,13 +63,25 @@ class Elector:
         name: of the Lease.
         me: this process, unique among all.
         clock_s: seconds that only grow.
+        patience_s: how long a missing right is put up with.
     """
 
-    def __init__(self, client: Client, namespace: str, name: str, me: str, clock_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        namespace: str,
+        name: str,
+        me: str,
+        clock_s: Callable[[], float],
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._client = client
         self._key = (namespace, name)
         self._me = me
         self._clock_s = clock_s
+        self._patience_s = patience_s
+        self.last_problem = ""
+        """Why the last attempt failed; empty when it did not."""
         self._seen: Seen | None = None
         self.is_leader = False
 
@@ -106,13 +120,25 @@ class Elector:
         return True
 
     async def acquire(self, stop: asyncio.Event) -> bool:
-        """Waits until this process leads; False when it was told to stop before."""
+        """Waits until this process leads; False when it was told to stop before.
+
+        Raises:
+            ApiError: the right to ask for it, or its namespace, stayed missing.
+        """
+        denied_since_s: float | None = None
         while not stop.is_set():
             try:
                 if await self.attempt():
                     return True
+                denied_since_s = None
             except ApiError as error:
-                _log.warning("lease: %s", error)
+                _log.warning("lease: %s%s", error, error.advice if error.status != 404 else "")
+                if not error.is_denial:
+                    denied_since_s = None
+                elif denied_since_s is None:
+                    denied_since_s = self._clock_s()
+                elif self._clock_s() - denied_since_s >= self._patience_s:
+                    raise
             await _pause(stop, RETRY_S)
         return False
 
@@ -125,9 +151,10 @@ class Elector:
                 if not await asyncio.wait_for(self.attempt(), timeout=RENEW_S / 2) and self._lost():
                     return False
                 if self.is_leader:
-                    renewed_s = self._clock_s()
+                    renewed_s, self.last_problem = self._clock_s(), ""
             except (ApiError, TimeoutError) as error:
-                _log.warning("lease: %s", error or "the API server did not answer in time")
+                self.last_problem = str(error) or "the API server did not answer in time"
+                _log.warning("lease: %s", self.last_problem)
             if self._clock_s() - renewed_s >= RENEW_S:
                 self.is_leader = False
                 return False
