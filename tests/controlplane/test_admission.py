@@ -23,7 +23,6 @@ def apply(hub: Cluster, document: dict[str, Any]) -> str:
     try:
         hub.call("PATCH", f"{path_of(document)}?fieldManager=test&dryRun=All", document, "application/apply-patch+yaml")
     except RefusedError as refused:
-        assert 400 <= refused.status <= 500
         return str(yaml.safe_load(str(refused).split(" ", 1)[1])["message"])
     return ""
 
