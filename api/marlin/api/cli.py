@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "simulate": Entry("marlin.policy.simulate_cli:simulate", "demo", "Run a planner in the digital twin."),
     "train": Entry("marlin.policy.train_cli:train", "train", "Train MARLIN's agents in the digital twin."),
     "plan": Entry("marlin.policy.cli:plan", "demo", "Decide one epoch's plan for a fleet and say why."),
+    "evaluate": Entry("marlin.policy.evaluate_cli:evaluate", "sim", "Score MARLIN beside its yardsticks."),
     "router": Entry("marlin.router.cli:router", "router", "Send requests to datacenters as the plan says."),
     "operator": Entry("marlin.operator.cli:operator", "operator", "Plan every epoch for the objects of a cluster."),
     "emulate": Entry("marlin.simulator.emulator.cli:emulate", "demo", "Serve an emulated vLLM."),

@@ -66,7 +66,12 @@ def static_order(states: Iterable[FleetState], weights: Weights) -> Mapping[str,
 
 
 def simple_policies(
-    scheme: Scheme, dispatch: Dispatch, *, static: Mapping[str, tuple[str, ...]], powers_down: bool
+    scheme: Scheme,
+    dispatch: Dispatch,
+    *,
+    static: Mapping[str, tuple[str, ...]],
+    powers_down: bool,
+    weights: Weights | None = None,
 ) -> Iterator[tuple[str, Planner]]:
     """All candidates for the best simple policy, named by what was tuned.
 
@@ -75,8 +80,9 @@ def simple_policies(
         dispatch: how all of them are carried out.
         static: the best static order, from the training days.
         powers_down: whether replicas can; else the load to keep them awake for is nothing to tune.
+        weights: of scheme Custom.
     """
-    weights = scheme_weights(scheme)
+    weights = scheme_weights(scheme, weights)
     awake_loads = AWAKE_LOADS if powers_down else (0.85,)
     for kind, load in product(BASELINES, awake_loads):
         text = f", awake for {load}" if powers_down else ""
@@ -122,7 +128,12 @@ def scored(
 
 
 def best_simple_policy(
-    train: Study, tune: Study, scheme: Scheme, dispatch: Dispatch, engine: Engine[Any] | None = None
+    train: Study,
+    tune: Study,
+    scheme: Scheme,
+    dispatch: Dispatch,
+    engine: Engine[Any] | None = None,
+    weights: Weights | None = None,
 ) -> Scored:
     """The candidate that is best on the tuning days.
 
@@ -132,12 +143,13 @@ def best_simple_policy(
         scheme: what is to be least.
         dispatch: how plans are carried out.
         engine: carries them out. Default: the fluid engine's NumPy form.
+        weights: of scheme Custom.
     """
-    weights = scheme_weights(scheme)
+    wanted = scheme_weights(scheme, weights)
     states = states_of(train)
-    powers_down = bool(arrays_from(states[0]).can_sleep.any())
-    candidates = simple_policies(scheme, dispatch, static=static_order(states, weights), powers_down=powers_down)
-    return scored(tune, candidates, weights, engine)[0]
+    static, powers_down = static_order(states, wanted), bool(arrays_from(states[0]).can_sleep.any())
+    candidates = simple_policies(scheme, dispatch, static=static, powers_down=powers_down, weights=weights)
+    return scored(tune, candidates, wanted, engine)[0]
 
 
 def states_of(study: Study) -> Sequence[FleetState]:
@@ -154,9 +166,11 @@ def states_of(study: Study) -> Sequence[FleetState]:
     return seen
 
 
-def clairvoyant(study: Study, scheme: Scheme, engine: Engine[Any] | None = None) -> Scored:
+def clairvoyant(
+    study: Study, scheme: Scheme, engine: Engine[Any] | None = None, weights: Weights | None = None
+) -> Scored:
     """The oracle shown what really comes, in the units of the days' sums: the bound that shares of a saving are of."""
-    weights = scheme_weights(scheme)
+    weights = scheme_weights(scheme, weights)
     by_capacity = make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
     baseline = _summary(study, by_capacity, engine)
     scale = (baseline.ttft_s * baseline.requests, baseline.carbon_gco2, baseline.water_l, baseline.cost_usd)

@@ -73,7 +73,8 @@ class MarlinSettings:
     best_of: int = 8
     """Samples tried beside each agent's deterministic action; 0 is the paper's exploit step."""
     negotiates: bool = True
-    """False: proposals are blended by the user's weights. An ablation."""
+    """False: of all that was tried the best by the user's weights; where nothing was, the proposals blended by them. An
+    ablation."""
     judge: Judge = Judge.LEARNED
     source: Source = Source.ACTOR
     guards: bool = True
@@ -142,10 +143,15 @@ class Marlin:
         if settings.best_of and self._left_s(until_s) > 0:
             many = self._affordable(situation, first, until_s)
             if many:
-                exploited = exploit.best_of(self._candidates(situation, proposals, first, rng, many), goal, situation)
+                # Without a game there is nobody to come to terms with: the search is for what the user wants.
+                sought = goal if settings.negotiates else np.tile(user, (len(goal), 1))
+                exploited = exploit.best_of(self._candidates(situation, proposals, first, rng, many), sought, situation)
         rung = f"best of {exploited.candidates}" if exploited.candidates > 1 else "deterministic"
         importance = _importance(user, situation.trusted)
         actions = action_of(exploited.proposals)  # (J, 3, V, D)
+        if not settings.negotiates and exploited.candidates > 1:
+            picked = int(exploited.by_user.argmin())
+            return Agreed(intent_of(actions[picked]), exploited, None, f"{rung} of anybody, by the user's weights")
         if not settings.negotiates or self._left_s(until_s) <= 0:
             blend = np.tensordot(importance, actions, axes=1)
             text = f"{rung}, blended by weight" + ("" if not settings.negotiates else ": time was up before the game")

@@ -1,0 +1,130 @@
+"""``marlin evaluate``: MARLIN beside its yardsticks, on days that nothing was chosen on. Options only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from marlin.policy.evaluation.frameworks import Leaning
+
+# Everything that needs NumPy or pydantic is imported inside the functions, so that --help answers at once.
+
+
+@click.command()
+@click.option(
+    "--artifact",
+    "artifacts",
+    multiple=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="The trained policy; several (other seeds of one training) are taken together. Default: the shipped one.",
+)
+@click.option("--scenario", metavar="NAME", help="A built-in fleet. Default: paper-8.")
+@click.option("--fleet", metavar="FILE", help="Datacenter and InferencePool documents instead of a built-in fleet.")
+@click.option("--load", metavar="LOAD", help="peak95, mean30, mean56 or mean80. Default: peak95.")
+@click.option("--dispatch", type=click.Choice(["ordered", "shares"]), default="ordered", show_default=True)
+@click.option("--power-down", metavar="HOW", help="None, IdlePState, Sleep or ScaleToZero, for all pools.")
+@click.option("--scheme", "schemes", multiple=True, metavar="NAME", help="May be repeated. Default: all five.")
+@click.option(
+    "--weights", "weights", multiple=True, metavar="WEIGHTS", help="Such as carbon=2,cost=1. May be repeated."
+)
+@click.option("--trace", default="", metavar="NAME", help="burstgpt or azure2024. Default: burstgpt.")
+@click.option("--data", metavar="FOLDER", help="Full data. Default: the shipped week, to try the command with.")
+@click.option("--days", metavar="FIRST-LAST", help="Days to score on, within those of --part. Default: all.")
+@click.option("--weeks", type=int, help="Dates each day is paired with, a week apart. Default: 1.")
+@click.option(
+    "--part",
+    type=click.Choice(["report", "tune"]),
+    default="report",
+    show_default=True,
+    help="Whose days: tune is for development, and its figures are no result.",
+)
+@click.option(
+    "--tune-days", type=click.IntRange(1), default=1, show_default=True, help="Days the simple policy is chosen on."
+)
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Draws of the requests.")
+@click.option(
+    "--best-of", default="1,8,64", show_default=True, metavar="N,...", help="Samples, with and without learning."
+)
+@click.option("--ablate", is_flag=True, help="Also without search, with each rule of veto, with the twin as critic.")
+@click.option("--engine", metavar="NAME", help="fluid, or request-level for fleets as small as 8x12. Default: fluid.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A row per score: .parquet or .csv.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FOLDER", help="A figure of captured savings.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def evaluate(
+    *,
+    artifacts: tuple[Path, ...],
+    schemes: tuple[str, ...],
+    weights: tuple[str, ...],
+    out: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Score MARLIN beside its yardsticks.
+
+    Every framework plans the same days from the predictor's forecasts and is scored on the requests that really came:
+    capacity-proportional, merit order, the best simple policy (chosen on tuning days), the clairvoyant oracle, the
+    actors alone, the best of N random or learnt proposals, and MARLIN as it is served. Values are weighted sums of the
+    metrics over capacity-proportional's. Captured is the share of what the clairvoyant saves; recovered the share of
+    what the best simple policy leaves. Intervals hold 95 %, draws resampled, frameworks paired.
+
+    \b
+    Examples:
+      marlin evaluate --scenario 8x12 --scheme balanced --seeds 2
+      marlin evaluate --data full-data --load mean56 --weeks 6 --jobs 2 --out scores.parquet --plot figures
+      marlin evaluate --data full-data --part tune --artifact policy --ablate --scheme balanced
+    """  # noqa: D301 the backslash is click's mark for a block to keep
+    from marlin.policy.evaluation import report  # noqa: PLC0415
+    from marlin.policy.evaluation.statistics import lines  # noqa: PLC0415
+    from marlin.policy.evaluation.work import Evaluation, progress  # noqa: PLC0415
+    from marlin.policy.figures import FigureFolder  # noqa: PLC0415
+
+    if out is not None:
+        report.check_file(out)
+    folder = None if plot is None else FigureFolder(plot)
+    evaluation = Evaluation.prepared(artifacts, _leanings(schemes, weights), given)
+    with progress(evaluation.steps, quiet=quiet) as say:
+        scores, chosen = evaluation.run(say, jobs=given["jobs"])
+    found = lines(scores)
+    files: Sequence[Path] = []
+    if out is not None:
+        report.write(scores, out)
+        files = [out]
+    if folder is not None:
+        files = [*files, *folder.write({"captured": report.figure(found)})]
+    about: Mapping[str, Any] = evaluation.about()
+    if as_json:
+        click.echo(json.dumps(report.as_json(found, chosen, about)))
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console()
+    console.print(evaluation.heading(), highlight=False)
+    for table in report.tables(found, chosen):
+        console.print(table)
+    if files:
+        click.echo(f"wrote {', '.join(map(str, files))}")
+
+
+def _leanings(schemes: tuple[str, ...], weights: tuple[str, ...]) -> tuple[Leaning, ...]:
+    from marlin.api.plan import Scheme  # noqa: PLC0415
+    from marlin.policy.evaluation.frameworks import Leaning  # noqa: PLC0415
+    from marlin.policy.objective import parse_weights  # noqa: PLC0415
+    from marlin.policy.planners import scheme_of  # noqa: PLC0415
+
+    if not schemes and not weights:
+        return tuple(Leaning(scheme) for scheme in Scheme if scheme is not Scheme.CUSTOM)
+    return (
+        *(Leaning(scheme_of(name)) for name in schemes),
+        *(Leaning(Scheme.CUSTOM, parse_weights(text)) for text in weights),
+    )

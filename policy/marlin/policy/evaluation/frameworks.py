@@ -1,0 +1,84 @@
+"""Who is scored: the yardsticks, and MARLIN with its parts taken away one by one.
+
+``actor alone`` is what was learnt, without search and game; ``random`` is the search without what was learnt; so that
+neither the search nor the game is taken for learning. None of the partial forms has the guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from marlin.api.plan import Dispatch, PlannerKind, Scheme
+from marlin.policy.agents import Marlin, MarlinSettings
+from marlin.policy.agents.planner import Judge, Source
+from marlin.policy.artifact import Artifact
+from marlin.policy.game import GameSettings, VetoRule, VetoSettings
+from marlin.policy.objective import Weights, scheme_weights
+from marlin.policy.planner import Planner
+from marlin.policy.planners import make_planner
+
+BASELINE: Final = "capacity-proportional"
+SIMPLE: Final = "best simple policy"
+MERIT: Final = "merit order"
+CLAIRVOYANT: Final = "clairvoyant oracle"
+ACTOR: Final = "actor alone"
+MARLIN: Final = "marlin"
+
+BEST_OF: Final = (1, 8, 64)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaning:
+    """What everybody is to lean towards."""
+
+    scheme: Scheme
+    weights: Weights | None = None
+    """Of scheme Custom."""
+
+    @property
+    def name(self) -> str:
+        """As the command line has it."""
+        if self.weights is None:
+            return self.scheme.option
+        return ",".join(f"{w:.3g}" for w in self.weights)
+
+    @property
+    def all_weights(self) -> Weights:
+        """(4,) of the metrics."""
+        return scheme_weights(self.scheme, self.weights)
+
+
+def simple(leaning: Leaning, dispatch: Dispatch) -> Iterator[tuple[str, Planner]]:
+    """Those that need no artifact and nothing chosen."""
+    yield BASELINE, make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
+    yield (
+        MERIT,
+        make_planner(PlannerKind.MERIT_ORDER, scheme=leaning.scheme, dispatch=dispatch, weights=leaning.weights),
+    )
+
+
+def learnt(
+    artifact: Artifact, leaning: Leaning, dispatch: Dispatch, best_of: Sequence[int] = BEST_OF, *, ablate: bool = False
+) -> Iterator[tuple[str, Planner]]:
+    """Those that an artifact makes; each is new, and remembers nothing of another day."""
+
+    def made(settings: MarlinSettings) -> Planner:
+        return Marlin(artifact, leaning.scheme, dispatch, leaning.all_weights, settings)
+
+    alone = MarlinSettings(best_of=0, negotiates=False, guards=False)
+    yield ACTOR, made(alone)
+    for source in (Source.RANDOM, Source.ACTOR):
+        for many in best_of:
+            settings = MarlinSettings(best_of=many, negotiates=False, guards=False, source=source)
+            yield f"{source.value}, best of {many}", made(settings)
+    yield MARLIN, made(MarlinSettings())
+    if not ablate:
+        return
+    for rule in VetoRule:
+        settings = MarlinSettings(guards=False, game=GameSettings(veto=VetoSettings(rule=rule)))
+        yield f"marlin, veto {rule.value}, no guard", made(settings)
+    yield "marlin, no search", made(MarlinSettings(best_of=0))
+    yield "marlin, the twin as critic", made(MarlinSettings(judge=Judge.TWIN))
+    yield "marlin, without blending", made(MarlinSettings(game=GameSettings(blends=False)))

@@ -1,0 +1,131 @@
+"""An evaluation as a table, as JSON, as a file with a row per score, and as a figure."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.table import Table
+
+from marlin.api.errors import InputError, MarlinError
+from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, SIMPLE
+from marlin.policy.evaluation.scoring import Score
+from marlin.policy.evaluation.statistics import Interval, Line
+from marlin.policy.yardsticks import Scored
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES: Final = (".parquet", ".csv")
+
+
+def tables(lines: Sequence[Line], chosen: Mapping[str, Scored]) -> list[Table]:
+    """One for each scheme."""
+    found = []
+    for scheme in dict.fromkeys(line.scheme for line in lines):
+        best = chosen[scheme]
+        table = Table(
+            title=f"{scheme}; best simple policy on the tuning days: {best.name} ({best.value:.4f} there)",
+            title_justify="left",
+        )
+        for heading in ("", "value", "against best simple", "captured", "recovered", "served", "late"):
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+        for line in lines:
+            if line.scheme == scheme:
+                table.add_row(
+                    line.framework,
+                    f"{line.value.value:.4f}",
+                    _percent(line.against_simple, "+.2%") if line.framework != SIMPLE else "",
+                    _percent(line.captured, ".1%") if line.framework not in {BASELINE, CLAIRVOYANT} else "",
+                    f"{line.recovered.value:.0%}" if line.framework not in {SIMPLE, CLAIRVOYANT} else "",
+                    f"{line.served_share:.3%}",
+                    f"{line.late_share:.3%}",
+                )
+        found.append(table)
+    return found
+
+
+def as_json(lines: Sequence[Line], chosen: Mapping[str, Scored], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything, for a script; an interval is ``value``, ``low`` and ``high``."""
+    return {
+        **about,
+        "best_simple_policy": {
+            scheme: {"name": best.name, "value_on_tuning_days": best.value} for scheme, best in chosen.items()
+        },
+        "lines": [asdict(line) for line in lines],
+    }
+
+
+def check_file(file: Path) -> None:
+    """Asks before the work whether a file can be written.
+
+    Raises:
+        InputError: its suffix is not known, or there is no such folder.
+        MarlinError: Parquet needs a library that is not installed.
+    """
+    if file.suffix not in SUFFIXES:
+        raise InputError(f"--out: {file}: the name must end in {' or '.join(SUFFIXES)}")
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"--out: {file}: there is no folder {file.absolute().parent}")
+    if file.suffix == ".parquet":
+        _polars()
+
+
+def write(scores: Sequence[Score], file: Path) -> None:
+    """A row for each score.
+
+    Raises:
+        MarlinError: it cannot be written.
+    """
+    part = file.with_name(f".{file.name}.part")
+    try:
+        if file.suffix == ".csv":
+            with part.open("w", newline="", encoding="utf-8") as opened:
+                writer = csv.DictWriter(opened, [f.name for f in fields(Score)])
+                writer.writeheader()
+                writer.writerows(asdict(score) for score in scores)
+        else:
+            _polars().DataFrame([asdict(score) for score in scores]).write_parquet(part)
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise MarlinError(f"{file}: cannot be written: {error.strerror or error}") from error
+
+
+def figure(lines: Sequence[Line]) -> Figure:
+    """What each framework captures of what could be saved, with intervals, one panel for each scheme."""
+    from matplotlib.figure import Figure as Drawn  # noqa: PLC0415 needs the extra [sim]
+
+    schemes = list(dict.fromkeys(line.scheme for line in lines))
+    names = [n for n in dict.fromkeys(line.framework for line in lines) if n not in {BASELINE, CLAIRVOYANT}]
+    drawn = Drawn(figsize=(2.0 + 2.6 * len(schemes), 0.6 + 0.32 * len(names)), layout="constrained")
+    panels = drawn.subplots(1, len(schemes), sharey=True, squeeze=False)[0]
+    for panel, scheme in zip(panels, schemes, strict=True):
+        of_scheme = {line.framework: line for line in lines if line.scheme == scheme}
+        for y, name in enumerate(reversed(names)):
+            found = of_scheme[name].captured
+            ends = [[found.value - (found.low or found.value)], [(found.high or found.value) - found.value]]
+            panel.errorbar(100 * found.value, y, xerr=[[100 * e[0]] for e in ends], fmt="o", ms=4, color="#1f4e79")
+        panel.set_yticks(range(len(names)), list(reversed(names)))
+        panel.axvline(100 * of_scheme[SIMPLE].captured.value, color="#999999", lw=0.8, ls="--")
+        panel.set_title(scheme, fontsize=10)
+        panel.set_xlabel("captured saving, %")
+        panel.grid(axis="x", lw=0.3)
+    return drawn
+
+
+def _percent(interval: Interval, form: str) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{interval.value:{form}}"
+    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def _polars() -> Any:
+    try:
+        import polars as pl  # noqa: PLC0415 only where a Parquet file is asked for
+    except ModuleNotFoundError as error:
+        raise MarlinError("a .parquet file needs polars: pip install 'marlin[sim]', or name a .csv file") from error
+    return pl

@@ -1,0 +1,141 @@
+"""One day of one draw: every framework on the same requests, scored on what came.
+
+A unit of work is small and knows all it needs, so that many processes can share an evaluation; what is chosen for it
+(the best simple policy) comes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from marlin.api.plan import Dispatch
+from marlin.policy.agents import shipped
+from marlin.policy.evaluation.days import Pair, Part
+from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, SIMPLE, Leaning, learnt, simple
+from marlin.policy.forecasting.studying import predicted
+from marlin.policy.planner import Planner
+from marlin.policy.simulating import Experiment, prepare
+from marlin.policy.yardsticks import Scored, best_simple_policy, clairvoyant, score
+from marlin.simulator.engines import Engine
+from marlin.simulator.experiment import Study, Summary, run, summarise
+from marlin.simulator.scenario_file import checked
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is evaluated, apart from days and draws."""
+
+    scenario: tuple[tuple[str, Any], ...]
+    """Keys of a scenario (``simulator.scenario_file``) and their values, without days."""
+    artifacts: tuple[Path | None, ...]
+    """Folders; none is the one shipped with the package."""
+    dispatch: Dispatch
+    best_of: tuple[int, ...]
+    ablate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One day to be scored on."""
+
+    leaning: Leaning
+    pair: Pair
+    seed: int
+    """Of the draw of the requests."""
+    chosen: Scored
+    """The best simple policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A framework on a day."""
+
+    scheme: str
+    framework: str
+    artifact: str
+    """Digest of the trained policy; empty where there is none."""
+    day: int
+    date: str
+    seed: int
+    value: float
+    """Weighted sum of metrics over capacity-proportional's of the same day, and late requests: less is better."""
+    ttft_s: float
+    carbon_gco2: float
+    water_l: float
+    cost_usd: float
+    served_share: float
+    late_share: float
+    awake_share: float
+    forecast_error: float
+
+
+def best_of_simple(question: Question, leaning: Leaning, train: Part, tune: Part) -> Scored:
+    """The best simple policy, chosen on days of ``tune``; its static order is learnt on days of ``train``."""
+    experiment = prepared(question)
+    return best_simple_policy(
+        replace(experiment.study, first_day=train.first_day, first_date=train.start, days=train.days),
+        replace(experiment.study, first_day=tune.first_day, first_date=tune.start, days=tune.days),
+        leaning.scheme,
+        question.dispatch,
+        experiment.engine,
+        leaning.weights,
+    )
+
+
+def scores(question: Question, unit: Unit) -> list[Score]:
+    """All frameworks on one day."""
+    experiment = prepared(question)
+    study = replace(experiment.study, first_day=unit.pair.day, first_date=unit.pair.start, days=1, seed=unit.seed)
+    found: list[Score] = []
+    weights = unit.leaning.all_weights
+    baseline: Summary | None = None
+    for artifact, name, planner in _everyone(question, unit):
+        summary = _simulated(study, planner, experiment.engine)
+        baseline = summary if name == BASELINE else baseline
+        assert baseline is not None, "capacity-proportional comes first"
+        found.append(_score(unit, name, artifact, summary, score(summary, baseline, weights)))
+    bound = clairvoyant(study, unit.leaning.scheme, experiment.engine, unit.leaning.weights)
+    found.append(_score(unit, CLAIRVOYANT, "", bound.summary, bound.value))
+    return found
+
+
+def _everyone(question: Question, unit: Unit) -> Iterator[tuple[str, str, Planner]]:
+    for name, planner in simple(unit.leaning, question.dispatch):
+        yield "", name, planner
+    yield "", SIMPLE, unit.chosen.planner
+    for folder in question.artifacts:
+        artifact = shipped.load(folder)
+        made = learnt(artifact, unit.leaning, question.dispatch, question.best_of, ablate=question.ablate)
+        for name, planner in made:
+            yield artifact.card.weights_sha256, name, planner
+
+
+def _simulated(study: Study, planner: Planner, engine: Engine[Any]) -> Summary:
+    return summarise(run(study, lambda state: planner.decide(state).plan, engine))
+
+
+def _score(unit: Unit, name: str, artifact: str, summary: Summary, value: float) -> Score:
+    whole: Mapping[str, Any] = asdict(summary)
+    kept = ("ttft_s", "carbon_gco2", "water_l", "cost_usd", "served_share", "late_share", "awake_share")
+    return Score(
+        scheme=unit.leaning.name,
+        framework=name,
+        artifact=artifact,
+        day=unit.pair.day,
+        date=f"{unit.pair.start:%Y-%m-%d}",
+        seed=unit.seed,
+        value=value,
+        **{key: whole[key] for key in kept},
+        forecast_error=whole["forecast_error"],
+    )
+
+
+@lru_cache(maxsize=1)
+def prepared(question: Question) -> Experiment:
+    """The fleet and the engine; made once in each process."""
+    experiment = prepare(checked(dict(question.scenario), lambda location: str(location[0])))
+    return replace(experiment, study=replace(experiment.study, forecaster=predicted))

@@ -1,0 +1,107 @@
+"""What many scores say together: shares of what could be saved, with intervals that pair what met the same requests.
+
+Draws are what chance is: the same frameworks on the same day with other requests. So draws are resampled (and trained
+policies, where several are given), all frameworks together; days are what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, SIMPLE
+from marlin.policy.evaluation.scoring import Score
+from marlin.simulator.physics import FloatArray
+
+RESAMPLES: Final = 2000
+_ENDS: Final = (0.025, 0.975)
+_TINY: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure and where it lies 95 times of 100; without ends where there is one draw only."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A framework under a scheme, over all days and draws."""
+
+    scheme: str
+    framework: str
+    value: Interval
+    """Weighted objective; capacity-proportional is 1 where nobody is late."""
+    against_simple: Interval
+    """Relative to the best simple policy: -0.01 is a percent better."""
+    captured: Interval
+    """Share of what the clairvoyant oracle saves over capacity-proportional."""
+    recovered: Interval
+    """Share of what the best simple policy leaves."""
+    served_share: float
+    late_share: float
+    units: int
+
+
+def lines(scores: Sequence[Score], *, seed: int = 0) -> list[Line]:
+    """One line for each scheme and framework, in the order in which they were scored."""
+    found = []
+    for scheme in dict.fromkeys(s.scheme for s in scores):
+        of_scheme = [s for s in scores if s.scheme == scheme]
+        found += _of_scheme(scheme, of_scheme, np.random.default_rng(seed))
+    return found
+
+
+def _of_scheme(scheme: str, scores: list[Score], rng: np.random.Generator) -> list[Line]:
+    names = list(dict.fromkeys(s.framework for s in scores))
+    artifacts = sorted({s.artifact for s in scores if s.artifact}) or [""]
+    # A unit is a policy and a draw: everybody's mean over the days, those without a policy beside every policy.
+    draws = [(artifact, seed) for artifact in artifacts for seed in sorted({s.seed for s in scores})]
+    values = {name: _by_draw([s for s in scores if s.framework == name], draws) for name in names}
+    picks = rng.integers(len(draws), size=(RESAMPLES, len(draws)))
+    # The first entry is the mean itself, the others are of draws drawn anew: (1 + K,) for each framework.
+    means = {name: np.concatenate([[v.mean()], v[picks].mean(axis=1)]) for name, v in values.items()}
+    base, simple, bound = means[BASELINE], means[SIMPLE], means[CLAIRVOYANT]
+    found = []
+    for name in names:
+        mine = [s for s in scores if s.framework == name]
+        found.append(
+            Line(
+                scheme=scheme,
+                framework=name,
+                value=_interval(means[name], len(draws)),
+                against_simple=_interval(means[name] / simple - 1.0, len(draws)),
+                captured=_interval(_share(base - means[name], base - bound), len(draws)),
+                recovered=_interval(_share(simple - means[name], simple - bound), len(draws)),
+                served_share=float(np.mean([s.served_share for s in mine])),
+                late_share=float(np.mean([s.late_share for s in mine])),
+                units=len(mine),
+            )
+        )
+    return found
+
+
+def _by_draw(scores: list[Score], draws: list[tuple[str, int]]) -> FloatArray:
+    """(U,) mean over the days of each draw."""
+    return np.array(
+        [np.mean([s.value for s in scores if s.seed == seed and s.artifact in {"", a}]) for a, seed in draws]
+    )
+
+
+def _interval(figures: FloatArray, draws: int) -> Interval:
+    """Of a figure (1 + K,): as it is, and of draws drawn anew."""
+    if draws < 2:
+        return Interval(float(figures[0]), None, None)
+    low, high = np.quantile(figures[1:], _ENDS)
+    return Interval(float(figures[0]), float(low), float(high))
+
+
+def _share(part: FloatArray, whole: FloatArray) -> FloatArray:
+    """Part of a whole; nothing of nothing is nothing."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=np.abs(whole) > _TINY)

@@ -1,0 +1,191 @@
+"""Scoring MARLIN beside its yardsticks: on which days, of which draws, with which intervals."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from agents import small_artifact
+from click.testing import CliRunner
+
+from marlin.api.cli import marlin
+from marlin.api.errors import InputError
+from marlin.api.plan import Scheme
+from marlin.policy.evaluation.days import AZURE, BURSTGPT, SHIPPED, Split, chosen, split_of
+from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE
+from marlin.policy.evaluation.scoring import Score
+from marlin.policy.evaluation.statistics import lines
+
+
+def score(framework: str, value: float, seed: int = 0, artifact: str = "", day: int = 35) -> Score:
+    return Score(
+        scheme="balanced",
+        framework=framework,
+        artifact=artifact,
+        day=day,
+        date="2023-11-16",
+        seed=seed,
+        value=value,
+        ttft_s=0.2,
+        carbon_gco2=1.0,
+        water_l=1.0,
+        cost_usd=1.0,
+        served_share=1.0,
+        late_share=0.0,
+        awake_share=1.0,
+        forecast_error=0.1,
+    )
+
+
+# --- days ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", [BURSTGPT, SHIPPED, AZURE])
+def test_no_day_and_no_date_is_both_chosen_on_and_reported(split: Split) -> None:
+    tune, report = chosen(split.tune, None, None), chosen(split.report, None, split.report.weeks)
+    assert not {p.day for p in tune} & {p.day for p in report}
+    assert not {p.start for p in tune} & {p.start for p in report}
+    assert not set(split.train.all_days) & set(split.report.all_days)
+
+
+def test_every_report_day_is_paired_with_six_dates_a_week_apart_all_before_the_year_ends() -> None:
+    pairs = chosen(BURSTGPT.report, None, 6)
+    assert len(pairs) == len(set(pairs)) == 42
+    of_first = [p.start for p in pairs if p.day == 35]
+    assert {b - a for a, b in pairwise(of_first)} == {timedelta(days=7)}
+    assert f"{of_first[0]:%m-%d}" == "11-16"
+    assert max(p.start for p in pairs).year == 2023
+
+
+@pytest.mark.parametrize(
+    ("wanted", "weeks", "message"),
+    [
+        ("34", None, "34 is not within 35 to 41; the other days are for learning or for choosing"),
+        ("28-36", None, "is not within 35 to 41"),
+        ("41-35", None, "is not within 35 to 41"),
+        ("noon", None, "'noon' is not a day such as 36"),
+        (None, 7, "--weeks: 7 is not between 1 and 6"),
+    ],
+)
+def test_other_days_are_not_reported_on(wanted: str | None, weeks: int | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        chosen(BURSTGPT.report, wanted, weeks)
+
+
+def test_a_trace_without_agreed_days_is_refused() -> None:
+    assert split_of("burstgpt", has_data=True) is BURSTGPT
+    with pytest.raises(InputError, match="agreed for burstgpt and azure2024 only"):
+        split_of("mmpp:burst_ratio=20", has_data=False)
+
+
+# --- statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_shares_are_of_what_could_be_saved_and_of_what_the_simple_policy_leaves() -> None:
+    found = {
+        line.framework: line
+        for line in lines([score(BASELINE, 1.0), score(SIMPLE, 0.9), score(MARLIN, 0.85), score(CLAIRVOYANT, 0.8)])
+    }
+    assert found[MARLIN].captured.value == pytest.approx(0.75)
+    assert found[MARLIN].recovered.value == pytest.approx(0.5)
+    assert found[MARLIN].against_simple.value == pytest.approx(0.85 / 0.9 - 1.0)
+    assert found[BASELINE].recovered.value == pytest.approx(-1.0)
+    assert found[MARLIN].captured.low is None, "one draw says nothing about others"
+
+
+def test_intervals_pair_what_met_the_same_requests() -> None:
+    """Draws differ much, the two frameworks on one draw by exactly a hundredth: the difference is certain."""
+    rng = np.random.default_rng(0)
+    scores = []
+    for seed, level in enumerate(rng.uniform(0.8, 0.95, 12)):
+        scores += [score(BASELINE, 1.0, seed), score(SIMPLE, level, seed), score(CLAIRVOYANT, 0.7, seed)]
+        scores += [score(MARLIN, 0.99 * level, seed, "a")]
+    found = {line.framework: line for line in lines(scores)}
+    assert found[MARLIN].against_simple.low == pytest.approx(-0.01)
+    assert found[MARLIN].against_simple.high == pytest.approx(-0.01)
+    width = (found[SIMPLE].value.high or 0.0) - (found[SIMPLE].value.low or 0.0)
+    assert 0.02 < width < 0.08
+    assert found == {line.framework: line for line in lines(scores)}, "the same scores have the same intervals"
+
+
+def test_several_policies_are_resampled_too_and_yardsticks_stand_beside_each() -> None:
+    scores = []
+    for seed in range(3):
+        scores += [score(BASELINE, 1.0, seed), score(SIMPLE, 0.9, seed), score(CLAIRVOYANT, 0.7, seed)]
+        scores += [score(MARLIN, 0.8, seed, "a"), score(MARLIN, 0.9, seed, "b")]
+    found = {line.framework: line for line in lines(scores)}
+    assert found[MARLIN].value.value == pytest.approx(0.85)
+    assert (found[MARLIN].value.low, found[MARLIN].value.high) != (0.85, 0.85)
+    assert found[SIMPLE].value.low == pytest.approx(0.9)
+    assert found[SIMPLE].value.high == pytest.approx(0.9)
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(marlin, ["evaluate", "--quiet", *arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.output
+
+
+def test_a_day_is_scored_for_everybody_and_written_down(tmp_path: Path) -> None:
+    small_artifact(tmp_path / "policy")
+    arguments = ["--artifact", str(tmp_path / "policy"), "--scenario", "demo-3", "--days", "5", "--seeds", "1"]
+    where = ["--out", str(tmp_path / "scores.csv"), "--plot", str(tmp_path / "figures")]
+    found: dict[str, Any] = json.loads(
+        run(*arguments, *where, "--scheme", "min-carbon", "--load", "mean30", "--best-of", "1", "--json")
+    )
+    by_name = {line["framework"]: line for line in found["lines"]}
+    assert list(by_name) == [
+        BASELINE,
+        "merit order",
+        SIMPLE,
+        "actor alone",
+        "random, best of 1",
+        "actor, best of 1",
+        MARLIN,
+        CLAIRVOYANT,
+    ]
+    assert by_name[BASELINE]["value"]["value"] == pytest.approx(1.0)
+    assert by_name[CLAIRVOYANT]["value"]["value"] - 1e-3 < by_name["merit order"]["value"]["value"] < 0.9
+    assert by_name[CLAIRVOYANT]["captured"]["value"] == pytest.approx(1.0)
+    assert found["tuned_on"] == [3]
+    assert found["days"] == [5]
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    assert [row["framework"] for row in rows] == list(by_name)
+    assert {row["artifact"] != "" for row in rows if row["framework"] == MARLIN} == {True}
+    assert (tmp_path / "figures" / "captured.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--days", "3"], "3 is not within 5 to 6"),
+        (["--best-of", "many"], "--best-of: 'many' is not numbers"),
+        (["--scheme", "min-carbn"], "scheme 'min-carbn' is not known"),
+        (["--scenario", "paper-9"], "base: 'paper-9' is not known"),
+        (["--trace", "wiki"], "agreed for burstgpt and azure2024 only"),
+        (["--out", "scores.txt"], "must end in .parquet or .csv"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_anything_is_simulated(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    small_artifact(tmp_path / "policy")
+    shown = run("--artifact", str(tmp_path / "policy"), *arguments, code=2)
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+def test_all_schemes_are_evaluated_where_none_is_named() -> None:
+    from marlin.policy.evaluate_cli import _leanings
+
+    assert {one.scheme for one in _leanings((), ())} == set(Scheme) - {Scheme.CUSTOM}
+    assert [one.name for one in _leanings(("balanced",), ("carbon=1,cost=3",))] == ["balanced", "0,0.25,0,0.75"]
