@@ -158,7 +158,7 @@ def test_a_day_is_scored_for_everybody_and_written_down(tmp_path: Path) -> None:
     assert by_name[CLAIRVOYANT]["captured"]["value"] == pytest.approx(1.0)
     assert found["tuned_on"] == [3]
     assert found["days"] == [5]
-    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
     assert [row["framework"] for row in rows] == list(by_name)
     assert {row["artifact"] != "" for row in rows if row["framework"] == MARLIN} == {True}
     assert (tmp_path / "figures" / "captured.png").stat().st_size > 1000
