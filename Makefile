@@ -96,7 +96,7 @@ wheel: setup-dev ## The wheel, in dist/
 	@$(V)/uv build --wheel --quiet && ls dist/*.whl
 
 .PHONY: images
-images: setup-dev ## The router's container image (needs docker; BASE=... names the base, ARGS=--context fetches only)
+images: setup-dev ## Container images of router and operator (needs docker; BASE=... names the base, ARGS=--context fetches only)
 	@BASE="$(BASE)" scripts/images.sh $(ARGS)
 
 .PHONY: clean
