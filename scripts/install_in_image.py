@@ -4,7 +4,7 @@
 
 Python and not shell, because a base without a shell is a good base. It reads nothing but the folder of wheels; pip runs
 out of its own wheel, so that bases without pip and without ensurepip will do. pip compiles the byte code, which a
-read-only root could not keep later. Then the commands that the image is for are started once: an image that cannot start
+read-only root could not keep later. Then the commands that the image is for are started once: one that cannot start
 is not built.
 """
 
