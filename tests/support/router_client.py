@@ -15,6 +15,8 @@ from typing import Any
 import aiohttp
 
 from marlin.router.launch import Controlled, controlling
+from marlin.router.ledger import Ledger
+from marlin.router.limits import Tenant
 from marlin.router.messages import Report
 from marlin.router.plane import Plane
 from marlin.router.settings import Settings
@@ -60,15 +62,17 @@ class LocalWorkers:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.lines: list[bytes] = []
         write_log = self.lines.append if settings.has_access_log else None
-        self.plane = Plane(settings, clock, time.time, None, write_log)
+        self.ledger = Ledger(Ledger.create(), is_shared=False)
+        self.plane = Plane(settings, clock, time.time, None, write_log, self.ledger)
 
     def adopt(self, table: Table) -> None:
         self.plane.adopt(table)
 
+    def adopt_tenants(self, tenants: tuple[Tenant, ...]) -> None:
+        self.plane.adopt_tenants(tenants)
+
     def verdict(self, url: str, *, is_well: bool) -> None:
-        for live in self.plane.balancer.all_live():
-            if live.backend.url == url:
-                self.plane.balancer.report_probe(live, is_well=is_well)
+        self.plane.was_probed(url, is_well=is_well)
 
     @property
     def on_suspect(self) -> Callable[[str], None]:
@@ -89,9 +93,10 @@ class Client:
     """A router in this loop, and a session that talks to it."""
 
     def __init__(
-        self, plane: Plane, port: int, controlled: Controlled, session: aiohttp.ClientSession, config: Path
+        self, workers: LocalWorkers, port: int, controlled: Controlled, session: aiohttp.ClientSession, config: Path
     ) -> None:
-        self.plane = plane
+        self.plane = workers.plane
+        self.ledger = workers.ledger
         self.control = controlled.control
         self.admin = controlled.admin
         self.session = session
@@ -130,7 +135,7 @@ async def router(settings: Settings) -> AsyncIterator[Client]:
         server = await asyncio.get_running_loop().create_server(plane.accept, "127.0.0.1", 0)
         looking = asyncio.create_task(plane.look_after())
         try:
-            yield Client(plane, server.sockets[0].getsockname()[1], controlled, session, settings.config)
+            yield Client(workers, server.sockets[0].getsockname()[1], controlled, session, settings.config)
             await asyncio.wait_for(plane.wait_until_idle(), 5)
             assert plane.balancer.in_flight() == 0, "requests are still counted as in flight"
         finally:

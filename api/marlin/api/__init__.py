@@ -10,6 +10,7 @@ worker included, can afford to import the one module it needs. There are no re-e
 - ``policy``      the ``MarlinPolicy`` kind: what to balance, how far a plan may go, the plan in force
 - ``plan``        ``RoutingPlan``: who gets which share of a model's requests in one epoch
 - ``table``       ``RoutingTable``: all that a router may know
+- ``tenants``     ``TenantList``: who may send requests, and how many
 - ``state``       ``FleetState``: all that a planner and the twin may know at the start of an epoch
 - ``metrics``     ``Metrics``: the four numbers everything is judged by
 - ``footprint``   the formulas of a single request's energy, carbon, water and cost

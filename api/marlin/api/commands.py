@@ -17,9 +17,9 @@ import click
 def validate(files: tuple[str, ...], as_json: bool) -> None:
     """Check configuration files.
 
-    Reads Datacenter, InferencePool, MarlinPolicy and RoutingTable documents (and ConfigMaps that carry a table) the
-    way every other command does, and says what is in them. References between the documents are checked over all
-    files together. A FILE of - is standard input.
+    Reads Datacenter, InferencePool, MarlinPolicy, RoutingTable and TenantList documents (and ConfigMaps and Secrets
+    that carry one of the last two) the way every other command does, and says what is in them. References between
+    the documents are checked over all files together. A FILE of - is standard input.
 
     \b
     Examples:
@@ -37,12 +37,14 @@ def validate(files: tuple[str, ...], as_json: bool) -> None:
         pools=tuple(p for one in loaded for p in one.pools),
         policies=tuple(p for one in loaded for p in one.policies),
         tables=tuple(t for one in loaded for t in one.tables),
+        tenant_lists=tuple(t for one in loaded for t in one.tenant_lists),
     )
     counts = {
         "Datacenter": len(together.datacenters),
         "InferencePool": len(together.pools),
         "MarlinPolicy": len(together.policies),
         "RoutingTable": len(together.tables),
+        "TenantList": len(together.tenant_lists),
     }
     if not sum(counts.values()):
         raise InputError(f"{', '.join(map(_shown, files))}: no documents found")

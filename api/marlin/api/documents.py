@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, get_args
@@ -22,13 +23,15 @@ from marlin.api.errors import InputError
 from marlin.api.policy import MarlinPolicy
 from marlin.api.pool import InferencePool
 from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
+from marlin.api.tenants import TENANTS_ENTRY, TenantList
 from marlin.api.values import API_VERSION, ApiModel
 
-KINDS: Final[dict[str, type[Datacenter | InferencePool | MarlinPolicy | RoutingTable]]] = {
+KINDS: Final[dict[str, type[Datacenter | InferencePool | MarlinPolicy | RoutingTable | TenantList]]] = {
     "Datacenter": Datacenter,
     "InferencePool": InferencePool,
     "MarlinPolicy": MarlinPolicy,
     "RoutingTable": RoutingTable,
+    "TenantList": TenantList,
 }
 
 M = TypeVar("M", bound=BaseModel)
@@ -49,6 +52,7 @@ class Documents:
     pools: tuple[InferencePool, ...] = ()
     policies: tuple[MarlinPolicy, ...] = ()
     tables: tuple[RoutingTable, ...] = ()
+    tenant_lists: tuple[TenantList, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -67,6 +71,8 @@ def load_documents(text: str, source: str) -> Documents:
         kind = _kind_of(document, where)
         if kind == "ConfigMap":
             found["RoutingTable"].append(_table_of_config_map(document, where))
+        elif kind == "Secret":
+            found["TenantList"].append(_tenants_of_secret(document, where))
         else:
             found[kind].append(validate(KINDS[kind], document, where))
     _refuse_duplicates(found, source)
@@ -75,6 +81,7 @@ def load_documents(text: str, source: str) -> Documents:
         pools=tuple(found["InferencePool"]),
         policies=tuple(found["MarlinPolicy"]),
         tables=tuple(found["RoutingTable"]),
+        tenant_lists=tuple(found["TenantList"]),
     )
 
 
@@ -157,8 +164,8 @@ def _parse(text: str, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _kind_of(document: Mapping[str, Any], where: str) -> str:
     kind, version = document.get("kind"), document.get("apiVersion")
-    if kind == "ConfigMap" and version == "v1":
-        return "ConfigMap"
+    if kind in {"ConfigMap", "Secret"} and version == "v1":
+        return str(kind)
     if kind is None and "scenario" in document:
         raise DocumentError(f"{where}: this is a scenario file, which marlin simulate --scenario checks and runs")
     if kind not in KINDS:
@@ -180,6 +187,25 @@ def _table_of_config_map(document: Mapping[str, Any], where: str) -> RoutingTabl
     except ValueError as error:
         raise DocumentError(f"{where}: data.{CONFIG_MAP_KEY} is not valid JSON: {error}") from None
     return validate(RoutingTable, table, where)
+
+
+def _tenants_of_secret(document: Mapping[str, Any], where: str) -> TenantList:
+    """The list that a Secret carries, as text or in base64. Its content is never repeated in an error."""
+    field_name = "stringData" if "stringData" in document else "data"
+    data = document.get(field_name)
+    content = data.get(TENANTS_ENTRY) if isinstance(data, dict) else None
+    if not isinstance(content, str):
+        raise DocumentError(f"{where}: Secret has no {field_name}.{TENANTS_ENTRY}")
+    where = f"{where}: {field_name}.{TENANTS_ENTRY}"
+    if field_name == "data":
+        try:
+            content = b64decode(content, validate=True).decode()
+        except ValueError:
+            raise DocumentError(f"{where}: is not UTF-8 text in base64") from None
+    lists = load_documents(content, where).tenant_lists
+    if len(lists) != 1:
+        raise DocumentError(f"{where}: holds {len(lists)} TenantLists; one is expected")
+    return lists[0]
 
 
 def _refuse_duplicates(found: Mapping[str, list[Any]], source: str) -> None:

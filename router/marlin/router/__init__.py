@@ -5,6 +5,7 @@ values; sockets and files are at the rim. In a worker (standard library, msgspec
 
 - what is decided: ``view`` the parsed table; ``choice`` which datacenter, which backend; ``affinity`` the same for
   sessions; ``balancer`` both with a memory; ``budget`` how many retries; ``loads`` requests in flight of all workers
+- who comes in: ``gate`` keys, rates, budgets, priorities; ``limits`` their arithmetic; ``ledger`` what was used, shared
 - what is read: ``heads`` and ``framing`` HTTP/1; ``body_fields`` the model's name; ``paths`` what is passed on;
   ``usage`` token counts
 - the rim: ``downstream`` a client's connection; ``flow`` one request; ``upstream`` a backend's connections; ``plane``
@@ -15,6 +16,7 @@ In the control process (pydantic, aiohttp, prometheus_client):
 
 - ``tables`` and ``fleet`` documents to a RoutingTable and on to a ``view.Table``; ``schedule`` which plan is in force
   when; ``control`` reads and watches the file
+- ``tenant_file`` the list of tenants; ``peers`` how many routers divide their limits
 - ``crew`` the workers; ``messages`` what they are told and tell; ``probes`` asks backends for their health
 - ``metrics`` and ``admin`` what people see; ``launch`` puts it together; ``settings`` and ``cli`` the command line
 """

@@ -96,6 +96,8 @@ def _text_line(stamp: str, ms: int, flow: Flow, duration_s: float) -> str:
         f" ttft_ms={ttft_s * 1000:.1f}{'' if live is None else live.peer.log} attempts={flow.attempts}"
         f" bytes_in={len(flow.body)} bytes_out={flow.bytes_out}"
     )
+    if flow.ticket is not None:
+        line += f" tenant={flow.ticket.tenant.name}"
     if usage is not None:
         line += f" prompt_tokens={usage[0]} output_tokens={usage[1]}"
     if flow.error:
@@ -116,6 +118,8 @@ def _json_line(stamp: str, ms: int, flow: Flow, duration_s: float) -> str:
         f'{"" if live is None else live.peer.log},"attempts":{flow.attempts}'
         f',"bytes_in":{len(flow.body)},"bytes_out":{flow.bytes_out}'
     )
+    if flow.ticket is not None:
+        line += f',"tenant":"{flow.ticket.tenant.name}"'
     if usage is not None:
         line += f',"prompt_tokens":{usage[0]},"output_tokens":{usage[1]}'
     if flow.error:

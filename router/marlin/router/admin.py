@@ -18,6 +18,7 @@ from marlin.router.control import ControlStatus
 from marlin.router.crew import Workers
 from marlin.router.messages import BackendReport, Report
 from marlin.router.metrics import Metrics
+from marlin.router.tenant_file import TenantFile
 from marlin.router.view import Backend, Ordered, Pool, Table
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,6 +33,7 @@ class Admin:
         workers: know what is up.
         metrics: what is counted.
         clock: Unix time, s.
+        tenant_file: the list of tenants; None: there is none.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class Admin:
         workers: Workers,
         metrics: Metrics,
         clock: Callable[[], float],
+        tenant_file: TenantFile | None = None,
     ) -> None:
         self._table = table
         self._status = status
         self._workers = workers
         self._metrics = metrics
         self._clock = clock
+        self._tenant_file = tenant_file
         self.is_draining = False
         """Set on SIGTERM: /readyz says no."""
 
@@ -69,6 +73,12 @@ class Admin:
     async def _show_readiness(self, _: web.Request) -> web.StreamResponse:
         seen = merged(await self._workers.reports())
         body = readiness(self._table(), self._status(), seen, self._clock(), is_draining=self.is_draining)
+        if self._tenant_file is not None:
+            body["tenants"] = {
+                "count": len(self._tenant_file.tenants),
+                "lastReloadError": self._tenant_file.last_error,
+                "routers": self._workers.ledger.pods,
+            }
         return _json(body, 200 if body["ready"] else 503)
 
     async def _show_table(self, _: web.Request) -> web.StreamResponse:

@@ -205,6 +205,20 @@ class LivePool:
         for site in self.sites:
             yield from site.backends
 
+    def is_fuller_than(self, share: float, *, only_if_limited: bool) -> bool:
+        """Whether its usable backends hold at least this share of what they can take at once.
+
+        Args:
+            share: of their concurrency, summed up.
+            only_if_limited: says no where a backend takes any number.
+        """
+        if not self.is_measured:
+            self.measure()
+        if only_if_limited and any(b.limit is None for b in self.backends() if b.is_usable):
+            return False
+        concurrency = math.fsum(site.concurrency for site in self.sites)
+        return sum(site.in_flight for site in self.sites) >= share * concurrency > 0
+
     def measure(self) -> None:
         """Works out capacities again."""
         self.is_measured = True

@@ -31,9 +31,20 @@ class _Loose(msgspec.Struct, gc=False):
     prompt_cache_key: Any = None
 
 
+class _Wanted(msgspec.Struct, gc=False):
+    """How many tokens a request asks for, under the names that the endpoints have for it."""
+
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    n: Any = None
+
+
 NO_FIELDS: Final = BodyFields()
 _DECODER = msgspec.json.Decoder(BodyFields)
 _LOOSE_DECODER = msgspec.json.Decoder(_Loose)
+_WANTED_DECODER = msgspec.json.Decoder(_Wanted)
+_MOST_TOKENS: Final = 10_000_000
 
 
 def read_fields(body: bytes) -> BodyFields:
@@ -75,3 +86,16 @@ def _read_loosely(body: bytes) -> BodyFields:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def wanted_tokens(body: bytes) -> int | None:
+    """Output tokens that a request asks for at most, all choices together; None where it does not say."""
+    try:
+        wanted = _WANTED_DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    for value in (wanted.max_completion_tokens, wanted.max_tokens, wanted.max_output_tokens):
+        if type(value) is int and value >= 0:
+            choices = wanted.n if type(wanted.n) is int and wanted.n > 0 else 1
+            return min(value * choices, _MOST_TOKENS)
+    return None

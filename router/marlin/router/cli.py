@@ -36,6 +36,10 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
 @click.option("--origin", metavar="NAME", help="Origin this router stands for: its row of the plan is used.")
 @click.option("--namespace", metavar="NAME", help="Read pools and policies of this namespace only.")
 @click.option("--secrets-dir", type=_FOLDER, help="Folder where Secrets are mounted, as NAME/KEY.")
+@click.option(
+    "--tenants", type=_FILE, help="TenantList, or a Secret with one: keys, rates, budgets. Default: all may come."
+)
+@click.option("--peers", metavar="NAME", help="Headless Service of this router: its pods divide tenants' limits.")
 @click.option("--connect-timeout-s", type=_SECONDS, default=2.0, show_default=True, help="Wait for a connection.")
 @click.option("--request-timeout-s", type=_SECONDS, default=1800.0, show_default=True, help="Longest request.")
 @click.option(
@@ -108,7 +112,8 @@ def router(**options: Any) -> None:
         with asyncio.Runner(loop_factory=fast_loop) as runner:
             runner.run(serve(Settings(**options)))
     except DocumentError as error:
-        raise click.UsageError(f"--config: {error}") from None
+        option = "--tenants" if str(error).startswith(f"{options['tenants']}:") else "--config"
+        raise click.UsageError(f"{option}: {error}") from None
     except StartError as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:

@@ -210,10 +210,10 @@ class Control:
     def _look(self, secrets: tuple[str, ...]) -> Fingerprint:
         folder = self._settings.secrets_dir
         paths = [self._settings.config, *(folder / name for name in secrets if folder is not None)]
-        return tuple(_identity(path) for path in paths)
+        return tuple(identity_of(path) for path in paths)
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
+def identity_of(path: Path) -> tuple[int, int, int] | None:
     """What changes when a file is written, replaced, or a link to it is turned."""
     try:
         stat = path.stat()

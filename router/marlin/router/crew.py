@@ -17,9 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from marlin.router.ledger import Ledger
+from marlin.router.limits import Tenant
 from marlin.router.loads import SCRAP, LoadPage
 from marlin.router.messages import (
     Adopt,
+    AdoptTenants,
     Ask,
     Begin,
     Channel,
@@ -34,13 +37,12 @@ from marlin.router.messages import (
     Unanswered,
     Verdict,
 )
-from marlin.router.settings import Settings
-from marlin.router.tally import Cell, add_cells
+from marlin.router.settings import BACKLOG, Settings
+from marlin.router.tally import Cell, Spending, add_cells, add_spendings
 from marlin.router.view import Table
 
 _LOG = logging.getLogger("marlin.router")
 
-BACKLOG: Final = 4096
 REPORT_TIMEOUT_S: Final = 1.0
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
@@ -54,6 +56,12 @@ class Workers(Protocol):
 
     def adopt(self, table: Table) -> None:
         """Gives them a table."""
+
+    ledger: Ledger
+    """What tenants have used."""
+
+    def adopt_tenants(self, tenants: tuple[Tenant, ...]) -> None:
+        """Gives them a list of tenants."""
 
     on_suspect: Callable[[str], None]
     """Called with a backend's address when it holds requests and is silent."""
@@ -100,11 +108,15 @@ class Crew:
         self.port = int(listeners[0].getsockname()[1])
         self._page_fd = LoadPage.create(settings.workers)
         self.page = LoadPage(self._page_fd, settings.workers, -1)
+        self._ledger_fd = Ledger.create()
+        self.ledger = Ledger(self._ledger_fd, is_shared=True)
         self._members = [_Member(row, listener) for row, listener in enumerate(listeners)]
         self._slots: dict[tuple[str, str, str], int] = {}
         self._adopt: Adopt | None = None
+        self._tenants: AdoptTenants | None = None
         self._verdicts: dict[str, bool] = {}
         self._lost: dict[tuple[str, str], Cell] = {}
+        self._lost_spendings: dict[tuple[str, str, str], Spending] = {}
         self._number = 0
         self._is_stopping = False
         self._stopping = asyncio.Event()
@@ -133,6 +145,11 @@ class Crew:
         self._adopt = Adopt.of(table, tuple(self._slots[backend.key] for backend in backends))
         self._send(self._adopt)
 
+    def adopt_tenants(self, tenants: tuple[Tenant, ...]) -> None:
+        """Gives all workers, and those to come, a list of tenants."""
+        self._tenants = AdoptTenants(tenants)
+        self._send(self._tenants)
+
     def verdict(self, url: str, *, is_well: bool) -> None:
         """Tells all workers, and those to come, what a probe found."""
         self._verdicts[url] = is_well
@@ -153,7 +170,7 @@ class Crew:
             _, late = await asyncio.wait(waiting, timeout=REPORT_TIMEOUT_S)
             for task in late:
                 task.cancel()
-        lost = Report(0, 0, list(self._lost.values()), [])
+        lost = Report(0, 0, list(self._lost.values()), [], list(self._lost_spendings.values()))
         return [lost, *(member.report for member in self._members if member.report is not None)]
 
     def drain(self, *, is_final: bool) -> None:
@@ -186,6 +203,7 @@ class Crew:
             await asyncio.gather(*self._keepers, return_exceptions=True)
         self.page.close()
         os.close(self._page_fd)
+        self.ledger.close()
 
     async def _keep(self, member: _Member) -> None:
         """Keeps one worker running until all are to stop."""
@@ -203,9 +221,9 @@ class Crew:
     async def _run(self, member: _Member) -> None:
         """Starts a worker and returns when it has ended."""
         ours, theirs = socket.socketpair()
-        fds = (member.listener.fileno(), theirs.fileno(), self._page_fd)
+        fds = (member.listener.fileno(), theirs.fileno(), self._page_fd, self._ledger_fd)
         options = zip(
-            ("--listen-fd", "--channel-fd", "--page-fd", "--workers", "--row"),
+            ("--listen-fd", "--channel-fd", "--page-fd", "--ledger-fd", "--workers", "--row"),
             (*fds, len(self._members), member.row),
             strict=True,
         )
@@ -238,7 +256,8 @@ class Crew:
         if self._is_stopping:
             return [Stop()]
         verdicts = [Verdict(url, is_well) for url, is_well in self._verdicts.items()]
-        return [Begin(self._settings), *([] if self._adopt is None else [self._adopt]), *verdicts]
+        known = [message for message in (self._tenants, self._adopt) if message is not None]
+        return [Begin(self._settings), *known, *verdicts]
 
     def _take(self, member: _Member, message: FromWorker) -> None:
         if isinstance(message, Ready):
@@ -262,6 +281,7 @@ class Crew:
         """Keeps what a dead worker counted, and forgets what it had in flight."""
         if member.report is not None:
             add_cells(self._lost, member.report.cells)
+            add_spendings(self._lost_spendings, member.report.spendings)
             member.report = None
         self.page.clear_row(member.row)
 

@@ -24,6 +24,7 @@ from marlin.router.heads import (
     RequestHead,
     read_request,
 )
+from marlin.router.paths import PASSED_ON
 
 if TYPE_CHECKING:
     from marlin.router.plane import Plane
@@ -44,6 +45,8 @@ LINGER_S: Final = 2.0
 
 MAX_WAITING_BYTES: Final = 128 * 1024
 """Pipelined bytes after which a connection is not read until its request is answered."""
+
+UNAUTHORIZED: Final = 401
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -187,9 +190,14 @@ class Downstream(asyncio.Protocol):
 
     def _begin_body(self, head: RequestHead, beginning: bytes) -> None:
         """Makes ready for a body that is not here yet."""
-        limit = self._plane.max_body_bytes
-        if head.length > limit:
-            self._refuse(self._too_large(), head)
+        plane = self._plane
+        try:
+            if plane.gate is not None and head.line.route == PASSED_ON:
+                plane.gate.tenant_of(head)  # nobody sends megabytes who may not send anything
+            if head.length > plane.max_body_bytes:
+                raise self._too_large()
+        except RouterError as error:
+            self._refuse(error, head)
             return
         self._head = head
         self._size = 0
@@ -267,6 +275,8 @@ class Downstream(asyncio.Protocol):
     def answer_error(self, error: RouterError, head: RequestHead | None) -> None:
         """Sends an error of our own."""
         extra = f"{ERROR}: {error.reason}\r\n"
+        if error.status == UNAUTHORIZED:
+            extra += "WWW-Authenticate: Bearer\r\n"
         if error.retry_after_s is not None:
             extra += f"Retry-After: {error.retry_after_s}\r\n"
         is_anthropic = False

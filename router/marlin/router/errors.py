@@ -2,17 +2,19 @@
 
 RouterError
   BadRequestError        400   bad_json, model_missing, model_unreadable, bad_head, bad_body
+  InvalidKeyError        401   missing_api_key, invalid_api_key
   UnknownModelError      404   unknown_model
   UnknownPathError       404   unknown_path
   RequestTimeoutError    408   client_timeout
   BodyTooLargeError      413   body_too_large
   HeadTooLargeError      414   target_too_long
                          431   head_too_large        (these three are in ``heads``)
+  LimitError             429   rate_limit_exceeded, insufficient_quota
   InternalError          500   internal
   TransferCodingError    501   transfer_coding
   VersionError           505   http_version
   UpstreamFailedError    502   upstream_connect, upstream_disconnected
-  NoBackendError         503   no_backend
+  NoBackendError         503   no_backend, priority
   UpstreamTimeoutError   504   request_timeout, stream_idle
 """
 
@@ -22,8 +24,13 @@ import json
 from http import HTTPStatus
 from typing import ClassVar, Final
 
+CLIENT_CLOSED: Final = 499
+"""Stands for a status where the client left before it got one, as nginx counts it."""
+
 _ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
+    401: "authentication_error",
+    429: "rate_limit_error",
     404: "not_found_error",
     413: "request_too_large",
     431: "invalid_request_error",
@@ -55,6 +62,7 @@ class RouterError(Exception):
         self.reason = reason or self.default_reason
         self.param = param
         self.retry_after_s = retry_after_s
+        self.kind = self.error_type
 
     @property
     def phrase(self) -> str:
@@ -68,7 +76,7 @@ class RouterError(Exception):
             error = {"type": _ANTHROPIC_TYPES.get(self.status, "api_error"), "message": self.message}
             shaped: dict[str, object] = {"type": "error", "error": error}
         else:
-            error = {"message": self.message, "type": self.error_type, "param": self.param, "code": self.reason}
+            error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.reason}
             shaped = {"error": error}
         return json.dumps(shaped, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
@@ -84,6 +92,31 @@ class BadRequestError(RouterError):
     status = 400
     error_type = "invalid_request_error"
     default_reason = "bad_json"
+
+
+class InvalidKeyError(RouterError):
+    """Nobody is known by the request's key."""
+
+    status = 401
+    error_type = "invalid_request_error"
+    default_reason = "invalid_api_key"
+
+
+class LimitError(RouterError):
+    """A tenant has used what it is granted.
+
+    Args:
+        message: for a person.
+        reason: one word for programs.
+        retry_after_s: when to try again.
+        kind: what is used up, as OpenAI's errors have it in ``type``.
+    """
+
+    status = 429
+
+    def __init__(self, message: str, *, reason: str, retry_after_s: int, kind: str) -> None:
+        super().__init__(message, reason=reason, retry_after_s=retry_after_s)
+        self.kind = kind
 
 
 class UnknownModelError(RouterError):

@@ -17,6 +17,7 @@ from marlin.api.footprint import JOULES_PER_KWH, Footprint
 from marlin.router.balancer import LiveBackend, LivePool
 from marlin.router.body_fields import NO_FIELDS, BodyFields, read_fields
 from marlin.router.errors import (
+    CLIENT_CLOSED,
     BadRequestError,
     NoBackendError,
     RouterError,
@@ -33,6 +34,7 @@ from marlin.router.usage import TAIL_BYTES, find_usage
 
 if TYPE_CHECKING:
     from marlin.router.downstream import Downstream
+    from marlin.router.gate import Ticket
     from marlin.router.plane import Plane
 
 _LOG = logging.getLogger("marlin.router")
@@ -42,9 +44,6 @@ MAX_ATTEMPTS: Final = 4
 
 MAX_RESENDS: Final = 1
 """How often a request is sent again that a backend may have begun to work on."""
-
-CLIENT_CLOSED: Final = 499
-"""Stands for a status where the client left before it got one, as nginx counts it."""
 
 _RETRY_AFTER_S: Final = 1
 _BUSY: Final = frozenset({429, 503})
@@ -75,6 +74,7 @@ class Flow:
         usage: prompt and output tokens, as the reply reported them.
         is_stream: whether the reply is an event stream.
         is_over: whether nothing will happen any more.
+        ticket: what the gate gave; None where there is no gate.
     """
 
     __slots__ = (
@@ -107,6 +107,7 @@ class Flow:
         "live",
         "silent_since_s",
         "status",
+        "ticket",
         "ttft_s",
         "usage",
     )
@@ -138,6 +139,7 @@ class Flow:
         self.ttft_s: float | None = None
         self.bytes_out = self._bytes_seen = 0
         self.usage: tuple[int, int] | None = None
+        self.ticket: Ticket | None = None
         self.is_stream = False
         self.is_over = False
 
@@ -147,14 +149,18 @@ class Flow:
         """Finds out where the request goes and sends it there, or answers it here."""
         head = self.head
         plane = self._plane
+        gate = plane.gate
         try:
             if head.line.route != PASSED_ON:
                 if head.line.route != OWN:
                     raise UnknownPathError(f"{head.line.path[:200]} is not a path that is passed on to backends")
                 self._answer(200, plane.own_answer(head))
                 return
+            tenant = None if gate is None else gate.tenant_of(head)
             fields = NO_FIELDS if head.is_opaque else read_fields(self.body)
             self._pool = self._find_pool(fields)
+            if gate is not None and tenant is not None:
+                self.ticket = gate.admit(tenant, self.body, self._pool, self.began_s, plane.wall_clock())
             self._session = head.session or (fields.prompt_cache_key or fields.user or "").encode("utf-8", "replace")
             plane.budget.pay_in()
             self._try_next(self.began_s)
@@ -230,18 +236,22 @@ class Flow:
             head.host_at = len(lines) - 1
         if peer.prefix or self.attempts > 1:
             lines[0] = b"%b %b%b HTTP/1.1" % (head.line.method, peer.prefix, head.line.target)
-        if peer.authorization_line is not None:
-            lines = self._with_authorization(lines, peer.authorization_line)
+        if peer.authorization_line is not None or self.ticket is not None:
+            lines = self._with_credential(lines, peer.authorization_line)
         link.send(self, b"\r\n".join(lines) + peer.request_tail, self.body)
 
-    def _with_authorization(self, lines: list[bytes], ours: bytes) -> list[bytes]:
-        """The lines with our credential for the backend: the client's is for us, and never goes further."""
-        at = self.head.authorization_at
-        lines = list(lines)
-        if at:
-            lines[at] = ours
-            return [line for i, line in enumerate(lines) if i <= at or line[:14].lower() != b"authorization:"]
-        return [*lines, ours]
+    def _with_credential(self, lines: list[bytes], ours: bytes | None) -> list[bytes]:
+        """The lines with our credential for the backend, or with none: the client's is for us, and never goes on."""
+        ours_at, is_for_us = self.head.authorization_at, self.ticket is not None
+        kept = []
+        for at, line in enumerate(lines):
+            if at and at == ours_at and ours is not None:
+                kept.append(ours)
+            elif line[:14].lower() != b"authorization:" and not (is_for_us and line[:10].lower() == b"x-api-key:"):
+                kept.append(line)
+        if not ours_at and ours is not None:
+            kept.append(ours)
+        return kept
 
     def was_connected(self, link: Link) -> None:
         """There is a connection to the backend; the client may have left meanwhile."""
@@ -544,6 +554,8 @@ class Flow:
         if self.is_over:
             return
         self.is_over = True
+        if self.ticket is not None:
+            self._plane.settle(self, self.ticket, now_s)
         self._plane.ended(self, now_s)
         self._client.finished(self)
 

@@ -51,6 +51,7 @@ EVENTS: Final = 12
 RETRY_AFTER: Final = 13
 OUR_ERROR: Final = 14
 SESSION: Final = 15
+API_KEY: Final = 16
 LENGTH_IS: Final = 100
 """A kind of this or more is a Content-Length, and says it: kind - LENGTH_IS."""
 
@@ -72,6 +73,7 @@ _IN_REQUESTS: Final = _HOP_BY_HOP | {
     b"authorization": AUTHORIZATION,
     b"x-request-id": REQUEST_ID,
     b"x-session-id": SESSION,
+    b"x-api-key": API_KEY,
     b"content-type": OPAQUE,
     b"expect": EXPECT,
     b"x-marlin-hop": HOP,
@@ -90,7 +92,7 @@ _IN_REPLIES: Final = _HOP_BY_HOP | {
 }
 _NOT_REMEMBERED: Final = frozenset({REQUEST_ID, RETRY_AFTER, SESSION})
 
-_PROTECTED: Final = frozenset({HOST, LENGTH, AUTHORIZATION, OPAQUE, EVENTS, CODING})
+_PROTECTED: Final = frozenset({HOST, LENGTH, AUTHORIZATION, API_KEY, OPAQUE, EVENTS, CODING})
 """Not to be removed by being named in Connection: somebody relies on them."""
 
 _NOT_JSON: Final = (b"multipart/", b"application/x-www-form-urlencoded", b"application/octet-stream")
@@ -172,7 +174,7 @@ class RequestHead:
         line: its first line.
         lines: request line and header lines that go on, without line ends.
         length: bytes of the body; -1 when it is chunked.
-        host_at, authorization_at: positions in ``lines``; 0 where there is none.
+        host_at, authorization_at, api_key_at: positions in ``lines``; 0 where there is none.
         request_id: the client's x-request-id.
         session: the client's x-session-id.
         is_opaque: whether the body is something else than plain JSON.
@@ -185,6 +187,7 @@ class RequestHead:
     """
 
     __slots__ = (
+        "api_key_at",
         "authorization_at",
         "expects",
         "has_length",
@@ -209,6 +212,7 @@ class RequestHead:
         self.removed = _NOTHING
         self.host_at = 0
         self.authorization_at = 0
+        self.api_key_at = 0
         self.request_id = b""
         self.session = b""
         self.is_opaque = False
@@ -372,6 +376,11 @@ def _read_session(request: RequestHead, line: bytes) -> bool:
     return True
 
 
+def _read_api_key(request: RequestHead, line: bytes) -> bool:
+    request.api_key_at = request.api_key_at or request.lines.index(line)
+    return True
+
+
 def _read_hop(request: RequestHead, _: bytes) -> bool:
     request.is_forwarded = True
     return False
@@ -403,6 +412,7 @@ _READ_REQUEST: Final[dict[int, Callable[[RequestHead, bytes], bool]]] = {
     OPAQUE: _read_opaque,
     REQUEST_ID: _read_request_id,
     SESSION: _read_session,
+    API_KEY: _read_api_key,
     HOP: _read_hop,
     EXPECT: _read_expect,
     UPGRADE: _read_upgrade,
@@ -421,13 +431,15 @@ def _is_http10(request: RequestHead, head: bytes) -> None:
 
 def _find_again(request: RequestHead) -> None:
     """Positions after lines were taken out."""
-    request.host_at = request.authorization_at = 0
+    request.host_at = request.authorization_at = request.api_key_at = 0
     for at, line in enumerate(request.lines):
         name = line.partition(b":")[0].lower() if at else b""
         if name == b"host":
             request.host_at = at
         elif name == b"authorization" and not request.authorization_at:
             request.authorization_at = at
+        elif name == b"x-api-key" and not request.api_key_at:
+            request.api_key_at = at
 
 
 def read_reply(head: bytes) -> ReplyHead:

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,9 +25,12 @@ from marlin.api.errors import MarlinError
 from marlin.router.admin import Admin
 from marlin.router.control import Control
 from marlin.router.crew import Crew, Workers
+from marlin.router.ledger import Ledger
 from marlin.router.metrics import Metrics
+from marlin.router.peers import count_peers
 from marlin.router.probes import Probes
 from marlin.router.settings import Settings
+from marlin.router.tenant_file import TenantFile
 from marlin.router.view import Table
 
 _LOG = logging.getLogger("marlin.router")
@@ -47,6 +51,13 @@ class Controlled:
     admin_port: int
     control: Control
     admin: Admin
+    tenant_file: TenantFile | None
+
+    def reload_now(self) -> None:
+        """Reads all files again; for SIGHUP."""
+        self.control.reload_now()
+        if self.tenant_file is not None:
+            self.tenant_file.reload_now()
 
 
 @asynccontextmanager
@@ -72,8 +83,14 @@ async def controlling(settings: Settings, workers: Workers) -> AsyncIterator[Con
             probes.forget_certificates()
             workers.adopt(taken)
 
+        tenant_file = None
+        if settings.tenants is not None:
+            # Before the table, which is what makes workers listen.
+            tenant_file = TenantFile(
+                settings.tenants, workers.ledger, workers.adopt_tenants, metrics.count_tenant_reload
+            )
         control = Control(settings, time.time, adopt, metrics.count_reload)
-        admin = Admin(table, lambda: control.status, workers, metrics, time.time)
+        admin = Admin(table, lambda: control.status, workers, metrics, time.time, tenant_file)
         app = web.Application()
         for path, page in admin.pages().items():
             app.router.add_get(path, page)
@@ -85,9 +102,17 @@ async def controlling(settings: Settings, workers: Workers) -> AsyncIterator[Con
         tasks = [asyncio.create_task(control.run()), asyncio.create_task(_collect_reports(workers))]
         if settings.probe_interval_s > 0:
             tasks.append(asyncio.create_task(probes.run()))
+        if tenant_file is not None:
+            tasks.append(asyncio.create_task(tenant_file.run(settings.reload_interval_s)))
+        if settings.peers is not None:
+            tasks.append(asyncio.create_task(count_peers(settings.peers, partial(_divide, workers.ledger))))
         for task in tasks:
             stack.push_async_callback(_cancelled, task)
-        yield Controlled(int(site.port), control, admin)
+        yield Controlled(int(site.port), control, admin, tenant_file)
+
+
+def _divide(ledger: Ledger, count: int) -> None:
+    ledger.pods = count
 
 
 async def serve(settings: Settings) -> None:
@@ -105,7 +130,7 @@ async def serve(settings: Settings) -> None:
     try:
         await asyncio.sleep(0)
         async with controlling(settings, crew) as controlled:
-            _handle_signals(controlled.control.reload_now, stop, hurry)
+            _handle_signals(controlled.reload_now, stop, hurry)
             await _wait_until_ready(crew, stop)
             _LOG.info(
                 "listening on http://%s:%d, admin on http://%s:%d",

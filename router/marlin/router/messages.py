@@ -14,8 +14,9 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from marlin.router.limits import Tenant
 from marlin.router.settings import Settings
-from marlin.router.tally import Cell
+from marlin.router.tally import Cell, Spending
 from marlin.router.view import Datacenter, PlanInfo, Pool, Table
 
 
@@ -43,6 +44,12 @@ class Adopt(msgspec.Struct, frozen=True, tag=True):
     def table(self) -> Table:
         """The table."""
         return Table.of(self.generation, self.pools, self.datacenters, self.plan)
+
+
+class AdoptTenants(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: a list of tenants takes over."""
+
+    tenants: tuple[Tenant, ...]
 
 
 class Verdict(msgspec.Struct, frozen=True, tag=True):
@@ -109,9 +116,10 @@ class Report(msgspec.Struct, frozen=True, tag=True):
     """Requests being served."""
     cells: list[Cell]
     backends: list[BackendReport]
+    spendings: list[Spending] = []
 
 
-ToWorker = Begin | Adopt | Verdict | Unanswered | Ask | Drain | Stop
+ToWorker = Begin | Adopt | AdoptTenants | Verdict | Unanswered | Ask | Drain | Stop
 FromWorker = Ready | Idle | Suspect | Report
 
 _LENGTH_BYTES: Final = 4

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from marlin.api.footprint import JOULES_PER_KWH
 from marlin.router.messages import Report
-from marlin.router.tally import SECONDS, Cell, Times, add_cells
+from marlin.router.tally import SECONDS, Cell, Spending, Times, add_cells, add_spendings
 from marlin.router.view import Table
 
 _PREFIX: Final = "marlin_router_"
@@ -43,10 +43,15 @@ class Metrics:
         self._table = table
         self._clock = clock
         self._reloads: Counter[str] = Counter()
+        self._tenant_reloads: Counter[str] = Counter()
 
     def count_reload(self, result: str) -> None:
         """Counts a reading of the table."""
         self._reloads[result] += 1
+
+    def count_tenant_reload(self, result: str) -> None:
+        """Counts a reading of the list of tenants."""
+        self._tenant_reloads[result] += 1
 
     def exposition(self, reports: Sequence[Report]) -> bytes:
         """The text that Prometheus reads."""
@@ -64,11 +69,25 @@ class Metrics:
         for result, count in self._reloads.items():
             reloads.add_metric([result], count)
         yield reloads
+        yield from self._tenants(reports)
         workers = GaugeMetricFamily(f"{_PREFIX}workers", "Processes that serve requests and answered this scrape.")
         workers.add_metric([], sum(report.number > 0 for report in reports))
         yield workers
         yield from self._load(reports)
         yield from self._plan()
+
+    def _tenants(self, reports: Sequence[Report]) -> Iterator[Metric]:
+        """Nothing where there are no tenants."""
+        sums: dict[tuple[str, str, str], Spending] = {}
+        for report in reports:
+            add_spendings(sums, report.spendings)
+        if sums:
+            yield from _spendings(list(sums.values()))
+        if self._tenant_reloads:
+            reloads = _counter("tenant_reloads_total", "Readings of a changed list of tenants.", ("result",))
+            for result, count in self._tenant_reloads.items():
+                reloads.add_metric([result], count)
+            yield reloads
 
     def _load(self, reports: Sequence[Report]) -> Iterator[Metric]:
         in_flight = _gauge("in_flight", "Requests at backends now.")
@@ -171,6 +190,32 @@ def _events(cells: Sequence[Cell]) -> Iterator[Metric]:
             water.add_metric(site, cell.water_l)
             cost.add_metric(site, cell.cost_usd)
     yield from (energy, carbon, water, cost)
+
+
+def _spendings(spendings: Sequence[Spending]) -> Iterator[Metric]:
+    labels = ("tenant", *_SITE)
+    requests = _counter("tenant_requests_total", "Requests ended, by tenant.", (*labels, "code"))
+    refused = _counter("tenant_refused_total", "Requests not admitted, by tenant.", ("tenant", "reason"))
+    tokens = _counter("tenant_tokens_total", "Tokens charged to a tenant.", (*labels, "kind"))
+    energy = _counter("tenant_energy_joules_total", "Energy of a tenant's requests, estimated.", labels)
+    carbon = _counter("tenant_carbon_grams_total", "CO2eq of a tenant's requests, estimated.", labels)
+    water = _counter("tenant_water_liters_total", "Water of a tenant's requests, estimated.", labels)
+    cost = GaugeMetricFamily(f"{_PREFIX}tenant_cost_usd", "Energy cost of a tenant's requests, summed.", labels=labels)
+    for spending in spendings:
+        names = [spending.tenant, spending.pool, spending.datacenter]
+        for code, count in spending.codes.items():
+            requests.add_metric([*names, str(code)], count)
+        for reason, count in spending.refused.items():
+            refused.add_metric([spending.tenant, reason], count)
+        if spending.prompt_tokens or spending.output_tokens:
+            tokens.add_metric([*names, "prompt"], spending.prompt_tokens)
+            tokens.add_metric([*names, "output"], spending.output_tokens)
+        if spending.energy_kwh:
+            energy.add_metric(names, spending.energy_kwh * JOULES_PER_KWH)
+            carbon.add_metric(names, spending.carbon_gco2)
+            water.add_metric(names, spending.water_l)
+            cost.add_metric(names, spending.cost_usd)
+    yield from (requests, refused, tokens, energy, carbon, water, cost)
 
 
 def _histogram(name: str, text: str, cells: Sequence[Cell], times_of: Callable[[Cell], Times]) -> Metric:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -20,10 +20,13 @@ from marlin.router.budget import RetryBudget
 from marlin.router.downstream import Downstream
 from marlin.router.errors import RouterError, UnknownModelError
 from marlin.router.flow import Flow
+from marlin.router.gate import Gate, Ticket
 from marlin.router.heads import RequestHead
+from marlin.router.ledger import Ledger
+from marlin.router.limits import Tenant
 from marlin.router.loads import LoadPage
 from marlin.router.settings import Settings
-from marlin.router.tally import Cell, Tally
+from marlin.router.tally import Tally
 from marlin.router.upstream import Contexts, Peer
 from marlin.router.view import Table
 
@@ -54,11 +57,13 @@ class Plane:
         wall_clock: Unix time, s.
         page: counts that workers share; None: there is one worker.
         write_log: takes batches of access log lines; None: there is no access log.
+        ledger: what tenants have used, shared by workers; needed where the settings name a list of tenants.
 
     Attributes:
         balancer: chooses and counts.
         tally: what is counted.
         budget: how many retries there may be.
+        gate: lets tenants in; None: everybody comes in.
         flows: requests being served.
         clients: their connections, and idle ones.
         is_draining: whether connections are closed when their request has ended.
@@ -71,6 +76,7 @@ class Plane:
         wall_clock: Callable[[], float],
         page: LoadPage | None = None,
         write_log: Callable[[bytes], None] | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self._settings = settings
         self.clock = clock
@@ -80,6 +86,10 @@ class Plane:
         self.balancer = Balancer(clock, Random(settings.seed), page)
         self.tally = Tally()
         self.budget = RetryBudget(clock())
+        self.gate: Gate | None = None
+        if settings.tenants is not None:
+            assert ledger is not None
+            self.gate = Gate(ledger, self.tally)
         self.flows: dict[Flow, None] = {}
         self.clients: dict[Downstream, None] = {}
         self.is_draining = False
@@ -120,14 +130,22 @@ class Plane:
             if id(live) not in kept:
                 live.peer.close()
 
+    def adopt_tenants(self, tenants: Sequence[Tenant]) -> None:
+        """Takes a list of tenants over."""
+        if self.gate is not None:
+            self.gate.adopt(tenants)
+
     def own_answer(self, head: RequestHead) -> bytes:
         """What is answered here rather than by a backend: the list of models, and whether this router is ready.
 
         Raises:
+            InvalidKeyError: nobody is known by the request's key.
             UnknownModelError: there is no such model.
         """
         path = head.line.path
         if path.startswith("/v1/models"):
+            if self.gate is not None:
+                self.gate.tenant_of(head)
             return self._models(path)
         return b'{"ready":%b}\n' % (b"false" if self.is_draining else b"true")
 
@@ -161,6 +179,11 @@ class Plane:
             self._log.add(flow, duration_s)
         if not self.flows:
             self._idle.set()
+
+    def settle(self, flow: Flow, ticket: Ticket, now_s: float) -> None:
+        """Charges a tenant for a request that has ended."""
+        if self.gate is not None:
+            self.gate.settle(ticket, flow, now_s, self.wall_clock())
 
     def refused(self, error: RouterError, head: RequestHead | None, since_s: float) -> None:
         """Counts a request that could not be read."""
@@ -198,6 +221,12 @@ class Plane:
         if self._log is not None:
             self._log.flush()
 
+    def was_probed(self, url: str, *, is_well: bool) -> None:
+        """A probe found something out about a backend."""
+        for live in self.balancer.all_live():
+            if live.backend.url == url:
+                self.balancer.report_probe(live, is_well=is_well)
+
     def was_unanswered(self, url: str) -> None:
         """A backend left two probes unanswered: if it is silent here too, it is left alone and requests move on."""
         now_s = self.clock()
@@ -232,7 +261,3 @@ class Plane:
             await asyncio.sleep(0)
         if self._log is not None:
             self._log.flush()
-
-    def cells(self) -> list[Cell]:
-        """Everything that was counted."""
-        return self.tally.cells()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+BACKLOG: Final = 4096
+"""Connections that may wait in a listening socket's queue: more than come at once while a worker is replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,10 @@ class Settings:
     """Namespace whose pools and policies are read from a file of documents; None: of all."""
     secrets_dir: Path | None = None
     """Folder under which Secrets are mounted, as NAME/KEY."""
+    tenants: Path | None = None
+    """File that holds a list of tenants; None: everybody may send requests, and their credentials go on to backends."""
+    peers: str | None = None
+    """Name whose addresses are the routers that divide tenants' limits: a headless Service. None: there is one."""
     connect_timeout_s: float = 2.0
     """Longest wait for a connection; then another backend is tried."""
     request_timeout_s: float = 1800.0

@@ -68,6 +68,8 @@ def table_from_documents(
     Raises:
         DocumentError: there is no table in it, or more than one.
     """
+    if documents.tenant_lists:
+        raise DocumentError(f"{source}: holds a TenantList; give it with --tenants")
     if len(documents.tables) > 1:
         raise DocumentError(f"{source}: holds {len(documents.tables)} RoutingTables; a router reads one")
     if documents.tables:

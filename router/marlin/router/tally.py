@@ -7,7 +7,7 @@ Adding is all that happens here; names, texts and sums over workers are in ``met
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -80,35 +80,78 @@ class Cell(msgspec.Struct):
             usage: prompt and output tokens; None where the reply did not say.
             now_s: Unix time, s.
         """
-        if usage is None:
-            reason = "no_usage"
-        else:
+        cost: Footprint | str = "no_usage"
+        if usage is not None:
             prompt, output = usage
             self.prompt_tokens += prompt
             self.output_tokens += output
-            if backend.joules_per_prompt_token == 0 and backend.joules_per_output_token == 0:
-                reason = "no_energy_figures"
-            elif datacenter.signals_valid_until_s is not None and now_s >= datacenter.signals_valid_until_s:
-                reason = "signals_expired"
-            else:
-                energy_kwh = request_energy_kwh(
-                    prompt, output, backend.joules_per_prompt_token, backend.joules_per_output_token
-                )
-                cost = footprint_of(energy_kwh, datacenter.intensity)
-                self.energy_kwh += cost.energy_kwh
-                self.carbon_gco2 += cost.carbon_gco2
-                self.water_l += cost.water_l
-                self.cost_usd += cost.cost_usd
-                return cost
-        self.no_estimate[reason] = self.no_estimate.get(reason, 0) + 1
-        return None
+            cost = estimated(backend, datacenter, prompt, output, now_s)
+        if isinstance(cost, str):
+            self.no_estimate[cost] = self.no_estimate.get(cost, 0) + 1
+            return None
+        self.energy_kwh += cost.energy_kwh
+        self.carbon_gco2 += cost.carbon_gco2
+        self.water_l += cost.water_l
+        self.cost_usd += cost.cost_usd
+        return cost
+
+
+class Spending(msgspec.Struct):
+    """The counts of a tenant in a pool at a datacenter; the last two names empty for requests that found none."""
+
+    tenant: str = ""
+    pool: str = ""
+    datacenter: str = ""
+    codes: dict[int, int] = {}
+    """Requests ended, by status."""
+    refused: dict[str, int] = {}
+    """Requests not admitted, by reason."""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    energy_kwh: float = 0.0
+    carbon_gco2: float = 0.0
+    water_l: float = 0.0
+    cost_usd: float = 0.0
+
+    def count(self, status: int, prompt_tokens: int, output_tokens: int, cost: Footprint) -> None:
+        """Counts a request that has ended."""
+        self.codes[status] = self.codes.get(status, 0) + 1
+        self.prompt_tokens += prompt_tokens
+        self.output_tokens += output_tokens
+        self.energy_kwh += cost.energy_kwh
+        self.carbon_gco2 += cost.carbon_gco2
+        self.water_l += cost.water_l
+        self.cost_usd += cost.cost_usd
+
+
+def estimated(
+    backend: Backend, datacenter: Datacenter, prompt_tokens: int, output_tokens: int, now_s: float
+) -> Footprint | str:
+    """What a request cost, or in one word why nobody knows.
+
+    Args:
+        backend: holds the joules per token.
+        datacenter: holds what a kWh brings with it, and until when.
+        prompt_tokens: of the request.
+        output_tokens: of its reply.
+        now_s: Unix time, s.
+    """
+    if backend.joules_per_prompt_token == 0 and backend.joules_per_output_token == 0:
+        return "no_energy_figures"
+    if datacenter.signals_valid_until_s is not None and now_s >= datacenter.signals_valid_until_s:
+        return "signals_expired"
+    energy_kwh = request_energy_kwh(
+        prompt_tokens, output_tokens, backend.joules_per_prompt_token, backend.joules_per_output_token
+    )
+    return footprint_of(energy_kwh, datacenter.intensity)
 
 
 class Tally:
-    """All cells of a worker."""
+    """All that a worker counts."""
 
     def __init__(self) -> None:
         self._cells: dict[tuple[str, str], Cell] = {}
+        self._spendings: dict[tuple[str, str, str], Spending] = {}
 
     def cell(self, pool: str, datacenter: str) -> Cell:
         """The cell of a pool at a datacenter, made when first asked for."""
@@ -121,18 +164,47 @@ class Tally:
         """All of them."""
         return list(self._cells.values())
 
+    def spending(self, tenant: str, pool: str, datacenter: str) -> Spending:
+        """The counts of a tenant in a pool at a datacenter, made when first asked for."""
+        key = (tenant, pool, datacenter)
+        found = self._spendings.get(key)
+        if found is None:
+            found = self._spendings[key] = Spending(*key)
+        return found
+
+    def spendings(self) -> list[Spending]:
+        """All of them."""
+        return list(self._spendings.values())
+
+
+_SUMS: Final = ("prompt_tokens", "output_tokens", "energy_kwh", "carbon_gco2", "water_l", "cost_usd")
+
 
 def add_cells(into: dict[tuple[str, str], Cell], cells: list[Cell]) -> None:
     """Adds ``cells`` to the sums in ``into``."""
     for cell in cells:
         total = into.setdefault((cell.pool, cell.datacenter), Cell(cell.pool, cell.datacenter))
         for name in ("codes", "upstream_errors", "retries", "no_estimate"):
-            counts = getattr(total, name)
-            for key, value in getattr(cell, name).items():
-                counts[key] = counts.get(key, 0) + value
+            _add_counts(getattr(total, name), getattr(cell, name))
         for name in ("ttft", "duration"):
             times, more = getattr(total, name), getattr(cell, name)
             times.buckets = [a + b for a, b in zip(times.buckets, more.buckets, strict=True)]
             times.sum_s += more.sum_s
-        for name in ("prompt_tokens", "output_tokens", "energy_kwh", "carbon_gco2", "water_l", "cost_usd"):
+        for name in _SUMS:
             setattr(total, name, getattr(total, name) + getattr(cell, name))
+
+
+def add_spendings(into: dict[tuple[str, str, str], Spending], spendings: list[Spending]) -> None:
+    """Adds ``spendings`` to the sums in ``into``."""
+    for spending in spendings:
+        key = (spending.tenant, spending.pool, spending.datacenter)
+        total = into.setdefault(key, Spending(*key))
+        _add_counts(total.codes, spending.codes)
+        _add_counts(total.refused, spending.refused)
+        for name in _SUMS:
+            setattr(total, name, getattr(total, name) + getattr(spending, name))
+
+
+def _add_counts(into: dict[Any, int], counts: dict[Any, int]) -> None:
+    for key, value in counts.items():
+        into[key] = into.get(key, 0) + value

@@ -24,10 +24,12 @@ from functools import partial
 from typing import Any, Final
 
 from marlin.router.access_log import write_lines
+from marlin.router.ledger import Ledger
 from marlin.router.loads import LoadPage
 from marlin.router.logs import configure
 from marlin.router.messages import (
     Adopt,
+    AdoptTenants,
     Ask,
     BackendReport,
     Begin,
@@ -42,10 +44,10 @@ from marlin.router.messages import (
     Verdict,
 )
 from marlin.router.plane import Plane
+from marlin.router.settings import BACKLOG, Settings
 
 _LOG = logging.getLogger("marlin.router")
 
-BACKLOG: Final = 4096
 _LOG_FD: Final = 2
 _MAX_BATCHES: Final = 64
 """Batches of access log lines that may wait for whoever reads them; beyond that they are dropped, not waited for."""
@@ -57,12 +59,16 @@ class Worker:
     Args:
         listener: a socket that listens.
         page: the shared counters.
+        ledger: what tenants have used, shared too.
         write_log: takes batches of access log lines.
     """
 
-    def __init__(self, listener: socket.socket, page: LoadPage, write_log: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, listener: socket.socket, page: LoadPage, ledger: Ledger, write_log: Callable[[bytes], None]
+    ) -> None:
         self._listener = listener
         self._page = page
+        self._ledger = ledger
         self._write_log = write_log
         self._plane: Plane | None = None
         self._server: asyncio.Server | None = None
@@ -85,11 +91,7 @@ class Worker:
 
     def _take(self, message: ToWorker) -> None:
         if isinstance(message, Begin):
-            settings = message.settings
-            configure(settings.log_format)
-            write_log = self._write_log if settings.has_access_log else None
-            self._plane = Plane(settings, time.monotonic, time.time, self._page, write_log)
-            self._plane.on_suspect = lambda url: self._channel.send(Suspect(url))
+            self._begin(message.settings)
             return
         if isinstance(message, Stop):
             self._stop.set()
@@ -97,23 +99,32 @@ class Worker:
         plane = self._plane
         assert plane is not None
         if isinstance(message, Adopt):
-            try:
-                plane.adopt(message.table(), message.slots)
-            except OSError as error:
-                _LOG.error("table not taken, the one before stays: a certificate cannot be used: %s", error)
-                return
-            if self._server is None:
-                self._spawn(self._listen(plane))
+            self._adopt(plane, message)
+        elif isinstance(message, AdoptTenants):
+            plane.adopt_tenants(message.tenants)
         elif isinstance(message, Verdict):
-            for live in plane.balancer.all_live():
-                if live.backend.url == message.url:
-                    plane.balancer.report_probe(live, is_well=message.is_well)
+            plane.was_probed(message.url, is_well=message.is_well)
         elif isinstance(message, Unanswered):
             plane.was_unanswered(message.url)
         elif isinstance(message, Ask):
             self._channel.send(report_of(plane, message.number))
         else:
             self._spawn(self._drain(plane, is_final=message.is_final))
+
+    def _begin(self, settings: Settings) -> None:
+        configure(settings.log_format)
+        write_log = self._write_log if settings.has_access_log else None
+        self._plane = Plane(settings, time.monotonic, time.time, self._page, write_log, self._ledger)
+        self._plane.on_suspect = lambda url: self._channel.send(Suspect(url))
+
+    def _adopt(self, plane: Plane, message: Adopt) -> None:
+        try:
+            plane.adopt(message.table(), message.slots)
+        except OSError as error:
+            _LOG.error("table not taken, the one before stays: a certificate cannot be used: %s", error)
+            return
+        if self._server is None:
+            self._spawn(self._listen(plane))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -150,7 +161,8 @@ def report_of(plane: Plane, number: int) -> Report:
     return Report(
         number=number,
         active=len(plane.flows),
-        cells=plane.cells(),
+        cells=plane.tally.cells(),
+        spendings=plane.tally.spendings(),
         backends=[
             BackendReport(
                 pool=live.backend.pool,
@@ -189,14 +201,14 @@ def _start_log_writer() -> tuple[Callable[[bytes], None], Callable[[], None]]:
     return put, finish
 
 
-async def _run(listener: socket.socket, page: LoadPage, end: socket.socket) -> None:
+async def _run(listener: socket.socket, page: LoadPage, ledger: Ledger, end: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     # The control process decides when to end; Ctrl-C and a signal to the whole group reach it too.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, partial(_ignore, number))
     write_log, finish_log = _start_log_writer()
     try:
-        await Worker(listener, page, write_log).run(end)
+        await Worker(listener, page, ledger, write_log).run(end)
     finally:
         finish_log()
 
@@ -208,19 +220,20 @@ def _ignore(_: int) -> None:
 def main(arguments: list[str]) -> None:
     """Runs a worker."""
     parser = argparse.ArgumentParser(description="A worker of marlin router; started by it, not by people.")
-    for name in ("listen-fd", "channel-fd", "page-fd", "workers", "row"):
+    for name in ("listen-fd", "channel-fd", "page-fd", "ledger-fd", "workers", "row"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args(arguments)
     listener = socket.socket(fileno=options.listen_fd)
     end = socket.socket(fileno=options.channel_fd)
     page = LoadPage(options.page_fd, options.workers, options.row)
     os.close(options.page_fd)
+    ledger = Ledger(options.ledger_fd, is_shared=options.workers > 1)
     try:
         from uvloop import new_event_loop as fast_loop  # noqa: PLC0415
     except ImportError:  # not there on every platform; asyncio's own loop does
         fast_loop = None  # type: ignore[assignment]
     with asyncio.Runner(loop_factory=fast_loop) as runner:
-        runner.run(_run(listener, page, end))
+        runner.run(_run(listener, page, ledger, end))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""``marlin router`` as a process, for as long as a block runs."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router_client import write
+
+
+@dataclass(slots=True)
+class RouterProcess:
+    """A router that runs; ``log`` is what it said, once it has ended."""
+
+    process: asyncio.subprocess.Process
+    url: str
+    admin_url: str
+    log: str = ""
+
+    async def end(self) -> None:
+        """Asks it to end, and waits for that."""
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        _, log = await asyncio.wait_for(self.process.communicate(), 60)
+        self.log = log.decode()
+
+
+@asynccontextmanager
+async def running(folder: Path, document: dict[str, Any], *options: str) -> AsyncIterator[RouterProcess]:
+    """A router for a table; ends by asserting that it ended well."""
+    port_file = folder / "ports"
+    write(folder / "table.json", document)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "marlin.api.cli", "router", "--config", str(folder / "table.json"), "--port", "0"),
+        *("--admin-port", "0", "--port-file", str(port_file), "--drain-grace-s", "0", *options),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        while not port_file.exists():
+            if process.returncode is not None:
+                _, log = await process.communicate()
+                raise AssertionError(f"the router ended: {log.decode()}")
+            await asyncio.sleep(0.02)
+        port, admin_port = port_file.read_text().split()
+        router = RouterProcess(process, f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin_port}")
+        yield router
+        await router.end()
+        assert process.returncode == 0, router.log
+        assert "Traceback" not in router.log, router.log
+    finally:
+        port_file.unlink(missing_ok=True)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
