@@ -146,6 +146,7 @@ def test_a_day_is_scored_for_everybody_and_written_down(tmp_path: Path) -> None:
     assert list(by_name) == [
         BASELINE,
         "merit order",
+        "forecast-limited oracle",
         SIMPLE,
         "actor alone",
         "random, best of 1",

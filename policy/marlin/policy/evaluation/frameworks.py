@@ -22,6 +22,7 @@ from marlin.policy.planners import make_planner
 BASELINE: Final = "capacity-proportional"
 SIMPLE: Final = "best simple policy"
 MERIT: Final = "merit order"
+LIMITED: Final = "forecast-limited oracle"
 CLAIRVOYANT: Final = "clairvoyant oracle"
 ACTOR: Final = "actor alone"
 MARLIN: Final = "marlin"
@@ -57,6 +58,7 @@ def simple(leaning: Leaning, dispatch: Dispatch) -> Iterator[tuple[str, Planner]
         MERIT,
         make_planner(PlannerKind.MERIT_ORDER, scheme=leaning.scheme, dispatch=dispatch, weights=leaning.weights),
     )
+    yield LIMITED, make_planner(PlannerKind.ORACLE, scheme=leaning.scheme, dispatch=dispatch, weights=leaning.weights)
 
 
 def learnt(

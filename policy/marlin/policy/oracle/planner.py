@@ -1,9 +1,9 @@
 """The oracle as a planner: from the optimum of every demand that may come to one plan that suits them all.
 
-A forecast is a median and an upper quantile; the demand is taken to be log-normal between them, and three values of it
-stand for all. Each has an optimum of its own. The candidates are those optima, carried out as shares or as an order
-with caps, with the replicas of their own or of a larger demand awake; capacity-proportional and merit order are among
-them too. The twin tries every candidate on every demand, and the one with the least expected objective is the plan.
+A few demands stand for all that may come (``demands``). Three of them, a low, a middle and a high one, have an optimum
+of their own. The candidates are those optima, carried out as shares or as an order with caps, with the replicas of
+their own or of a larger demand awake; the plans of all simple planners are among them too. The twin tries every
+candidate on every demand, and the one with the least expected objective is the plan.
 Where the forecast is certain, because its upper quantile is itself, there is one demand, and the plan is its optimum.
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
+from marlin.policy import baselines
 from marlin.policy.building import Proposal, allowed_sites, build_plan
 from marlin.policy.demands import Demands, demands_of
 from marlin.policy.merit import merit_order
@@ -67,7 +68,7 @@ class Oracle:
         scale = None if self.scale is None else np.array(self.scale)
         objective = objective_of(twin, self.weights, scale=scale, requests=self.requests)
         demands = demands_of(state, limits_rps(twin).sum(axis=1) / np.maximum(demand_rps(twin), 1e-12))
-        candidates = list(self._candidates(state, twin, objective, allowed, demands.factors))
+        candidates = list(self._candidates(state, twin, objective, allowed, demands.few().factors))
         expected = _expected(twin, objective, candidates, demands, self.dispatch)
         best = int(expected.argmin())
         names = [site.name for site in state.datacenters]
@@ -113,7 +114,6 @@ class Oracle:
         allowed: NDArray[np.bool_],
         factors: FloatArray,
     ) -> Iterator[_Candidate]:
-        upper_rps = demand_rps(twin) * factors[-1]
         optima = [optimum(twin, objective, demand_rps(twin) * factor) for factor in factors]
         for i, found in enumerate(optima):
             order, exact, open_ended = _in_turn(twin, objective, found)
@@ -127,22 +127,26 @@ class Oracle:
                 for j in range(i, len(optima) if twin.can_sleep.any() else i + 1):
                     awake = np.maximum(found.awake, optima[j].awake)
                     yield _Candidate(proposal, awake, f"optimum of demand {i + 1}, awake for {j + 1}{text}")
+        capacity = capacity_rps(twin)
+        # Everybody's plans are among the candidates: whatever the optima leave out, no simple planner is expected to
+        # do better than what is chosen.
         for name, proposal in (
-            (_PROPORTIONAL, _proportional(twin, allowed)),
-            ("merit order", merit_order(state, capacity_rps(twin), marginal_metrics(twin), allowed, self.weights)[0]),
+            (_PROPORTIONAL, baselines.capacity_proportional(state, capacity, allowed)),
+            ("merit order", merit_order(state, capacity, marginal_metrics(twin), allowed, self.weights)[0]),
+            ("nearest", baselines.nearest(state, capacity, allowed)),
+            ("least-loaded", baselines.least_loaded(state, capacity, allowed)),
+            ("round-robin", baselines.round_robin(state, capacity, allowed)),
         ):
             shares = np.where(allowed, proposal.shares, 0.0)
             shares = shares / shares.sum(axis=1, keepdims=True)
-            awake = awake_for(twin, shares * upper_rps[:, None], constant("awake_utilization"))
-            yield _Candidate(proposal, awake, name)
+            # The largest demand first, so that a name alone means the one that prewarms for it.
+            for j in range(len(factors), 0, -1) if twin.can_sleep.any() else (len(factors),):
+                rate_rps = shares * (demand_rps(twin) * factors[j - 1])[:, None]
+                awake = awake_for(twin, rate_rps, constant("awake_utilization"))
+                yield _Candidate(proposal, awake, name if j == len(factors) else f"{name}, awake for {j}")
 
 
 _PROPORTIONAL: Final = "capacity-proportional"
-
-
-def _proportional(twin: TwinState, allowed: NDArray[np.bool_]) -> Proposal:
-    shares = np.where(allowed, capacity_rps(twin), 0.0)
-    return Proposal(shares, tuple(tuple(int(d) for d in np.argsort(-row, kind="stable")) for row in shares))
 
 
 def _in_turn(
