@@ -266,7 +266,7 @@ class Process:
             [
                 *(sys.executable, "-m", "marlin.api.cli", "operator"),
                 *("--kubeconfig", str(config), "--namespace", "marlin-system", "--instance", instance),
-                *("--health-address", "127.0.0.1:0", "--patience", "2", *options),
+                *("--health-address", "127.0.0.1:0", "--patience", "2", "--look-every", "2", *options),
             ],
             stdout=_log(self.log),
             stderr=subprocess.STDOUT,

@@ -5,6 +5,8 @@
 - ``epochs``   which epoch is to be planned, and when to look again
 - ``kube``     the Kubernetes API: access, five verbs, the Lease, the watch
 - ``running``  the process: lead, look, decide, write
+- ``members``  the clusters of the sites: how they are reached, what is found there
+- ``writing``  what was decided, and what of it the API server refused
 - ``serving``  ``marlin operator``: signals of the system, logs, health
 - ``demo``     the whole loop on one machine: emulated sites, routers, a planner, a replayed load
 - ``cli``      ``marlin demo`` and ``marlin operator``

@@ -109,13 +109,21 @@ def demo(
     type=click.FloatRange(min=0.0),
     help="How long a missing right or kind is put up with before the process ends with a line that names it, s.",
 )
+@click.option(
+    "--look-every",
+    default=15.0,
+    show_default=True,
+    type=click.FloatRange(min=1.0),
+    help="Between two looks at a site's cluster, routers and arrivals, s.",
+)
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
-def operator(
+def operator(  # noqa: PLR0913 one argument per option
     kubeconfig: Path | None,
     namespace: str | None,
     instance: str | None,
     health_address: str,
     patience: float,
+    look_every: float,
     log_level: str,
 ) -> None:
     """Plan every epoch for the objects of a cluster.
@@ -141,6 +149,7 @@ def operator(
             namespace=namespace or access.namespace,
             instance=instance or f"{socket.gethostname()}-{os.getpid()}",
             patience_s=patience,
+            look_every_s=look_every,
         ),
         health_address=health_address,
         log_level=log_level.upper(),

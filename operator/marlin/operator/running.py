@@ -34,6 +34,7 @@ from marlin.operator.kube.client import ApiError, Client
 from marlin.operator.kube.lease import PATIENCE_S, Elector
 from marlin.operator.kube.namespace import OwnNamespace
 from marlin.operator.kube.watch import Watch
+from marlin.operator.members.tasks import LOOK_EVERY_S, Members
 from marlin.operator.signals.background import SignalTask
 from marlin.operator.signals.http import WebHttp
 from marlin.operator.signals.providers import provider_for
@@ -73,6 +74,8 @@ class Settings:
     """Its name among several, e.g. the pod's."""
     patience_s: float = PATIENCE_S
     """How long a missing right is put up with before the process ends, s."""
+    look_every_s: float = LOOK_EVERY_S
+    """Between two looks at a site's cluster and routers, s."""
 
 
 class Operator:
@@ -167,6 +170,7 @@ class Operator:
         namespace = OwnNamespace(client, self._settings.namespace)
         reader = Reader(lambda signal, zone: provider_for(signal, zone, http, namespace))
         signals = SignalTask(reader, self._bell.set)
+        members = Members(self._access, namespace, http, self._bell.set, self._settings.look_every_s)
         self.writer = Writer(client, self._settings.instance)
         pause_s = FIRST_RETRY_S
         denied_since_s: float | None = None
@@ -174,7 +178,7 @@ class Operator:
             while not stop.is_set():
                 self._bell.clear()
                 try:
-                    actions = await self._round(client, signals, self.writer)
+                    actions = await self._round(client, signals, members, self.writer)
                     rest_s = (actions.wake_at - datetime.now(UTC)).total_seconds()
                     self.last_failure, denied_since_s = "", None
                     if self.writer.refused:
@@ -191,6 +195,7 @@ class Operator:
                 pause_s = min(LONGEST_RETRY_S, pause_s)
                 await self._rest(max(LEAST_REST_S, min(rest_s, LONGEST_REST.total_seconds())))
         finally:
+            await members.close()
             await signals.close()
             await http.close()
 
@@ -218,7 +223,7 @@ class Operator:
         except TimeoutError:
             return
 
-    async def _round(self, client: Client, signals: SignalTask, writer: Writer) -> Actions:
+    async def _round(self, client: Client, signals: SignalTask, members: Members, writer: Writer) -> Actions:
         """Looks, decides, writes.
 
         Raises:
@@ -228,13 +233,18 @@ class Operator:
         sites = tuple(read_site(o) for o in raw["Datacenter"])
         readable = [site.model for site in sites if site.model is not None]
         now = datetime.now(UTC).replace(microsecond=0)
-        feeds = await signals.feeds(readable)
+        pools = tuple(read_pool(o) for o in raw["InferencePool"])
+        feeds, sightings = await asyncio.gather(
+            signals.feeds(readable),
+            members.sightings(readable, [pool.model for pool in pools if pool.model is not None]),
+        )
         world = World(
             now=now,
             sites=sites,
-            pools=tuple(read_pool(o) for o in raw["InferencePool"]),
+            pools=pools,
             policies=tuple(read_policy(o) for o in raw["MarlinPolicy"]),
             feeds=feeds,
+            sightings=sightings,
             tables=await _tables(client),
             write_problems=dict(writer.problems),
         )

@@ -81,6 +81,12 @@ def _verdict(
         )
     if not over:
         return Verdict("DatacenterNotFound", "no backend of the selected pools is in a Datacenter that is selected")
+    # What a cluster is made of is not known before it was seen; the others do not wait for it.
+    unseen = tuple(site for site in over if not site.spec.node_groups and site.spec.cluster is not None)
+    if len(unseen) == len(over):
+        names = ", ".join(site.metadata.name for site in unseen[:5])
+        return Verdict("DatacenterNotFound", f"no nodes with accelerators have been seen yet in {names}")
+    over = tuple(site for site in over if site not in unseen)
     return Verdict(
         "Accepted", f"plans {_counted(len(chosen), 'pool')} over {_counted(len(over), 'datacenter')}", chosen, over
     )

@@ -47,6 +47,8 @@ class Task:
     before: RoutingPlan | None
     """The plan in force."""
     now: datetime
+    down: Set[str] = frozenset()
+    """Sites whose router does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,9 @@ def _planned(task: Task) -> Planned | Refusal:
     lost = tuple(name for name in sorted(task.readings) if _is_lost(task.readings[name]))
     lost = tuple(name for name in lost if name in {site.metadata.name for site in task.sites})
     unusable = {site.metadata.name for site in task.sites if site.spec.service_state is ServiceState.DRAINED}
+    names = {site.metadata.name for site in task.sites}
+    if not names <= unusable | task.down:  # with nobody left to plan for, hope is better than nothing
+        unusable |= names & task.down
     spec = _planner_spec(policy, task.epoch.start)
     if lost:
         rule = policy.spec.guardrails.stale_signal_policy

@@ -23,12 +23,14 @@ from marlin.api.values import API_VERSION, ApiModel
 from marlin.operator.core.acceptance import Verdict, verdicts
 from marlin.operator.core.applies import Apply, EventNote, apply_config_map, apply_status
 from marlin.operator.core.fleet import Forecast, fleet_of
+from marlin.operator.core.found import pool_as_found, site_as_found
 from marlin.operator.core.observed import Key, ObservedPolicy, ObservedPool, ObservedSite
 from marlin.operator.core.planning import Planned, Refusal, Task, is_paused, make_plan
 from marlin.operator.core.statements import changed
 from marlin.operator.core.statuses import policy_status, pool_status, site_status
 from marlin.operator.core.tables import TableTooLargeError, content, routing_table, succeeding, table_names
 from marlin.operator.epochs import epoch_at, epoch_to_plan, is_planned, next_due
+from marlin.operator.members.sighting import Sighting
 from marlin.operator.signals.ladder import site_readings
 from marlin.operator.signals.values import Feed, SiteReadings
 
@@ -52,6 +54,8 @@ class World:
     """(namespace, pool) to what is expected of it in the epoch to plan."""
     tables: Mapping[Key, RoutingTable] = field(default_factory=dict)
     """The routing tables that are published, those that can be read."""
+    sightings: Mapping[str, Sighting] = field(default_factory=dict)
+    """Site to what was seen of its cluster and router; sites that were never looked at are missing."""
     write_problems: Mapping[Key, str] = field(default_factory=dict)
     """(namespace, policy) to why its tables could not be written last time."""
 
@@ -71,8 +75,10 @@ def reconcile(world: World) -> Actions:
     """What is to be written about the world as it is."""
     now = world.now
     readings = _readings(world, now)
-    sites = {site.name: site.model for site in world.sites if site.model is not None}
-    accepted = verdicts(world.policies, world.pools, world.sites)
+    found = tuple(site_as_found(site, world.sightings) for site in world.sites)
+    sites = {site.name: site.model for site in found if site.model is not None}
+    pools = tuple(pool_as_found(pool, sites, world.sightings) for pool in world.pools)
+    accepted = verdicts(world.policies, pools, found)
     applies: list[Apply] = []
     events: list[EventNote] = []
     enforced: dict[Key, RoutingPlan] = {}
@@ -90,10 +96,12 @@ def reconcile(world: World) -> Actions:
     for pool in world.pools:
         owner = planned_by.get(pool.key)
         refused = world.write_problems.get(owner, "") if owner is not None else ""
-        status = pool_status(pool, sites, enforced.get(pool.key), owner is not None and not refused, now)
+        status = pool_status(
+            pool, sites, enforced.get(pool.key), owner is not None and not refused, now, world.sightings
+        )
         _write("InferencePool", pool, status, applies, events, None if refused else owner)
     for site in world.sites:
-        site_now = site_status(site, readings.get(site.name), now)
+        site_now = site_status(site, readings.get(site.name), now, world.sightings.get(site.name))
         _write("Datacenter", site, site_now, applies, events)
     return Actions(tuple(applies), tuple(events), min(wake))
 
@@ -164,6 +172,7 @@ def _plan_if_due(world: World, policy: ObservedPolicy, verdict: Verdict) -> Plan
             epoch=epoch,
             before=before,
             now=world.now,
+            down=frozenset(name for name, sighting in world.sightings.items() if sighting.is_router_down),
         )
     )
 

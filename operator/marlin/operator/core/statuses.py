@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from marlin.api.conditions import Condition
-from marlin.api.datacenter import Datacenter, DatacenterStatus, SampleQuality, ServiceState, SignalSamples
+from marlin.api.conditions import Condition, ConditionStatus
+from marlin.api.datacenter import (
+    Datacenter,
+    DatacenterStatus,
+    NodeGroupStatus,
+    SampleQuality,
+    ServiceState,
+    SignalSamples,
+)
 from marlin.api.metrics import MetricsText
 from marlin.api.plan import RoutingPlan
 from marlin.api.policy import MarlinPolicyStatus, Mode, ShadowStatus
@@ -16,13 +23,23 @@ from marlin.operator.core.observed import ObservedPolicy, ObservedPool, Observed
 from marlin.operator.core.planning import Planned, Refusal, is_paused
 from marlin.operator.core.statements import Statement, conditions
 from marlin.operator.core.tables import unresolved_backends
+from marlin.operator.members.sighting import BackendSight, Sighting
 from marlin.operator.signals.values import SiteReadings
 
 _MOST_MESSAGE = 1024
 
 
-def site_status(site: ObservedSite, readings: SiteReadings | None, now: datetime) -> DatacenterStatus:
-    """What is known of a site."""
+def site_status(
+    site: ObservedSite, readings: SiteReadings | None, now: datetime, sighting: Sighting | None = None
+) -> DatacenterStatus:
+    """What is known of a site.
+
+    Args:
+        site: the site, as it was stated.
+        readings: its signals; None where its spec cannot be read.
+        now: the time.
+        sighting: what was seen of its cluster and router; None: it was not looked at yet.
+    """
     if site.model is None or readings is None:
         statements = [Statement("Ready", False, "InvalidSpec", site.problem)]
         return DatacenterStatus(
@@ -31,10 +48,21 @@ def site_status(site: ObservedSite, readings: SiteReadings | None, now: datetime
             conditions=_conditions("Datacenter", site, statements, now),
         )
     fresh = _signals_fresh(readings)
-    statements = [*_reach(site.model), fresh]
-    statements.append(_site_ready(site.model, fresh))
+    reach = _reach(site, site.model, sighting)
+    statements = [*reach, fresh]
+    statements.append(_site_ready(site.model, fresh, {statement.type: statement for statement in reach}))
+    before = site.status or DatacenterStatus()
+    groups = None if sighting is None else sighting.groups
     return DatacenterStatus(
         observed_generation=site.generation,
+        cluster_id=before.cluster_id if sighting is None else sighting.cluster_id or None,
+        kubernetes_version=before.kubernetes_version if sighting is None else sighting.version or None,
+        ready_accelerators=before.ready_accelerators
+        if groups is None
+        else sum(group.ready_nodes * group.accelerators_per_node for group in groups),
+        node_groups=before.node_groups
+        if groups is None
+        else tuple(NodeGroupStatus(name=group.name, ready_nodes=group.ready_nodes) for group in groups[:32]),
         signals=SignalSamples(
             carbon_intensity=readings.carbon.to_sample(),
             water_intensity=readings.water.to_sample(),
@@ -51,6 +79,7 @@ def pool_status(
     plan: RoutingPlan | None,
     published: bool,
     now: datetime,
+    sightings: Mapping[str, Sighting] | None = None,
 ) -> InferencePoolStatus:
     """What is known of a pool.
 
@@ -60,6 +89,7 @@ def pool_status(
         plan: the plan its policy enforces; None where none is enforced.
         published: whether a table with its addresses is there for routers.
         now: the time.
+        sightings: site to what was seen in its cluster.
     """
     if pool.model is None:
         statements = [
@@ -74,6 +104,8 @@ def pool_status(
     backends = pool.model.spec.backends
     missing = sorted({b.datacenter_name for b in backends if b.datacenter_name not in sites})
     unresolved = unresolved_backends(pool.model, sites)
+    sights = _sights(pool, sightings or {})
+    not_found = [f"backend {name}: {sight.problem}" for name, sight in sights.items() if sight.problem]
     accepted = (
         Statement("Accepted", False, "DatacenterNotFound", f"there is no Datacenter {', '.join(missing[:5])}")
         if missing
@@ -82,6 +114,8 @@ def pool_status(
     resolved = (
         Statement("ResolvedRefs", False, "KindNotSupported", "; ".join(list(unresolved.values())[:3]))
         if unresolved
+        else Statement("ResolvedRefs", False, "BackendNotFound", "; ".join(not_found[:3]))
+        if not_found
         else Statement("ResolvedRefs", True, "ResolvedRefs")
     )
     programmed = (
@@ -95,23 +129,40 @@ def pool_status(
         else Statement("ProfileCalibrated", False, "InsufficientData", "spec.profile is needed: none can be fitted yet")
     )
     usable = [b for b in backends if b.datacenter_name in sites and b.name not in unresolved]
-    if usable:
-        ready = Statement("Ready", True, "Ready", f"{len(usable)} of {len(backends)} backends have an address")
+    alive = [b for b in usable if b.name not in sights or sights[b.name].ready_endpoints > 0]
+    if usable and not alive:
+        ready = Statement("Ready", False, "NoReadyBackend", "no backend has a ready endpoint")
+    elif usable:
+        said = f"{len(usable)} of {len(backends)} backends have an address"
+        if sights:
+            said += (
+                f"; {sum(s.ready_endpoints > 0 for s in sights.values())} of {len(sights)} seen have ready endpoints"
+            )
+        ready = Statement("Ready", True, "Ready", said)
     else:
         ready = Statement("Ready", False, "NoReadyBackend", "no backend has an address in a known Datacenter")
     row = plan.pool(pool.name) if plan is not None else None
     weights = dict(zip(plan.datacenters, row.weights, strict=True)) if plan is not None and row is not None else {}
     return InferencePoolStatus(
         observed_generation=pool.generation,
+        ready_backends=sum(sight.ready_endpoints > 0 for sight in sights.values()) if sights else None,
         backends=tuple(
             BackendStatus(
-                name=b.name, datacenter_name=b.datacenter_name, weight=_part(b.name, b.datacenter_name, pool, weights)
+                name=b.name,
+                datacenter_name=b.datacenter_name,
+                weight=_part(b.name, b.datacenter_name, pool, weights),
+                ready_endpoints=sights[b.name].ready_endpoints if b.name in sights else None,
             )
             for b in backends
         ),
         message=(ready.message if ready.holds else ready.message or accepted.message) or None,
         conditions=_conditions("InferencePool", pool, [accepted, resolved, programmed, profile, ready], now),
     )
+
+
+def _sights(pool: ObservedPool, sightings: Mapping[str, Sighting]) -> dict[str, BackendSight]:
+    """Backend to what was seen of it."""
+    return {name: sight for one in sightings.values() for (key, name), sight in one.backends.items() if key == pool.key}
 
 
 def policy_status(
@@ -176,16 +227,31 @@ def _conditions(
     return conditions(kind, statements, before, now=now, generation=observed.generation)
 
 
-def _reach(site: Datacenter) -> list[Statement]:
-    """What the operator does not check says so; nobody is to take silence for health."""
-    said = "this version does not check it"
-    cluster = (None, "NotConfigured", "") if site.spec.cluster is None else (None, "NotChecked", said)
-    router = (None, "NotConfigured", "") if site.spec.router is None else (None, "NotChecked", said)
-    return [
-        Statement("CredentialsValid", *cluster),
-        Statement("ClusterReachable", *cluster),
-        Statement("RouterReachable", *router),
-    ]
+def _reach(site: ObservedSite, model: Datacenter, sighting: Sighting | None) -> list[Statement]:
+    """Credentials, cluster and router. Until the first look, what the status says stands: nothing is known better."""
+    if sighting is not None:
+        found = (sighting.credentials, sighting.cluster, sighting.router)
+        types = ("CredentialsValid", "ClusterReachable", "RouterReachable")
+        return [Statement(t, f.holds, f.reason, f.message) for t, f in zip(types, found, strict=True)]
+    known = {c.type: c for c in (site.status.conditions if site.status is not None else ())}
+    statements = []
+    for type_, configured in (
+        ("CredentialsValid", model.spec.cluster),
+        ("ClusterReachable", model.spec.cluster),
+        ("RouterReachable", model.spec.router),
+    ):
+        before = known.get(type_)
+        if configured is None:
+            statements.append(Statement(type_, None, "NotConfigured"))
+        elif before is not None and before.reason != "NotConfigured":
+            statements.append(Statement(type_, _truth(before.status), before.reason, before.message))
+        else:
+            statements.append(Statement(type_, None, "NotChecked", "it was not looked at yet"))
+    return statements
+
+
+def _truth(status: ConditionStatus) -> bool | None:
+    return None if status is ConditionStatus.UNKNOWN else status is ConditionStatus.TRUE
 
 
 def _signals_fresh(readings: SiteReadings) -> Statement:
@@ -201,9 +267,16 @@ def _signals_fresh(readings: SiteReadings) -> Statement:
     return Statement("SignalsFresh", True, "Fresh")
 
 
-def _site_ready(site: Datacenter, fresh: Statement) -> Statement:
+def _site_ready(site: Datacenter, fresh: Statement, reach: Mapping[str, Statement]) -> Statement:
     if site.spec.service_state is ServiceState.DRAINED:
         return Statement("Ready", False, "Drained", "spec.serviceState is Drained")
+    for type_, reason in (
+        ("RouterReachable", "RouterUnreachable"),
+        ("CredentialsValid", "CredentialsInvalid"),
+        ("ClusterReachable", "ClusterUnreachable"),
+    ):
+        if reach[type_].holds is False:
+            return Statement("Ready", False, reason, reach[type_].message)
     if fresh.holds is False:
         return Statement("Ready", False, "SignalsStale", fresh.message)
     return Statement("Ready", True, "Ready")

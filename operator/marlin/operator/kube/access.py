@@ -12,6 +12,7 @@ import ssl
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,16 +47,21 @@ class Access:
         return self.token_file.read_text(encoding="utf-8").strip() if self.token_file is not None else self.token
 
     def context(self) -> ssl.SSLContext:
-        """The TLS settings of connections."""
-        context = ssl.create_default_context(cadata=self.ca or None)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.certificate:
-            # The standard library reads a certificate and its key from a file only; it is there for a moment.
-            with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
-                file.write(f"{self.certificate}\n{self.key}\n")
-                file.flush()
-                context.load_cert_chain(file.name)
-        return context
+        """The TLS settings of connections; one object for all who have the same authority and certificate."""
+        return _context(self.ca, self.certificate, self.key)
+
+
+@lru_cache(maxsize=256)
+def _context(ca: str, certificate: str, key: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=ca or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if certificate:
+        # The standard library reads a certificate and its key from a file only; it is there for a moment.
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+            file.write(f"{certificate}\n{key}\n")
+            file.flush()
+            context.load_cert_chain(file.name)
+    return context
 
 
 def in_cluster(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> Access | None:

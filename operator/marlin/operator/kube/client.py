@@ -6,7 +6,9 @@ failed call is an ``ApiError`` with the server's own reason; whether to try agai
 
 from __future__ import annotations
 
+import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,9 +27,11 @@ _LONGEST_RETRY_AFTER_S: Final = 60.0
 class ApiError(MarlinError):
     """An API server refused, or could not be reached (``status`` 0)."""
 
-    def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, status: int, message: str, retry_after_s: float | None = None, *, is_tls: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.is_tls = is_tls
+        """Whether it could not be reached because its certificate does not verify."""
         self.retry_after_s = retry_after_s
         """How long it asked us to wait; None where it did not."""
 
@@ -52,10 +56,20 @@ class ApiError(MarlinError):
 
 
 class Client:
-    """Speaks to one API server; an async context manager."""
+    """Speaks to one API server; an async context manager.
 
-    def __init__(self, access: Access, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    Args:
+        access: how.
+        timeout_s: longest wait for one answer, s.
+        requests_per_s: most requests in a second. Default: as many as are asked for.
+    """
+
+    def __init__(
+        self, access: Access, timeout_s: float = REQUEST_TIMEOUT_S, requests_per_s: float | None = None
+    ) -> None:
         self._access = access
+        self._between_s = 0.0 if requests_per_s is None else 1.0 / requests_per_s
+        self._next_s = 0.0
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=access.context(), limit=16),
             timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S),
@@ -68,6 +82,10 @@ class Client:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes all connections."""
         await self._session.close()
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -108,6 +126,10 @@ class Client:
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), content_type
         what = f"{method} {path}"
+        if self._between_s:
+            now_s = asyncio.get_running_loop().time()
+            self._next_s = max(now_s, self._next_s) + self._between_s
+            await asyncio.sleep(self._next_s - self._between_s - now_s)
         try:
             async with self._session.request(
                 method, self._access.server + path, params=dict(params or {}), data=data, headers=headers
@@ -117,6 +139,9 @@ class Client:
                 retry_after = response.headers.get("Retry-After", "")
         except TimeoutError:
             raise ApiError(0, f"{what}: the API server did not answer in time") from None
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            why = f"the API server's certificate is not accepted ({type(error).__name__})"
+            raise ApiError(0, f"{what}: {why}", is_tls=True) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ApiError(0, f"{what}: the API server cannot be reached ({type(error).__name__})") from None
         try:

@@ -41,6 +41,10 @@ class RefusedError(SignalError):
     """The provider does not know the credentials, or does not let them have this."""
 
 
+class TlsRefusedError(SignalError):
+    """The other side's certificate does not verify."""
+
+
 class RateLimitedError(SignalError):
     """The provider has been asked too often."""
 
@@ -126,6 +130,10 @@ class WebHttp:
                 return await _body(response, request)
         except TimeoutError:
             raise SignalError(f"{request.place} did not answer in time") from None
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise TlsRefusedError(
+                f"{request.place}: its certificate is not accepted ({type(error).__name__})"
+            ) from None
         except (aiohttp.ClientError, OSError, asyncio.IncompleteReadError, ValueError) as error:
             # Not the error's own words: some hold the whole address.
             raise SignalError(f"{request.place} cannot be reached ({type(error).__name__})") from None

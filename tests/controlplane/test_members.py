@@ -1,0 +1,235 @@
+"""A hub and a member cluster, each a real API server, and a site that is dead."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from cluster_fleet import Fleet
+from control_plane import ROOT, Cluster, Etcd, Process, eventually
+from worlds import the
+
+Start = Callable[[str], Process]
+
+POOL_CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "inferencepools.inference.networking.k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, the shape of the upstream pool for a test"},
+    },
+    "spec": {
+        "group": "inference.networking.k8s.io",
+        "scope": "Namespaced",
+        "names": {"kind": "InferencePool", "plural": "inferencepools", "shortNames": ["infpool"]},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                },
+            }
+        ],
+    },
+}
+"""The upstream extension's kind: same name and plural as ours, another group."""
+
+
+class Member:
+    """A cluster with GPU nodes, a Service of two ready engines and one that is not, and an upstream pool of one."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        cluster.apply_file(ROOT / "manifests" / "rbac" / "member.yaml")
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "models"}}, POOL_CRD)
+        for name in ("n1", "n2"):
+            labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.count": "8"}
+            body: dict[str, Any] = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
+            cluster.call("POST", "/api/v1/nodes", body)
+            self.ready(f"/api/v1/nodes/{name}")
+        for name in ("e1", "e2", "e3"):
+            container = {"name": "vllm", "image": "vllm", "resources": {"limits": {"nvidia.com/gpu": "4"}}}
+            cluster.call(
+                "POST",
+                "/api/v1/namespaces/models/pods",
+                {
+                    "apiVersion": "v1",
+                    "kind": "Pod",
+                    "metadata": {"name": name, "labels": {"app": name}},
+                    "spec": {"nodeName": "n1", "containers": [container]},
+                },
+            )
+        self.ready("/api/v1/namespaces/models/pods/e3")
+        cluster.call(
+            "POST",
+            "/apis/discovery.k8s.io/v1/namespaces/models/endpointslices",
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {"name": "llama-1", "labels": {"kubernetes.io/service-name": "llama-2-70b"}},
+                "addressType": "IPv4",
+                "ports": [{"port": 8000}],
+                "endpoints": [
+                    {
+                        "addresses": [f"10.1.0.{i}"],
+                        "conditions": {"ready": i < 3},
+                        "nodeName": "n1",
+                        "targetRef": {"kind": "Pod", "namespace": "models", "name": f"e{i}"},
+                    }
+                    for i in (1, 2, 3)
+                ],
+            },
+        )
+        pools = "/apis/inference.networking.k8s.io/v1/namespaces/models/inferencepools"
+        pool = {
+            "apiVersion": "inference.networking.k8s.io/v1",
+            "kind": "InferencePool",
+            "metadata": {"name": "llama", "namespace": "models"},
+            "spec": {"selector": {"matchLabels": {"app": "e3"}}},
+        }
+        eventually(lambda: cluster.call("POST", pools, pool))
+
+    def ready(self, path: str) -> None:
+        body = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        self.cluster.call("PATCH", f"{path}/status", body, "application/strategic-merge-patch+json")
+
+    def kubeconfig(self, token: str | None = None, **user: Any) -> str:
+        ca = base64.b64encode(self.cluster.ca().encode()).decode()
+        known = {"token": token or self.cluster.token_of("marlin-system", "marlin-hub")}
+        return json.dumps(
+            {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+                "clusters": [
+                    {"name": "k", "cluster": {"server": self.cluster.server, "certificate-authority-data": ca}}
+                ],
+                "users": [{"name": "u", "user": known | user}],
+            }
+        )
+
+
+@pytest.fixture(scope="module")
+def member(etcd: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Member]:
+    cluster = Cluster("member", etcd, tmp_path_factory.mktemp("member"))
+    cluster.start()
+    yield Member(cluster)
+    cluster.stop()
+
+
+@pytest.fixture
+def router() -> Iterator[str]:
+    """A router that is ready."""
+
+    class Ready(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/readyz" else 404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Ready)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def dead() -> Iterator[str]:
+    """An address that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def secret(hub: Cluster, name: str, **data: str) -> None:
+    hub.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name, "namespace": "marlin-system"},
+            "stringData": data,
+        }
+    )
+
+
+def test_capacity_is_found_in_the_member_and_a_dead_site_delays_nothing(
+    fleet: Fleet, member: Member, router: str, dead: str, operator: Start
+) -> None:
+    hub = fleet.hub
+    secret(hub, "oregon", kubeconfig=member.kubeconfig())
+    secret(hub, "singapore", **{"token": "t", "ca.crt": hub.ca()})
+    frankfurt, oregon, singapore = (
+        the(fleet.objects, "Datacenter", fleet.prefix + name)["spec"] for name in ("frankfurt", "oregon", "singapore")
+    )
+    for spec in (frankfurt, oregon, singapore):
+        spec["router"] = {"url": router, "tls": {"verification": "Disabled"}}
+    del oregon["nodeGroups"]
+    oregon["cluster"] = {"kubeconfigSecretRef": {"name": "oregon"}}
+    singapore["cluster"] = {"server": f"https://{dead}", "tokenSecretRef": {"name": "singapore"}}
+    singapore["router"]["url"] = f"http://{dead}"
+    pool = the(fleet.objects, "InferencePool")["spec"]
+    del pool["backends"][1]["capacity"]
+    pool["backends"].append(
+        {
+            "name": "upstream",
+            "datacenterName": f"{fleet.prefix}oregon",
+            "poolRef": {"namespace": "models", "name": "llama"},
+        }
+    )
+    fleet.apply(mode="Enforce")
+    process = operator("one")
+    eventually(process.leads)
+    # The dead site's router has ten seconds to answer, its cluster thirty: the plan waits for neither.
+    eventually(lambda: fleet.condition("Applied") == ("True", "Applied"), timeout_s=9)
+    assert eventually(lambda: fleet.site_condition("oregon", "Ready") == ("True", "Ready"))
+    status = fleet.site("oregon")["status"]
+    assert status["readyAccelerators"] == 16
+    assert status["nodeGroups"] == [{"name": "h100-80gb-x8", "readyNodes": 2}]
+    kube_system = member.cluster.call("GET", "/api/v1/namespaces/kube-system")
+    assert status["clusterId"] == kube_system["metadata"]["uid"]
+    assert status["kubernetesVersion"].startswith("v1.")
+    ready = {b["name"]: b.get("readyEndpoints") for b in fleet.pool()["status"]["backends"]}
+    assert ready == {"frankfurt": None, "oregon": 2, "singapore": None, "upstream": 1}
+    found = {backend.name: backend for backend in fleet.table().pools[0].backends}
+    assert found["oregon"].capacity_rps == pytest.approx(2 * found["upstream"].capacity_rps)
+    assert eventually(lambda: fleet.site_condition("singapore", "RouterReachable") == ("False", "Timeout"))
+    assert fleet.site_condition("frankfurt", "ClusterReachable") == ("Unknown", "NotConfigured")
+
+    # Somebody revokes the credentials and later puts good ones in their place.
+    secret(hub, "oregon", kubeconfig=member.kubeconfig(token="wrong"))
+    assert eventually(lambda: fleet.site_condition("oregon", "CredentialsValid") == ("False", "Unauthorized"))
+    assert fleet.site("oregon")["status"]["readyAccelerators"] == 16  # as last seen
+    secret(hub, "oregon", kubeconfig=member.kubeconfig(exec={"command": "sh"}))
+    assert eventually(lambda: fleet.site_condition("oregon", "CredentialsValid") == ("False", "KubeconfigRejected"))
+    assert "exec would run a command" in fleet.site("oregon")["status"]["message"]
+    secret(hub, "oregon", kubeconfig=member.kubeconfig())
+    assert eventually(lambda: fleet.site_condition("oregon", "CredentialsValid") == ("True", "Valid"))
+    assert member.cluster.token_of("marlin-system", "marlin-hub")[:20] not in process.log.read_text()
+
+
+def test_a_member_that_grants_nothing_is_reached_and_says_what_is_missing(
+    fleet: Fleet, member: Member, operator: Start
+) -> None:
+    member.cluster.call("DELETE", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/marlin-member")
+    secret(fleet.hub, "oregon", kubeconfig=member.kubeconfig())
+    the(fleet.objects, "Datacenter", f"{fleet.prefix}oregon")["spec"]["cluster"] = {
+        "kubeconfigSecretRef": {"name": "oregon"}
+    }
+    fleet.apply()
+    operator("one")
+    assert eventually(lambda: fleet.site_condition("oregon", "ClusterReachable") == ("False", "Forbidden"))
+    conditions = {c["type"]: c for c in fleet.site("oregon")["status"]["conditions"]}
+    assert "member.yaml" in conditions["ClusterReachable"]["message"]
+    member.cluster.apply_file(ROOT / "manifests" / "rbac" / "member.yaml")
