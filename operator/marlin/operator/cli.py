@@ -117,7 +117,7 @@ def demo(
     help="Between two looks at a site's cluster, routers and arrivals, s.",
 )
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
-def operator(  # noqa: PLR0913 one argument per option
+def operator(
     kubeconfig: Path | None,
     namespace: str | None,
     instance: str | None,
