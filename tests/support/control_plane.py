@@ -150,14 +150,19 @@ class Cluster:
                 return
 
     def call(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, content_type: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        token: str | None = None,
     ) -> Any:
-        """One request as administrator."""
+        """One request, as administrator unless a token says otherwise."""
         request = urllib.request.Request(
             self.server + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self.admin}", "Content-Type": content_type},
+            headers={"Authorization": f"Bearer {token or self.admin}", "Content-Type": content_type},
         )
         try:
             with urllib.request.urlopen(request, context=self._context(), timeout=30) as answer:
