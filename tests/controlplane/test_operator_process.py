@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import time
 from collections.abc import Callable
 
 from cluster_fleet import Fleet
@@ -77,3 +79,34 @@ def test_after_a_kill_the_plan_in_force_is_valid_and_the_next_operator_goes_on(f
     eventually(second.leads, timeout_s=60)  # the Lease of the dead has to run out
     fleet.apply(planner={"kind": "RoundRobin", "scheme": "Balanced"})
     eventually(lambda: fleet.status()["plan"]["planner"] == "RoundRobin")
+
+
+def test_arrivals_that_an_earlier_operator_kept_are_planned_with(fleet: Fleet, operator: Start) -> None:
+    epoch = int(time.time() // 900)
+    kept = {
+        "epochSeconds": 900.0,
+        "lastEpoch": epoch - 1,
+        "requests": {"llama-2-70b": [12_000.0] * 20},
+        "meanTokens": {"llama-2-70b": [500.0, 100.0]},
+        "originShares": {"llama-2-70b": {"asia": 1.0}},
+    }
+    fleet.hub.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": "marlin-balanced.arrivals",
+                "namespace": fleet.namespace,
+                "labels": {"app.kubernetes.io/managed-by": "marlin-operator", "marlin.dev/record": "arrivals"},
+            },
+            "data": {"arrivals.json": json.dumps(kept)},
+        }
+    )
+    router = {"name": "asia", "metricsUrl": "http://127.0.0.1:9/metrics", "tls": {"verification": "Disabled"}}
+    fleet.apply(mode="Enforce", observation={"routers": [router]})
+    process = operator("one")
+    plan = eventually(lambda: fleet.status().get("plan"))
+    assert 9_000 < fleet.status()["forecastRequests"] < 15_000
+    assert "assumed" not in plan["explanation"]
+    assert eventually(lambda: process.said("asia: 127.0.0.1/metrics cannot be reached"))
+    assert process.metric("marlin_operator_failed_rounds_total") == 0

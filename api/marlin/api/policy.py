@@ -38,6 +38,7 @@ from marlin.api.values import (
     Sha256,
     Text,
     Tls,
+    Verification,
     ZoneCode,
     list_map,
 )
@@ -265,6 +266,36 @@ class Negotiation(ApiModel):
     )
 
 
+class RouterSource(ApiModel):
+    """Routers whose counters say what was asked for."""
+
+    name: Label = Field(description="Name of the entry.")
+    origin: Label | None = Field(
+        default=None, description="Origin whose requests they take, as their --origin says. Default: not known."
+    )
+    metrics_url: HttpUrl = Field(
+        description="Address of /metrics on their admin port. A headless Service's name stands for all its routers. "
+        "First hops only: a member router would count a request a second time."
+    )
+    tls: Tls = Field(default_factory=Tls, description="How their certificate is verified. Default: by the system.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.metricsUrl.startsWith('https://') || self.tls.verification == 'Disabled'",
+            "plain http needs tls.verification: Disabled to be set explicitly",
+            lambda r: r.metrics_url.startswith("https://") or r.tls.verification is Verification.DISABLED,
+        ),
+    )
+
+
+class Observation(ApiModel):
+    """Where arrivals are counted."""
+
+    routers: Annotated[tuple[RouterSource, ...], Field(min_length=1, max_length=64)] = Field(
+        json_schema_extra=list_map("name"), description="The routers that clients send to."
+    )
+
+
 class MarlinPolicySpec(ApiModel):
     """What a person wants."""
 
@@ -311,6 +342,11 @@ class MarlinPolicySpec(ApiModel):
         default=(),
         json_schema_extra=list_map("name"),
         description="Time windows with another rule. Default: none.",
+    )
+    observation: Observation | None = Field(
+        default=None,
+        description="Where arrivals are counted, so that the next epoch is forecast from them. Default: they are not; "
+        "half of each pool's capacity is assumed.",
     )
     negotiation: Negotiation = Field(default_factory=Negotiation, description="Settings of the game.")
 

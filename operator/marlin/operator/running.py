@@ -26,7 +26,8 @@ from pydantic import ValidationError
 from marlin.api.errors import MarlinError
 from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
 from marlin.api.values import API_VERSION
-from marlin.operator.core.applies import FIELD_MANAGER, MANAGED_BY
+from marlin.operator.arrivals.task import Arrivals
+from marlin.operator.core.applies import FIELD_MANAGER, MANAGED_BY, RECORD_LABEL
 from marlin.operator.core.observed import PLURALS, Key, read_policy, read_pool, read_site
 from marlin.operator.core.reconcile import LONGEST_REST, Actions, World, reconcile
 from marlin.operator.kube.access import Access
@@ -76,6 +77,15 @@ class Settings:
     """How long a missing right is put up with before the process ends, s."""
     look_every_s: float = LOOK_EVERY_S
     """Between two looks at a site's cluster and routers, s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is learnt beside the rounds."""
+
+    signals: SignalTask
+    members: Members
+    arrivals: Arrivals
 
 
 class Operator:
@@ -170,6 +180,7 @@ class Operator:
         namespace = OwnNamespace(client, self._settings.namespace)
         reader = Reader(lambda signal, zone: provider_for(signal, zone, http, namespace))
         signals = SignalTask(reader, self._bell.set)
+        arrivals: Arrivals | None = None
         members = Members(self._access, namespace, http, self._bell.set, self._settings.look_every_s)
         self.writer = Writer(client, self._settings.instance)
         pause_s = FIRST_RETRY_S
@@ -178,7 +189,12 @@ class Operator:
             while not stop.is_set():
                 self._bell.clear()
                 try:
-                    actions = await self._round(client, signals, members, self.writer)
+                    if arrivals is None:
+                        arrivals = Arrivals(
+                            client, http, self._settings.look_every_s, await _records(client, "arrivals")
+                        )
+                    known = Sources(signals, members, arrivals)
+                    actions = await self._round(client, known, self.writer)
                     rest_s = (actions.wake_at - datetime.now(UTC)).total_seconds()
                     self.last_failure, denied_since_s = "", None
                     if self.writer.refused:
@@ -195,6 +211,8 @@ class Operator:
                 pause_s = min(LONGEST_RETRY_S, pause_s)
                 await self._rest(max(LEAST_REST_S, min(rest_s, LONGEST_REST.total_seconds())))
         finally:
+            if arrivals is not None:
+                await arrivals.close()
             await members.close()
             await signals.close()
             await http.close()
@@ -223,7 +241,7 @@ class Operator:
         except TimeoutError:
             return
 
-    async def _round(self, client: Client, signals: SignalTask, members: Members, writer: Writer) -> Actions:
+    async def _round(self, client: Client, known: Sources, writer: Writer) -> Actions:
         """Looks, decides, writes.
 
         Raises:
@@ -235,14 +253,16 @@ class Operator:
         now = datetime.now(UTC).replace(microsecond=0)
         pools = tuple(read_pool(o) for o in raw["InferencePool"])
         feeds, sightings = await asyncio.gather(
-            signals.feeds(readable),
-            members.sightings(readable, [pool.model for pool in pools if pool.model is not None]),
+            known.signals.feeds(readable),
+            known.members.sightings(readable, [pool.model for pool in pools if pool.model is not None]),
         )
+        policies = tuple(read_policy(o) for o in raw["MarlinPolicy"])
         world = World(
             now=now,
             sites=sites,
             pools=pools,
-            policies=tuple(read_policy(o) for o in raw["MarlinPolicy"]),
+            policies=policies,
+            forecasts=known.arrivals.forecasts(policies),
             feeds=feeds,
             sightings=sightings,
             tables=await _tables(client),
@@ -264,7 +284,7 @@ async def _listed(client: Client, kind: str) -> list[dict[str, Any]]:
 
 async def _tables(client: Client) -> dict[Key, RoutingTable]:
     """The routing tables that are published and can be read."""
-    selector = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
+    selector = ",".join([*(f"{key}={value}" for key, value in MANAGED_BY.items()), f"!{RECORD_LABEL}"])
     found: dict[Key, RoutingTable] = {}
     for item in (await client.get("/api/v1/configmaps", {"labelSelector": selector})).get("items") or ():
         text = (item.get("data") or {}).get(CONFIG_MAP_KEY)
@@ -276,3 +296,14 @@ async def _tables(client: Client) -> dict[Key, RoutingTable]:
         except ValidationError:
             continue  # it is written anew
     return found
+
+
+async def _records(client: Client, record: str) -> dict[Key, str]:
+    """What was remembered of a kind: ConfigMap to its text."""
+    listed = await client.get("/api/v1/configmaps", {"labelSelector": f"{RECORD_LABEL}={record}"})
+    return {
+        (item["metadata"]["namespace"], item["metadata"]["name"]): str(
+            (item.get("data") or {}).get(f"{record}.json", "")
+        )
+        for item in listed.get("items") or ()
+    }

@@ -12,12 +12,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from marlin.api.values import API_VERSION
-from marlin.operator.core.observed import PLURALS, Key
+from marlin.operator.core.observed import PLURALS, Key, Observed
 
 FIELD_MANAGER: Final = "marlin-operator"
 
 MANAGED_BY: Final = {"app.kubernetes.io/managed-by": FIELD_MANAGER}
 """Label of every object that the operator creates."""
+
+RECORD_LABEL: Final = "marlin.dev/record"
+"""Label of ConfigMaps that hold what the operator remembers, with what it is: these are not for routers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,16 @@ def apply_config_map(key: Key, data: Mapping[str, str], owner: Mapping[str, Any]
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)},
         policy,
     )
+
+
+def apply_record(key: Key, record: str, data: Mapping[str, str], owner: Observed[Any, Any]) -> Apply:
+    """A ConfigMap of what the operator has to remember about one of our objects; it goes when the object goes."""
+    kind = type(owner.model).__name__
+    reference = {"apiVersion": API_VERSION, "kind": kind, "name": owner.name, "uid": owner.uid}
+    labels = {**MANAGED_BY, RECORD_LABEL: record}
+    metadata = {**_metadata(key), "labels": labels, "ownerReferences": [reference]}
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
+    return Apply(f"/api/v1/namespaces/{key[0]}/configmaps/{key[1]}", body)
 
 
 def object_path(kind: str, key: Key) -> str:

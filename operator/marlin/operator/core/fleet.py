@@ -8,7 +8,7 @@ the same one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from marlin.api.datacenter import Datacenter, ServiceState
 from marlin.api.documents import Documents
@@ -45,6 +45,8 @@ class Forecast:
     upper_requests: float
     mean_prompt_tokens: float = MEAN_PROMPT_TOKENS
     mean_output_tokens: float = MEAN_OUTPUT_TOKENS
+    origin_shares: Mapping[str, float] = field(default_factory=dict)
+    """Origin to its share of the requests; the empty name stands for requests of which no origin is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,12 @@ def fleet_of(
             policies=(policy,),
         )
     )
-    origins = len(builder.origins())
+    origins = builder.origins()
 
     def state(expected: Mapping[str, Forecast]) -> FleetState:
         demand = {
             name: Demand(
-                (forecast.requests / origins,) * origins,
+                _by_origin(forecast, origins),
                 forecast.mean_prompt_tokens,
                 forecast.mean_output_tokens,
                 upper_requests=forecast.upper_requests,
@@ -114,6 +116,14 @@ def fleet_of(
             if name not in known:
                 known[name] = Forecast(ASSUMED_LOAD * float(rps) * epoch.length_s, float(rps) * epoch.length_s)
     return Fleet(state(known), missing, tuple(builder.warnings))
+
+
+def _by_origin(forecast: Forecast, origins: tuple[str, ...]) -> tuple[float, ...]:
+    """(R,) requests; those of no known origin are spread evenly."""
+    shares = [max(0.0, forecast.origin_shares.get(name, 0.0)) for name in origins]
+    unknown = max(0.0, 1.0 - sum(shares)) / len(origins)
+    total = sum(shares) + unknown * len(origins)
+    return tuple(forecast.requests * (share + unknown) / total for share in shares)
 
 
 def _as_observed(site: Datacenter, readings: SiteReadings, unusable: Set[str]) -> Datacenter:

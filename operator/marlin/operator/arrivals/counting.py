@@ -1,0 +1,88 @@
+"""A router's counters as it exposes them, and what came in between two readings: pure.
+
+A counter that fell was started anew, so that all it shows is new. A router that was not seen before gives a first
+reading and no arrivals: what it counted before is of no known time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from marlin.operator.signals.http import SignalError
+
+_PREFIX: Final = "marlin_router_"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counters of one router by pool, or what was added to them."""
+
+    requests: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """Requests whose tokens are known."""
+    prompt_tokens: Mapping[str, float] = field(default_factory=dict)
+    output_tokens: Mapping[str, float] = field(default_factory=dict)
+
+    def plus(self, other: Counts) -> Counts:
+        """The sum."""
+        return Counts(
+            *(
+                {name: a.get(name, 0.0) + b.get(name, 0.0) for name in {*a, *b}}
+                for a, b in zip(self.parts(), other.parts(), strict=True)
+            )
+        )
+
+    def times(self, factor: float) -> Counts:
+        """A part of them."""
+        return Counts(*({name: value * factor for name, value in part.items()} for part in self.parts()))
+
+    def parts(self) -> tuple[Mapping[str, float], ...]:
+        """The four of them, in order."""
+        return (self.requests, self.measured, self.prompt_tokens, self.output_tokens)
+
+
+def counts_of(exposition: bytes) -> Counts:
+    """What a router's /metrics page says.
+
+    Raises:
+        SignalError: it is not such a page.
+    """
+    requests: defaultdict[str, float] = defaultdict(float)
+    answered: defaultdict[str, float] = defaultdict(float)
+    unknown: defaultdict[str, float] = defaultdict(float)
+    tokens: dict[str, defaultdict[str, float]] = {"prompt": defaultdict(float), "output": defaultdict(float)}
+    is_router = False
+    try:
+        for family in text_string_to_metric_families(exposition.decode()):
+            is_router |= family.name.startswith(_PREFIX)
+            for sample in family.samples:
+                pool = sample.labels.get("pool", "")
+                match sample.name.removeprefix(_PREFIX):
+                    case "requests_total":
+                        requests[pool] += sample.value
+                        answered[pool] += sample.value if sample.labels.get("code", "").startswith("2") else 0.0
+                    case "requests_without_estimate_total" if sample.labels.get("reason") == "no_usage":
+                        unknown[pool] += sample.value
+                    case "tokens_total" if sample.labels.get("kind") in tokens:
+                        tokens[sample.labels["kind"]][pool] += sample.value
+    except (ValueError, KeyError):
+        raise SignalError("the page is not in Prometheus' format") from None
+    if not is_router:
+        raise SignalError("the page is not that of a MARLIN router's admin port")
+    measured = {pool: max(0.0, answered[pool] - unknown[pool]) for pool in answered}
+    return Counts(dict(requests), measured, dict(tokens["prompt"]), dict(tokens["output"]))
+
+
+def increase(now: Counts, before: Counts) -> Counts:
+    """What was added since ``before``."""
+    return Counts(
+        *(
+            {name: value - old if value >= (old := was.get(name, 0.0)) else value for name, value in part.items()}
+            for part, was in zip(now.parts(), before.parts(), strict=True)
+        )
+    )

@@ -1,0 +1,239 @@
+"""One task for each policy that says where its routers are: reads their counters, remembers, keeps.
+
+The host of an address may stand for many routers (a headless Service): all its addresses are read. What is over by
+the hour of an epoch is written into a ConfigMap beside the policy, owned by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from socket import SOCK_STREAM
+from typing import Any, Final, Protocol
+
+from yarl import URL
+
+from marlin.api.policy import RouterSource
+from marlin.api.values import Verification
+from marlin.operator.arrivals.counting import Counts, counts_of, increase
+from marlin.operator.arrivals.expecting import forecasts
+from marlin.operator.arrivals.history import History, history_of
+from marlin.operator.core.applies import Apply, apply_record
+from marlin.operator.core.fleet import Forecast
+from marlin.operator.core.observed import Key, ObservedPolicy
+from marlin.operator.epochs import epoch_to_plan
+from marlin.operator.kube.client import ApiError
+from marlin.operator.signals.http import Http, Request, SignalError
+
+_log: Final = logging.getLogger(__name__)
+
+RECORD: Final = "arrivals"
+KEY: Final = "arrivals.json"
+
+
+def record_name(policy: str) -> str:
+    """Name of the ConfigMap. No origin's table has a dot in its name."""
+    return f"marlin-{policy}.arrivals"
+
+
+class Hub(Protocol):
+    """What is written to."""
+
+    async def apply(self, apply: Apply) -> dict[str, Any]:
+        """A server-side apply.
+
+        Raises:
+            ApiError: it was refused.
+        """
+
+
+class Arrivals:
+    """What is known of all policies' arrivals.
+
+    Args:
+        client: the hub.
+        http: asks routers.
+        look_every_s: between two readings, s.
+        kept: (namespace, ConfigMap) to its text, as found at the start.
+        clock_s: Unix time, s.
+    """
+
+    def __init__(
+        self,
+        client: Hub,
+        http: Http,
+        look_every_s: float,
+        kept: Mapping[Key, str],
+        clock_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._http = http
+        self._look_every_s = look_every_s
+        self._kept = dict(kept)
+        self._clock_s = clock_s
+        self._watchers: dict[Key, Watcher] = {}
+        self.failures = 0
+        """Readings that failed."""
+
+    def forecasts(self, policies: tuple[ObservedPolicy, ...]) -> dict[Key, Forecast]:
+        """(namespace, pool) to what is expected of it in the epoch to plan; starts and ends tasks as policies do."""
+        found: dict[Key, Forecast] = {}
+        wanted = {p.key: p for p in policies if p.model is not None and p.model.spec.observation is not None}
+        for key in self._watchers.keys() - wanted.keys():
+            self._watchers.pop(key).close()
+        for key, policy in wanted.items():
+            assert policy.model is not None
+            spec = policy.model.spec
+            watcher = self._watchers.get(key)
+            if watcher is None or watcher.history.epoch_s != float(spec.epoch_seconds):
+                if watcher is not None:
+                    watcher.close()
+                text = self._kept.pop((key[0], record_name(key[1])), "")
+                watcher = Watcher(self, policy, history_of(text, float(spec.epoch_seconds)))
+                self._watchers[key] = watcher
+            watcher.follow(policy)
+            epoch = epoch_to_plan(self.now(), float(spec.epoch_seconds)).number
+            for pool, forecast in watcher.expected(epoch).items():
+                found[key[0], pool] = forecast
+        return found
+
+    def now(self) -> datetime:
+        """The time."""
+        return datetime.fromtimestamp(self._clock_s(), tz=UTC)
+
+    async def read(self, source: RouterSource) -> dict[str, Counts]:
+        """The counters of all routers behind an address, by the router's own address.
+
+        Raises:
+            SignalError: none could be read.
+        """
+        url = URL(source.metrics_url)
+        assert url.host is not None
+        try:
+            entries = await asyncio.get_running_loop().getaddrinfo(url.host, url.port or 80, type=SOCK_STREAM)
+        except OSError:
+            raise SignalError(f"{url.host} cannot be resolved") from None
+        found: dict[str, Counts] = {}
+        problem: SignalError | None = None
+        for host in sorted({str(entry[4][0]) for entry in entries}):
+            request = Request(
+                str(url.with_host(host)),
+                headers={"Host": url.authority},
+                context=source.tls.verification is Verification.REQUIRED,
+                server_name=(source.tls.server_name or url.host) if url.scheme == "https" else None,
+            )
+            try:
+                found[f"{source.name} {host}"] = counts_of(await self._http.get(request))
+            except SignalError as error:
+                self.failures += 1
+                problem = error
+        if not found and problem is not None:
+            raise problem
+        return found
+
+    async def keep(self, policy: ObservedPolicy, history: History) -> None:
+        """Writes a history beside its policy."""
+        await self._client.apply(
+            apply_record((policy.key[0], record_name(policy.name)), RECORD, {KEY: history.to_json()}, policy)
+        )
+
+    async def close(self) -> None:
+        """Ends all tasks."""
+        tasks = [watcher.close() for watcher in self._watchers.values()]
+        self._watchers.clear()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def rest(self) -> None:
+        """Until the next reading."""
+        await asyncio.sleep(self._look_every_s)
+
+    def time_s(self) -> float:
+        """Unix time, s."""
+        return self._clock_s()
+
+
+@dataclass(slots=True)
+class Watcher:
+    """One policy's task."""
+
+    arrivals: Arrivals
+    policy: ObservedPolicy
+    history: History
+    _counters: dict[str, tuple[float, Counts]] = field(default_factory=dict)
+    """Router to when its counters were read last, and what they said."""
+    _read_s: float | None = None
+    _kept: int | None = None
+    _failing: bool = False
+    _expected: tuple[tuple[int, int | None, bool], dict[str, Forecast]] | None = None
+    _task: asyncio.Task[None] | None = None
+
+    def follow(self, policy: ObservedPolicy) -> None:
+        """Says what the policy is like now."""
+        self.policy = policy
+        if self._task is None:
+            self._kept = self.history.last
+            self._task = asyncio.create_task(self._run(), name=f"arrivals of {policy.name}")
+
+    def expected(self, epoch: int) -> dict[str, Forecast]:
+        """What is expected of an epoch; worked out again only when there is an epoch more to go by."""
+        running = self.history.running
+        is_next = running is not None and running.epoch < epoch
+        known = (epoch, self.history.last, is_next)
+        if self._expected is None or self._expected[0] != known:
+            self._expected = (known, forecasts(self.history, epoch))
+        return self._expected[1]
+
+    def close(self) -> asyncio.Task[None]:
+        """Ends the task."""
+        assert self._task is not None
+        self._task.cancel()
+        return self._task
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001 it costs one reading of one policy
+                _log.exception("reading the arrivals of MarlinPolicy %s/%s failed", *self.policy.key)
+            await self.arrivals.rest()
+
+    async def look(self) -> None:
+        """Reads all routers once, and keeps the history when an epoch is over."""
+        assert self.policy.model is not None
+        observation = self.policy.model.spec.observation
+        sources = observation.routers if observation is not None else ()
+        arrived: dict[str, Counts] = {}
+        seen = False
+        problems = []
+        for source in sources:
+            try:
+                routers = await self.arrivals.read(source)
+            except SignalError as error:
+                problems.append(f"{source.name}: {error}")
+                continue
+            seen = True
+            for name, counts in routers.items():
+                before = self._counters.get(name)
+                self._counters[name] = (self.arrivals.time_s(), counts)
+                if before is not None:
+                    origin = source.origin or ""
+                    arrived[origin] = arrived.get(origin, Counts()).plus(increase(counts, before[1]))
+        if problems and not self._failing:
+            _log.warning("arrivals of MarlinPolicy %s/%s: %s", *self.policy.key, "; ".join(problems[:3]))
+        self._failing = bool(problems)
+        now_s = self.arrivals.time_s()
+        if seen and not problems and self._read_s is not None and self._read_s < now_s:
+            self.history = self.history.heard(arrived, self._read_s, now_s)
+        # With a router missing the while is not watched: half of the arrivals would look like a quiet epoch.
+        self._read_s = now_s if seen and not problems else None
+        self.history = self.history.until(now_s)
+        if self.history.last is not None and self.history.last != self._kept:
+            try:
+                await self.arrivals.keep(self.policy, self.history)
+                self._kept = self.history.last
+            except ApiError as error:
+                _log.warning("arrivals of MarlinPolicy %s/%s are not kept: %s", *self.policy.key, error)
