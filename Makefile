@@ -45,6 +45,10 @@ helm: ## The Helm that chart tests run, into the user's cache (needs Go, some mi
 promtool: ## The promtool that chart tests run, into the user's cache (Debian)
 	@scripts/promtool.sh
 
+.PHONY: redis
+redis: ## The redis-server that tests of shared budgets run, into the user's cache (Debian)
+	@scripts/redis.sh
+
 .PHONY: control-plane
 control-plane: ## The API server and etcd that tests run against, into the user's cache (nine minutes, once; needs Go)
 	@scripts/control_plane.sh

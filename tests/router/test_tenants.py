@@ -5,52 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from fake_backend import FakeBackend, Seen, reply
+from fake_backend import FakeBackend, Seen
 from hypothesis import given
 from hypothesis import strategies as st
 from router_client import Client, Start, table
 from router_process import running
+from tenancy import KEY, USAGE, hash_of, listed, priced, saying, tenant, with_key
 
 from marlin.router.ledger import Ledger
 from marlin.router.limits import MAX_TENANTS, MINUTE_NS, Rate, period_end_s, period_of
 from marlin.router.peers import count_peers
-
-KEY = "sk-first-0123456789"
-USAGE = b'{"usage":{"prompt_tokens":100,"total_tokens":150,"completion_tokens":50}}'
-
-
-def hash_of(key: str) -> str:
-    return "sha256:" + sha256(key.encode()).hexdigest()
-
-
-def tenant(name: str = "first", key: str = KEY, **changes: Any) -> dict[str, Any]:
-    return {"name": name, "keyHashes": [hash_of(key)], **changes}
-
-
-def listed(*tenants: dict[str, Any]) -> dict[str, Any]:
-    return {"apiVersion": "marlin.dev/v1alpha1", "kind": "TenantList", "tenants": list(tenants)}
-
-
-def with_key(key: str = KEY) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
-
-
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-
-
-def saying(body: bytes) -> Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]:
-    return reply(
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    )
 
 
 @pytest.fixture
@@ -227,14 +199,6 @@ async def test_a_request_that_no_backend_could_take_is_not_charged(guarded: Any)
             async with client.post(headers=with_key()) as response:
                 codes.append(response.status)
     assert codes == [502, 503, 503, 503]
-
-
-def priced(url: str) -> dict[str, Any]:
-    """A table in which USAGE costs 0.1 USD and 100 gCO2."""
-    document = table(url)
-    document["datacenters"][0] |= {"carbonGco2PerKwh": 100.0, "priceUsdPerKwh": 0.1}
-    document["pools"][0]["backends"][0] |= {"joulesPerPromptToken": 36_000.0, "joulesPerOutputToken": 0.0}
-    return document
 
 
 @pytest.mark.parametrize("budget", [{"usd": 0.25}, {"carbonGco2": 250.0}])

@@ -16,7 +16,8 @@ In the control process (pydantic, aiohttp, prometheus_client):
 
 - ``tables`` and ``fleet`` documents to a RoutingTable and on to a ``view.Table``; ``schedule`` which plan is in force
   when; ``control`` reads and watches the file
-- ``tenant_file`` the list of tenants; ``peers`` how many routers divide their limits
+- ``tenant_file`` the list of tenants; ``peers`` how many routers divide their limits; ``store`` budgets
+  that they share
 - ``crew`` the workers; ``messages`` what they are told and tell; ``probes`` asks backends for their health
 - ``metrics`` and ``admin`` what people see; ``launch`` puts it together; ``settings`` and ``cli`` the command line
 """

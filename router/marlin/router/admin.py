@@ -18,6 +18,7 @@ from marlin.router.control import ControlStatus
 from marlin.router.crew import Workers
 from marlin.router.messages import BackendReport, Report
 from marlin.router.metrics import Metrics
+from marlin.router.store import BudgetStore
 from marlin.router.tenant_file import TenantFile
 from marlin.router.view import Backend, Ordered, Pool, Table
 
@@ -34,6 +35,7 @@ class Admin:
         metrics: what is counted.
         clock: Unix time, s.
         tenant_file: the list of tenants; None: there is none.
+        store: where budgets are added up; None: nowhere.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Admin:
         metrics: Metrics,
         clock: Callable[[], float],
         tenant_file: TenantFile | None = None,
+        store: BudgetStore | None = None,
     ) -> None:
         self._table = table
         self._status = status
@@ -51,6 +54,7 @@ class Admin:
         self._metrics = metrics
         self._clock = clock
         self._tenant_file = tenant_file
+        self._store = store
         self.is_draining = False
         """Set on SIGTERM: /readyz says no."""
 
@@ -78,6 +82,7 @@ class Admin:
                 "count": len(self._tenant_file.tenants),
                 "lastReloadError": self._tenant_file.last_error,
                 "routers": self._workers.ledger.pods,
+                "budgets": "Exact" if self._store is not None and self._store.is_reached else "Approximate",
             }
         return _json(body, 200 if body["ready"] else 503)
 

@@ -40,6 +40,8 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
     "--tenants", type=_FILE, help="TenantList, or a Secret with one: keys, rates, budgets. Default: all may come."
 )
 @click.option("--peers", metavar="NAME", help="Headless Service of this router: its pods divide tenants' limits.")
+@click.option("--budget-store", metavar="URL", help="redis://HOST[:PORT][/DATABASE] in which routers add up budgets.")
+@click.option("--budget-store-password-file", type=_FILE, help="File that holds its password.")
 @click.option("--connect-timeout-s", type=_SECONDS, default=2.0, show_default=True, help="Wait for a connection.")
 @click.option("--request-timeout-s", type=_SECONDS, default=1800.0, show_default=True, help="Longest request.")
 @click.option(

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +31,8 @@ from marlin.router.metrics import Metrics
 from marlin.router.peers import count_peers
 from marlin.router.probes import Probes
 from marlin.router.settings import Settings
+from marlin.router.store import TIMEOUT_S as STORE_TIMEOUT_S
+from marlin.router.store import BudgetStore
 from marlin.router.tenant_file import TenantFile
 from marlin.router.view import Table
 
@@ -89,8 +92,11 @@ async def controlling(settings: Settings, workers: Workers) -> AsyncIterator[Con
             tenant_file = TenantFile(
                 settings.tenants, workers.ledger, workers.adopt_tenants, metrics.count_tenant_reload
             )
+        store = None
+        if settings.budget_store is not None and tenant_file is not None:
+            store = _store(settings, settings.budget_store, workers.ledger, tenant_file)
         control = Control(settings, time.time, adopt, metrics.count_reload)
-        admin = Admin(table, lambda: control.status, workers, metrics, time.time, tenant_file)
+        admin = Admin(table, lambda: control.status, workers, metrics, time.time, tenant_file, store)
         app = web.Application()
         for path, page in admin.pages().items():
             app.router.add_get(path, page)
@@ -108,7 +114,16 @@ async def controlling(settings: Settings, workers: Workers) -> AsyncIterator[Con
             tasks.append(asyncio.create_task(count_peers(settings.peers, partial(_divide, workers.ledger))))
         for task in tasks:
             stack.push_async_callback(_cancelled, task)
+        if store is not None:
+            stack.push_async_callback(_finished, store, asyncio.create_task(store.run()))
         yield Controlled(int(site.port), control, admin, tenant_file)
+
+
+def _store(settings: Settings, url: str, ledger: Ledger, tenant_file: TenantFile) -> BudgetStore:
+    password = None
+    if settings.budget_store_password_file is not None:
+        password = settings.budget_store_password_file.read_text("utf-8").strip()
+    return BudgetStore(url, password, ledger, lambda: tenant_file.tenants, time.time, secrets.token_hex(8))
 
 
 def _divide(ledger: Ledger, count: int) -> None:
@@ -202,6 +217,12 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def _finished(store: BudgetStore, task: asyncio.Task[None]) -> None:
+    store.stop()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(task, 2 * STORE_TIMEOUT_S)
 
 
 def _write_ports(path: Path, port: int, admin_port: int) -> None:

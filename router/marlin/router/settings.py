@@ -34,6 +34,9 @@ class Settings:
     """File that holds a list of tenants; None: everybody may send requests, and their credentials go on to backends."""
     peers: str | None = None
     """Name whose addresses are the routers that divide tenants' limits: a headless Service. None: there is one."""
+    budget_store: str | None = None
+    """Address of a Redis-protocol store in which routers add up tenants' budgets; None: each has its part."""
+    budget_store_password_file: Path | None = None
     connect_timeout_s: float = 2.0
     """Longest wait for a connection; then another backend is tried."""
     request_timeout_s: float = 1800.0
