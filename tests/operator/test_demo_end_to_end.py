@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from agents import small_artifact
 from openai import OpenAI
 
 MARLIN = (sys.executable, "-m", "marlin.api.cli")
@@ -32,9 +33,11 @@ def processes_that_mention(text: str) -> list[str]:
 @pytest.mark.timeout(110)
 def test_a_short_demo_answers_every_request_for_every_planner_and_leaves_nothing_running(tmp_path: Path) -> None:
     result_file = tmp_path / "result.json"
+    small_artifact(tmp_path / "policy")
+    agents = ["--planner", "marlin", "--artifact", str(tmp_path / "policy")]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     run = subprocess.run(
-        [*MARLIN, "demo", "--epochs", "3", "--epoch-seconds", "1.5", "--json", str(result_file)],
+        [*MARLIN, "demo", *agents, "--epochs", "3", "--epoch-seconds", "1.5", "--json", str(result_file)],
         capture_output=True,
         text=True,
         timeout=100,
@@ -44,6 +47,7 @@ def test_a_short_demo_answers_every_request_for_every_planner_and_leaves_nothing
     assert run.returncode == 0, run.stdout + run.stderr
     result = json.loads(result_file.read_text())
     assert [column["planner"] for column in result["columns"]] == [
+        "marlin balanced",
         "merit-order balanced",
         "capacity-proportional",
         "nearest",
@@ -101,6 +105,7 @@ def test_a_served_demo_answers_the_openai_client_and_ends_on_sigterm() -> None:
     ("arguments", "message"),
     [
         (["--planner", "best-static"], "planner best-static is not built yet; there are marlin, merit-order"),
+        (["--planner", "marlin", "--artifact", "no-such"], "no-such/card.json: cannot be read"),
         (["--planner", "nearset"], "planner 'nearset' is not known"),
         (["--scheme", "green"], "scheme 'green' is not known"),
         (["--serve", "--json", "x.json"], "--json goes with a replay"),

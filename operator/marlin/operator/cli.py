@@ -18,6 +18,12 @@ import click
     show_default=True,
     help="What it leans towards: balanced, min-ttft, min-carbon, min-water or min-cost.",
 )
+@click.option(
+    "--artifact",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="The trained policy, for marlin. Default: the one shipped with the package.",
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of the replayed load.")
 @click.option("--epochs", default=12, show_default=True, type=click.IntRange(2, 96), help="Epochs of each replay.")
 @click.option(
@@ -41,9 +47,10 @@ import click
     type=click.IntRange(1, 65535),
     help="With --serve: port of the first router; the others follow.",
 )
-def demo(
+def demo(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by name
     planner: str,
     scheme: str,
+    artifact: Path | None,
     seed: int,
     epochs: int,
     epoch_seconds: float,
@@ -72,6 +79,7 @@ def demo(
     settings = DemoSettings(
         planner=planner_kind(planner),
         scheme=scheme_of(scheme),
+        artifact=artifact,
         seed=seed,
         epochs=epochs,
         epoch_wall_s=epoch_seconds,

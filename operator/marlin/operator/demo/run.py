@@ -101,6 +101,7 @@ async def _until_told_to_stop(work: Coroutine[Any, Any, T]) -> T:
 
 async def _replays(settings: DemoSettings, console: Console) -> list[Column]:
     columns: list[Column] = []
+    planners = {kind: _planner(kind, settings) for kind in settings.planners}  # before anything is started
     async with _stack(settings, console) as stack:
         requests = stack.fleet.requests_per_epoch(settings)
         rng = np.random.default_rng(settings.seed)
@@ -115,16 +116,15 @@ async def _replays(settings: DemoSettings, console: Console) -> list[Column]:
         await _warm_up(stack, schedule)
         if console.is_terminal:
             console.print(f"answered, hour (UTC), plan for {'/'.join(stack.fleet.sites)}, time to first token:")
-        kinds = [settings.planner, *(kind for kind in BASELINES if kind is not settings.planner)]
-        for number, kind in enumerate(kinds):
-            columns.append(await _replay_column(kind, number, stack, schedule, requests[0], settings, console))
+        for number, planner in enumerate(planners.values()):
+            columns.append(await _replay_column(planner, number, stack, schedule, requests[0], settings, console))
             if (name := stack.processes.ended()) is not None:
                 raise MarlinError(f"{name} ended during the replay")
     return columns
 
 
 async def _replay_column(
-    kind: PlannerKind,
+    planner: Planner,
     number: int,
     stack: Stack,
     schedule: tuple[PlannedRequest, ...],
@@ -132,8 +132,7 @@ async def _replay_column(
     settings: DemoSettings,
     console: Console,
 ) -> Column:
-    planner = _planner(kind, settings)
-    name = _column_name(kind, settings)
+    name = _column_name(planner.kind, settings)
     display = ReplayDisplay(console, name, len(schedule), settings.compression, settings.hours_per_epoch)
     origins = stack.fleet.origins
     arrivals = Arrivals(origins, dict.fromkeys(origins, requests_before / len(origins)))
@@ -214,6 +213,7 @@ async def _warm_up(stack: Stack, schedule: tuple[PlannedRequest, ...]) -> None:
 
 
 async def _serve(settings: DemoSettings, port: int, console: Console) -> None:
+    planner = _planner(settings.planner, settings)
     async with _stack(settings, console, port) as stack:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -222,7 +222,7 @@ async def _serve(settings: DemoSettings, port: int, console: Console) -> None:
         display = ReplayDisplay(console, "plan", 0, settings.compression, settings.hours_per_epoch)
         planning = PlanningLoop(
             fleet=stack.fleet,
-            planner=_planner(settings.planner, settings),
+            planner=planner,
             settings=settings,
             arrivals=Arrivals(stack.fleet.origins, dict.fromkeys(stack.fleet.origins, 1.0)),
             table_files=stack.table_files,
@@ -242,16 +242,15 @@ async def _serve(settings: DemoSettings, port: int, console: Console) -> None:
 
 
 def _planner(kind: PlannerKind, settings: DemoSettings) -> Planner:
-    scheme = settings.scheme if kind is settings.planner else Scheme.BALANCED
+    scheme = Scheme.BALANCED if kind in BASELINES else settings.scheme
     # Nearest means fixed rows by origin; filling one order for everybody would be another planner.
-    dispatch = Dispatch.ORDERED if kind is PlannerKind.MERIT_ORDER else Dispatch.SHARES
-    return make_planner(kind, scheme=scheme, dispatch=dispatch)
+    dispatch = Dispatch.SHARES if kind in BASELINES else Dispatch.ORDERED
+    artifact = settings.artifact if kind is PlannerKind.MARLIN else None
+    return make_planner(kind, scheme=scheme, dispatch=dispatch, artifact=artifact)
 
 
 def _column_name(kind: PlannerKind, settings: DemoSettings) -> str:
-    if kind is settings.planner and kind not in BASELINES:
-        return f"{kind.option} {settings.scheme.option}"
-    return kind.option
+    return kind.option if kind in BASELINES else f"{kind.option} {settings.scheme.option}"
 
 
 def _notes(settings: DemoSettings, seconds: float, reference: str) -> list[str]:

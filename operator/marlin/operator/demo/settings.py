@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from marlin.api.plan import PlannerKind, Scheme
@@ -20,6 +21,9 @@ class DemoSettings:
 
     scheme: Scheme = Scheme.BALANCED
     """What the planner leans towards."""
+
+    artifact: Path | None = None
+    """Folder of the trained policy, for marlin. Default: the one shipped with the package."""
 
     seed: int = 0
     """Seed of everything random: the same seed sends the same requests."""
@@ -45,6 +49,12 @@ class DemoSettings:
 
     publish_lead_wall_s: float = 0.5
     """How long before its epoch a plan is published, s on this machine; the router looks for a new file more often."""
+
+    @property
+    def planners(self) -> tuple[PlannerKind, ...]:
+        """All that are replayed, column by column (derived). Beside marlin stands the sort it has to beat."""
+        beside = (PlannerKind.MERIT_ORDER,) if self.planner is PlannerKind.MARLIN else ()
+        return tuple(dict.fromkeys((self.planner, *beside, *BASELINES)))
 
     @property
     def epoch_fleet_s(self) -> float:

@@ -31,8 +31,8 @@ def tables(lines: Sequence[Line], chosen: Mapping[str, Scored]) -> list[Table]:
             title=f"{scheme}; best simple policy on the tuning days: {best.name} ({best.value:.4f} there)",
             title_justify="left",
         )
-        for heading in ("", "value", "against best simple", "captured", "recovered", "served", "late"):
-            table.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
+        for heading in ("", "value", "vs best simple", "captured", "recovered", "served", "late"):
+            table.add_column(heading, justify="right" if heading else "left")
         for line in lines:
             if line.scheme == scheme:
                 table.add_row(
