@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import signal
+import tarfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from agents import small_artifact
 from cluster_fleet import Fleet
 from control_plane import Process, eventually
 
@@ -110,3 +115,35 @@ def test_arrivals_that_an_earlier_operator_kept_are_planned_with(fleet: Fleet, o
     assert "assumed" not in plan["explanation"]
     assert eventually(lambda: process.said("asia: 127.0.0.1/metrics cannot be reached"))
     assert process.metric("marlin_operator_failed_rounds_total") == 0
+
+
+def test_a_trained_policy_is_shadowed_then_enforced_and_a_bad_one_leaves_it_in_use(
+    fleet: Fleet, operator: Start, tmp_path: Path
+) -> None:
+    small_artifact(tmp_path / "artifact")
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        tar.add(tmp_path / "artifact", arcname="artifact")
+    name = f"{fleet.namespace}-trained"
+    fleet.hub.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": "marlin-system"},
+            "binaryData": {"artifact.tar": base64.b64encode(data.getvalue()).decode()},
+        }
+    )
+    trained = {"kind": "Marlin", "scheme": "Balanced", "artifactRef": {"configMapRef": {"name": name}}}
+    eventually(operator("one").leads)
+    fleet.apply(mode="Enforce", shadow=trained)
+    assert eventually(lambda: fleet.status()["shadow"]["plan"]["planner"]) == "Marlin"
+    assert fleet.status()["plan"]["planner"] == "MeritOrder"
+    fleet.apply(planner=trained, shadow=None)
+    assert eventually(lambda: fleet.status()["plan"]["planner"] == "Marlin")
+    assert len(fleet.status()["agents"]) == 4
+    plan = eventually(lambda: fleet.table().plan)
+    assert plan.planner.value == "Marlin"
+    fleet.apply(planner=trained | {"artifactRef": {"configMapRef": {"name": "missing"}}})
+    assert eventually(lambda: fleet.condition("ArtifactAccepted") == ("False", "ArtifactRejected"))
+    assert fleet.condition("Planned")[0] == "True"
+    assert eventually(lambda: fleet.events("ArtifactRejected"))

@@ -15,7 +15,7 @@ from worlds import Cluster, sample, the
 from marlin.operator.arrivals.counting import Counts, counts_of, increase
 from marlin.operator.arrivals.expecting import forecasts
 from marlin.operator.arrivals.history import MOST_EPOCHS, History, history_of
-from marlin.operator.arrivals.task import KEY, Arrivals
+from marlin.operator.arrivals.task import KEY, Arrivals, Watcher
 from marlin.operator.core.applies import Apply
 from marlin.operator.core.observed import read_policy
 from marlin.operator.signals.http import Request, SignalError
@@ -167,13 +167,19 @@ def observing() -> list[dict[str, Any]]:
     return objects
 
 
+async def by_hand(arrivals: Arrivals) -> Watcher:
+    """The only policy's watcher, which looks when the test says so and never by itself."""
+    (watcher,) = arrivals._watchers.values()
+    await asyncio.gather(watcher.close(), return_exceptions=True)
+    return watcher
+
+
 async def test_arrivals_are_counted_by_origin_kept_beside_the_policy_and_found_again() -> None:
     policy = read_policy(the(observing(), "MarlinPolicy"))
     http, hub, clock_s = Pages(), Hub(), 1000 * EPOCH_S
     arrivals = Arrivals(hub, http, 3600.0, {}, clock_s=lambda: clock_s)
     assert arrivals.forecasts((policy,)) == {}
-    watcher = next(iter(arrivals._watchers.values()))
-    await asyncio.sleep(0)  # its own first look finds no router
+    watcher = await by_hand(arrivals)
     for second in range(0, 1000, 100):
         clock_s = 1000 * EPOCH_S + second
         http.pages = {"eu": page(3.0 * second), "asia": page(1.0 * second)}
@@ -203,8 +209,7 @@ async def test_with_a_router_missing_the_while_is_not_watched() -> None:
     http, clock_s = Pages(), 0.0
     arrivals = Arrivals(Hub(), http, 3600.0, {}, clock_s=lambda: clock_s)
     arrivals.forecasts((policy,))
-    watcher = next(iter(arrivals._watchers.values()))
-    await asyncio.sleep(0)
+    watcher = await by_hand(arrivals)
     for clock_s in (0.0, 300.0, 600.0, 900.0):
         http.pages = {"eu": page(clock_s)} | ({"asia": page(clock_s)} if clock_s != 300.0 else {})
         await watcher.look()

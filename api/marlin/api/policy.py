@@ -372,7 +372,11 @@ class AgentStatus(ApiModel):
     """One agent's standing in the game."""
 
     name: Annotated[str, Field(max_length=32)] = Field(description="ttft, carbon, water or cost.")
-    capital: DecimalText = Field(description="Its capital, 0 to 300.")
+    capital: DecimalText = Field(description="Its capital before the next epoch, 0 to 300.")
+    capital_before: DecimalText | None = Field(
+        default=None,
+        description="Its capital before the plan's epoch, from which that epoch is decided if it is decided again.",
+    )
     last_veto_time: datetime | None = Field(default=None, description="When it last vetoed.")
 
 
@@ -398,7 +402,9 @@ class MarlinPolicyStatus(ApiModel):
     )
     shadow: ShadowStatus | None = Field(default=None, description="The second planner's plan and estimate.")
     agents: Annotated[tuple[AgentStatus, ...], Field(max_length=8)] = Field(
-        default=(), json_schema_extra=list_map("name"), description="The agents' standing, for kind Marlin."
+        default=(),
+        json_schema_extra=list_map("name"),
+        description="The agents' standing, where planner or shadow is of kind Marlin.",
     )
     message: Text | None = Field(default=None, description="What a person should know, in one line.")
     conditions: Conditions = ()

@@ -124,6 +124,11 @@ def demo(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     type=click.FloatRange(min=1.0),
     help="Between two looks at a site's cluster, routers and arrivals, s.",
 )
+@click.option(
+    "--artifact-volumes",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder under which PersistentVolumeClaims with trained policies are mounted by name. Default: none.",
+)
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
 def operator(
     kubeconfig: Path | None,
@@ -132,6 +137,7 @@ def operator(
     health_address: str,
     patience: float,
     look_every: float,
+    artifact_volumes: Path | None,
     log_level: str,
 ) -> None:
     """Plan every epoch for the objects of a cluster.
@@ -157,6 +163,7 @@ def operator(
             namespace=namespace or access.namespace,
             instance=instance or f"{socket.gethostname()}-{os.getpid()}",
             patience_s=patience,
+            artifact_volumes=artifact_volumes,
             look_every_s=look_every,
         ),
         health_address=health_address,

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -27,6 +29,7 @@ from marlin.api.errors import MarlinError
 from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
 from marlin.api.values import API_VERSION
 from marlin.operator.arrivals.task import Arrivals
+from marlin.operator.artifacts import Artifacts
 from marlin.operator.core.applies import FIELD_MANAGER, MANAGED_BY, RECORD_LABEL
 from marlin.operator.core.observed import PLURALS, Key, read_policy, read_pool, read_site
 from marlin.operator.core.reconcile import LONGEST_REST, Actions, World, reconcile
@@ -75,6 +78,8 @@ class Settings:
     """Its name among several, e.g. the pod's."""
     patience_s: float = PATIENCE_S
     """How long a missing right is put up with before the process ends, s."""
+    artifact_volumes: Path | None = None
+    """Folder under which PersistentVolumeClaims with artifacts are mounted by name; None: none are."""
     look_every_s: float = LOOK_EVERY_S
     """Between two looks at a site's cluster and routers, s."""
 
@@ -86,6 +91,7 @@ class Sources:
     signals: SignalTask
     members: Members
     arrivals: Arrivals
+    artifacts: Artifacts
 
 
 class Operator:
@@ -180,6 +186,8 @@ class Operator:
         namespace = OwnNamespace(client, self._settings.namespace)
         reader = Reader(lambda signal, zone: provider_for(signal, zone, http, namespace))
         signals = SignalTask(reader, self._bell.set)
+        unpacked = TemporaryDirectory(prefix="marlin-artifacts-")
+        artifacts = Artifacts(namespace, http, Path(unpacked.name), self._settings.artifact_volumes, self._bell.set)
         arrivals: Arrivals | None = None
         members = Members(self._access, namespace, http, self._bell.set, self._settings.look_every_s)
         self.writer = Writer(client, self._settings.instance)
@@ -193,7 +201,7 @@ class Operator:
                         arrivals = Arrivals(
                             client, http, self._settings.look_every_s, await _records(client, "arrivals")
                         )
-                    known = Sources(signals, members, arrivals)
+                    known = Sources(signals, members, arrivals, artifacts)
                     actions = await self._round(client, known, self.writer)
                     rest_s = (actions.wake_at - datetime.now(UTC)).total_seconds()
                     self.last_failure, denied_since_s = "", None
@@ -213,8 +221,10 @@ class Operator:
         finally:
             if arrivals is not None:
                 await arrivals.close()
+            await artifacts.close()
             await members.close()
             await signals.close()
+            unpacked.cleanup()
             await http.close()
 
     def _denied_since(self, error: ApiError, since_s: float | None) -> float | None:
@@ -252,11 +262,12 @@ class Operator:
         readable = [site.model for site in sites if site.model is not None]
         now = datetime.now(UTC).replace(microsecond=0)
         pools = tuple(read_pool(o) for o in raw["InferencePool"])
-        feeds, sightings = await asyncio.gather(
+        policies = tuple(read_policy(o) for o in raw["MarlinPolicy"])
+        feeds, sightings, uses = await asyncio.gather(
             known.signals.feeds(readable),
             known.members.sightings(readable, [pool.model for pool in pools if pool.model is not None]),
+            known.artifacts.uses(policies),
         )
-        policies = tuple(read_policy(o) for o in raw["MarlinPolicy"])
         world = World(
             now=now,
             sites=sites,
@@ -265,6 +276,7 @@ class Operator:
             forecasts=known.arrivals.forecasts(policies),
             feeds=feeds,
             sightings=sightings,
+            artifacts=uses,
             tables=await _tables(client),
             write_problems=dict(writer.problems),
         )

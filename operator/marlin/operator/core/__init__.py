@@ -3,6 +3,8 @@
 - ``observed``    objects as the API server holds them, read as far as they can be
 - ``acceptance``  which policy plans which pools over which sites, or why it does not
 - ``found``       documents with what was found in the clusters written in
+- ``artifact_use`` which trained policy a planner is to use
+- ``standing``    the agents' capital, as a status keeps it
 - ``fleet``       a policy's objects and readings as a ``FleetState``
 - ``planning``    one epoch's plan for one policy, inside its guardrails
 - ``guardrails``  how far a plan may move away from the one before it

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
 from marlin.api.datacenter import Datacenter, SampleQuality, ServiceState
-from marlin.api.errors import MarlinError
+from marlin.api.errors import InputError, MarlinError
 from marlin.api.metrics import Metrics
 from marlin.api.plan import PlannerKind, RoutingPlan, Scheme
-from marlin.api.policy import MarlinPolicy, Mode, OverrideMode, PlannerSpec, StaleSignalPolicy
+from marlin.api.policy import AgentStatus, MarlinPolicy, Mode, OverrideMode, PlannerSpec, StaleSignalPolicy
 from marlin.api.pool import InferencePool
 from marlin.api.state import FleetState
+from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.fleet import Forecast, fleet_of
 from marlin.operator.core.guardrails import within_change
 from marlin.operator.core.observed import Key
+from marlin.operator.core.standing import agents_after, standing_document
 from marlin.operator.epochs import Epoch, takes_effect
 from marlin.operator.signals.values import SiteReadings
+from marlin.policy.agents import MarlinSettings
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.planner import Decision
 from marlin.policy.planners import make_planner
@@ -31,6 +34,9 @@ from marlin.policy.planners import make_planner
 _log: Final = logging.getLogger(__name__)
 
 _MOST_EXPLANATION: Final = 512
+
+DEADLINE_S: Final = 5.0
+"""Time that a planner may take for one policy: plans are due half a minute after they were begun, one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,10 @@ class Task:
     now: datetime
     down: Set[str] = frozenset()
     """Sites whose router does not answer."""
+    artifacts: Mapping[str, ArtifactUse] = field(default_factory=dict)
+    """Role to its artifact, for planners of kind Marlin."""
+    agents: tuple[AgentStatus, ...] = ()
+    """The agents' standing, as the status keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,8 @@ class Planned:
     shadow: RoutingPlan | None = None
     shadow_estimate: Metrics | None = None
     shadow_problem: str = ""
+    agents: tuple[AgentStatus, ...] = ()
+    """The agents' standing after it; empty where no planner of kind Marlin decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +143,15 @@ def _planned(task: Task) -> Planned | Refusal:
         forecasts=task.forecasts,
         epoch=task.epoch,
     )
-    decision = _decide(policy, spec, fleet.state, task.now)
+    decision = _decide(task, spec, "planner", fleet.state)
     plan, held = within_change(
         decision.plan, task.before, policy.spec.guardrails.max_weight_change_percent, _usable_sites(fleet.state)
     )
     starts = takes_effect(task.epoch, task.now)
     explanation = _explanation(plan.explanation, held, lost, fleet.assumed)
     plan = plan.model_copy(update={"valid_from": starts, "explanation": explanation, "hash": None}).sealed()
-    shadow, shadow_problem = _shadow(policy, fleet.state, task.now)
+    shadow, shadow_problem = _shadow(task, fleet.state)
+    standing = next((d for d in (decision, shadow) if d is not None and d.carried is not None), None)
     return Planned(
         plan=plan,
         estimate=decision.estimate,
@@ -150,6 +163,7 @@ def _planned(task: Task) -> Planned | Refusal:
         shadow=None if shadow is None else shadow.plan,
         shadow_estimate=None if shadow is None else shadow.estimate,
         shadow_problem=shadow_problem,
+        agents=() if standing is None else agents_after(standing, task.agents, task.now),
     )
 
 
@@ -164,20 +178,52 @@ def _planner_spec(policy: MarlinPolicy, at: datetime) -> PlannerSpec:
             return policy.spec.planner
 
 
-def _decide(policy: MarlinPolicy, spec: PlannerSpec, state: FleetState, now: datetime) -> Decision:
+def _decide(task: Task, spec: PlannerSpec, role: str, state: FleetState) -> Decision:
+    policy = task.policy
     weights = _custom_weights(policy) if spec.scheme is Scheme.CUSTOM else None
-    planner = make_planner(spec.kind, scheme=spec.scheme, dispatch=policy.spec.dispatch, weights=weights)
-    return planner.decide(state, now=now)
+    artifact, agents, carried = None, None, None
+    if spec.kind is PlannerKind.MARLIN:
+        use = task.artifacts.get(role, ArtifactUse())
+        if not use.is_usable:
+            raise InputError(f"planner marlin: {use.problem}")
+        artifact, agents = use.folder, _marlin_settings(policy)
+        carried = standing_document(task.agents, state.epoch, task.before)
+    planner = make_planner(
+        spec.kind,
+        scheme=spec.scheme,
+        dispatch=policy.spec.dispatch,
+        weights=weights,
+        artifact=artifact,
+        agents=agents,
+        carried=carried,
+    )
+    return planner.decide(state, now=task.now, deadline_s=DEADLINE_S)
 
 
-def _shadow(policy: MarlinPolicy, state: FleetState, now: datetime) -> tuple[Decision | None, str]:
+def _marlin_settings(policy: MarlinPolicy) -> MarlinSettings:
+    """The game as the policy states it."""
+    stated = policy.spec.negotiation
+    defaults = MarlinSettings()
+    veto = replace(
+        defaults.game.veto,
+        capital=float(stated.veto_capital_threshold),
+        most=stated.veto_max_pull_percent / 100,
+    )
+    return replace(defaults, game=replace(defaults.game, steps=stated.gradient_steps, veto=veto))
+
+
+def _shadow(task: Task, state: FleetState) -> tuple[Decision | None, str]:
     """The second planner's decision; what is wrong with it concerns nobody but itself."""
-    if policy.spec.shadow is None:
+    spec = task.policy.spec.shadow
+    if spec is None:
         return None, ""
     try:
-        return _decide(policy, policy.spec.shadow, state, now), ""
+        return _decide(task, spec, "shadow", state), ""
     except MarlinError as error:
         return None, " ".join(str(error).split())
+    except Exception as error:  # noqa: BLE001 a shadow's defect costs nobody a plan
+        _log.exception("the shadow of MarlinPolicy %s failed", task.policy.metadata.name)
+        return None, f"{type(error).__name__} in the planner; the operator's log has the trace"
 
 
 def _custom_weights(policy: MarlinPolicy) -> Weights:

@@ -22,6 +22,7 @@ from marlin.api.table import RoutingTable
 from marlin.api.values import API_VERSION, ApiModel
 from marlin.operator.core.acceptance import Verdict, verdicts
 from marlin.operator.core.applies import Apply, EventNote, apply_config_map, apply_status
+from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.fleet import Forecast, fleet_of
 from marlin.operator.core.found import pool_as_found, site_as_found
 from marlin.operator.core.observed import Key, ObservedPolicy, ObservedPool, ObservedSite
@@ -56,6 +57,8 @@ class World:
     """The routing tables that are published, those that can be read."""
     sightings: Mapping[str, Sighting] = field(default_factory=dict)
     """Site to what was seen of its cluster and router; sites that were never looked at are missing."""
+    artifacts: Mapping[tuple[Key, str], ArtifactUse] = field(default_factory=dict)
+    """(policy, role) to the artifact of a planner of kind Marlin."""
     write_problems: Mapping[Key, str] = field(default_factory=dict)
     """(namespace, policy) to why its tables could not be written last time."""
 
@@ -139,7 +142,10 @@ def _policy(world: World, policy: ObservedPolicy, verdict: Verdict, readings: Ma
             _log.exception("the tables of MarlinPolicy %s/%s failed", *policy.key)
             problem = f"{type(error).__name__} in the operator; its log has the trace"
     refused = world.write_problems.get(policy.key, "")
-    status = policy_status(policy, verdict, outcome, applied_problem=problem, write_problem=refused, now=world.now)
+    uses = {role: use for (key, role), use in world.artifacts.items() if key == policy.key}
+    status = policy_status(
+        policy, verdict, outcome, applied_problem=problem, write_problem=refused, now=world.now, artifacts=uses
+    )
     # With a refusal to tell, the status does not wait for the tables: it is what says that they are not there.
     _write("MarlinPolicy", policy, status, applies, events, None if refused else policy.key)
     if isinstance(outcome, Planned):
@@ -173,6 +179,8 @@ def _plan_if_due(world: World, policy: ObservedPolicy, verdict: Verdict) -> Plan
             before=before,
             now=world.now,
             down=frozenset(name for name, sighting in world.sightings.items() if sighting.is_router_down),
+            artifacts={role: use for (key, role), use in world.artifacts.items() if key == policy.key},
+            agents=policy.status.agents if policy.status is not None else (),
         )
     )
 

@@ -19,6 +19,7 @@ from marlin.api.plan import RoutingPlan
 from marlin.api.policy import MarlinPolicyStatus, Mode, ShadowStatus
 from marlin.api.pool import BackendStatus, InferencePoolStatus
 from marlin.operator.core.acceptance import Verdict
+from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.observed import ObservedPolicy, ObservedPool, ObservedSite
 from marlin.operator.core.planning import Planned, Refusal, is_paused
 from marlin.operator.core.statements import Statement, conditions
@@ -173,6 +174,7 @@ def policy_status(
     applied_problem: str,
     write_problem: str,
     now: datetime,
+    artifacts: Mapping[str, ArtifactUse] | None = None,
 ) -> MarlinPolicyStatus:
     """What is known of a policy.
 
@@ -183,8 +185,10 @@ def policy_status(
         applied_problem: why its tables could not be made; empty when they were.
         write_problem: why they could not be written last time; empty when they were.
         now: the time.
+        artifacts: role to its artifact, for planners of kind Marlin.
     """
     before = policy.status or MarlinPolicyStatus()
+    agents = before.agents
     plan = before.plan if verdict.is_accepted else None
     estimate, baseline, shadow = before.estimate, before.baseline_estimate, before.shadow
     forecast = before.forecast_requests
@@ -193,6 +197,7 @@ def policy_status(
         estimate, baseline = MetricsText.of(outcome.estimate), MetricsText.of(outcome.baseline_estimate)
         forecast = round(outcome.forecast_requests)
         shadow = _shadow_status(outcome)
+        agents = outcome.agents or agents
     accepted = Statement("Accepted", verdict.is_accepted, verdict.reason, verdict.message)
     planned = _planned(policy, verdict, outcome, plan, now)
     applied = (
@@ -202,7 +207,7 @@ def policy_status(
     )
     degraded = _degraded(policy, outcome)
     ready = _policy_ready(policy, accepted, planned, applied)
-    status = [accepted, _artifact(), planned, applied, degraded, ready]
+    status = [accepted, _artifact(artifacts or {}), planned, applied, degraded, ready]
     if not verdict.is_accepted:
         estimate = baseline = shadow = forecast = None
     return MarlinPolicyStatus(
@@ -212,6 +217,7 @@ def policy_status(
         estimate=estimate,
         baseline_estimate=baseline,
         shadow=shadow,
+        agents=agents,
         message=_story(plan, status)[:_MOST_MESSAGE] or None,
         conditions=_conditions("MarlinPolicy", policy, status, now),
     )
@@ -292,8 +298,14 @@ def _part(name: str, site: str, pool: ObservedPool, weights: Mapping[str, int]) 
     return round(weights[site] * replicas[name] / total) if total else 0
 
 
-def _artifact() -> Statement:
-    return Statement("ArtifactAccepted", None, "NotNeeded", "the planner uses no artifact")
+def _artifact(uses: Mapping[str, ArtifactUse]) -> Statement:
+    if not uses:
+        return Statement("ArtifactAccepted", None, "NotNeeded", "the planner uses no artifact")
+    for role, use in uses.items():
+        if use.problem:
+            kept = "; the one before it stays in use" if use.folder is not None else ""
+            return Statement("ArtifactAccepted", False, "ArtifactRejected", f"{role}: {use.problem}{kept}")
+    return Statement("ArtifactAccepted", True, "Accepted")
 
 
 def _planned(

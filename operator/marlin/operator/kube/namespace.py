@@ -48,11 +48,21 @@ class OwnNamespace:
             raise SignalError(f"ConfigMap {name} has no key {key}")
         return data[key]
 
-    async def _data(self, plural: str, name: str) -> dict[str, str]:
+    async def config_map_bytes(self, name: str, key: str) -> bytes:
+        """See ``marlin.operator.artifacts.Files``."""
+        data = await self._data("configmaps", name, "binaryData")
+        if key not in data:
+            raise SignalError(f"ConfigMap {name} has no key {key} in binaryData")
+        try:
+            return base64.b64decode(data[key], validate=True)
+        except ValueError:
+            raise SignalError(f"ConfigMap {name}: {key} is not base64") from None
+
+    async def _data(self, plural: str, name: str, field: str = "data") -> dict[str, str]:
         try:
             found = await self._client.get(f"{self._path}/{plural}/{name}")
         except ApiError as error:
             said = "does not exist" if error.status == 404 else f"cannot be read ({error.status})"
             kind = "Secret" if plural == "secrets" else "ConfigMap"
             raise SignalError(f"{kind} {name} {said} in the operator's namespace") from None
-        return dict(found.get("data") or {})
+        return dict(found.get(field) or {})

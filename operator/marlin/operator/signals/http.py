@@ -60,6 +60,7 @@ class Request:
     context: ssl.SSLContext | bool = True
     """True: the system's authorities; False: anything."""
     server_name: str | None = None
+    most_bytes: int = MOST_BYTES
 
     @property
     def place(self) -> str:
@@ -156,8 +157,8 @@ async def _body(response: aiohttp.ClientResponse, request: Request) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_chunked(65_536):
         body += chunk
-        if len(body) > MOST_BYTES:
-            raise SignalError(f"{request.place} answered with more than {MOST_BYTES // 2**20} MiB")
+        if len(body) > request.most_bytes:
+            raise SignalError(f"{request.place} answered with more than {request.most_bytes // 2**20} MiB")
     return bytes(body)
 
 
