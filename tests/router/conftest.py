@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from marlin.router.settings import Settings
 def start(tmp_path: Path) -> Start:
     """Starts a router for a table; keyword arguments are settings."""
 
+    numbers = count()
+
     @asynccontextmanager
     async def start(document: dict[str, Any], **settings: Any) -> AsyncIterator[Client]:
-        config = tmp_path / "table.json"
+        config = tmp_path / f"table-{next(numbers)}.json"
         write(config, document)
-        chosen = replace(
-            Settings(config=config, port=0, admin_port=0, seed=0, has_access_log=False, probe_interval_s=0), **settings
-        )
+        quiet = {"has_access_log": False, "probe_interval_s": 0, "scrape_interval_s": 0}
+        chosen = replace(Settings(config=config, port=0, admin_port=0, seed=0), **(quiet | settings))
         async with router(chosen) as client:
             yield client
 

@@ -15,6 +15,7 @@ class SiteState:
     has_room: bool
     in_flight: int = 0
     concurrency: float = 0.0
+    is_late: bool = False
 
 
 @dataclass
@@ -23,6 +24,7 @@ class BackendState:
     capacity_rps: float
     has_room: bool = True
     last_pick: int = 0
+    elsewhere: int = 0
 
 
 weights = st.lists(st.integers(0, 10_000), min_size=1, max_size=12).filter(lambda row: sum(row) > 0)

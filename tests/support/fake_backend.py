@@ -52,6 +52,8 @@ class FakeBackend:
     """Listens on a loopback port for as long as the block runs."""
 
     behaviour: Behaviour = answer_ok
+    metrics: bytes = b""
+    """What it answers on /metrics."""
     seen: list[Seen] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the first request is there."""
@@ -84,6 +86,9 @@ class FakeBackend:
             while (seen := await _read(reader)) is not None:
                 if b"GET /health" in seen.head:
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    continue
+                if b"GET /metrics" in seen.head:
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(self.metrics), self.metrics))
                     continue
                 self.seen.append(seen)
                 self.arrived.set()

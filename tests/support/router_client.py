@@ -14,13 +14,15 @@ from typing import Any
 
 import aiohttp
 
+from marlin.router.held import Held
 from marlin.router.launch import Controlled, controlling
 from marlin.router.ledger import Ledger
 from marlin.router.limits import Tenant
+from marlin.router.loads import LoadPage
 from marlin.router.messages import Report
 from marlin.router.plane import Plane
 from marlin.router.settings import Settings
-from marlin.router.view import Table
+from marlin.router.view import Backend, Table
 from marlin.router.worker import report_of
 
 
@@ -63,10 +65,18 @@ class LocalWorkers:
         self.lines: list[bytes] = []
         write_log = self.lines.append if settings.has_access_log else None
         self.ledger = Ledger(Ledger.create(), is_shared=False)
-        self.plane = Plane(settings, clock, time.time, None, write_log, self.ledger)
+        self.page = LoadPage(LoadPage.create(1), 1, 0)
+        self._slots: dict[tuple[str, str, str], int] = {}
+        self.plane = Plane(settings, clock, time.time, self.page, write_log, self.ledger)
 
     def adopt(self, table: Table) -> None:
-        self.plane.adopt(table)
+        backends = table.backends()
+        self._slots = {backend.key: slot for slot, backend in enumerate(backends)}
+        self.plane.adopt(table, range(len(backends)))
+
+    def held(self, backend: Backend, held: Held | None) -> None:
+        held = held or Held()
+        self.page.write_held(self._slots[backend.key], held.in_flight, held.waiting, held.capacity)
 
     def adopt_tenants(self, tenants: tuple[Tenant, ...]) -> None:
         self.plane.adopt_tenants(tenants)
@@ -97,6 +107,7 @@ class Client:
     ) -> None:
         self.plane = workers.plane
         self.ledger = workers.ledger
+        self.page = workers.page
         self.control = controlled.control
         self.admin = controlled.admin
         self.session = session

@@ -4,7 +4,8 @@ A control process and its workers (``docs/explanation/architecture.md``). Decisi
 values; sockets and files are at the rim. In a worker (standard library, msgspec, uvloop):
 
 - what is decided: ``view`` the parsed table; ``choice`` which datacenter, which backend; ``affinity`` the same for
-  sessions; ``balancer`` both with a memory; ``budget`` how many retries; ``loads`` requests in flight of all workers
+  sessions; ``balancer`` both with a memory; ``budget`` how many retries; ``loads`` requests in flight of all workers;
+  ``held`` what backends say they hold
 - who comes in: ``gate`` keys, rates, budgets, priorities; ``limits`` their arithmetic; ``ledger`` what was used, shared
 - what is read: ``heads`` and ``framing`` HTTP/1; ``body_fields`` the model's name; ``paths`` what is passed on;
   ``usage`` token counts
@@ -18,6 +19,7 @@ In the control process (pydantic, aiohttp, prometheus_client):
   when; ``control`` reads and watches the file
 - ``tenant_file`` the list of tenants; ``peers`` how many routers divide their limits; ``store`` budgets
   that they share
-- ``crew`` the workers; ``messages`` what they are told and tell; ``probes`` asks backends for their health
+- ``crew`` the workers; ``messages`` what they are told and tell; ``probes`` asks backends for their health,
+  ``scrapes`` for what they hold
 - ``metrics`` and ``admin`` what people see; ``launch`` puts it together; ``settings`` and ``cli`` the command line
 """

@@ -19,7 +19,8 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from marlin.router.affinity import Sessions, choose_for_session, hash_of
-from marlin.router.choice import Draws, choose_backend, choose_by_order, choose_by_shares, most_free
+from marlin.router.choice import Draws, choose_backend, choose_by_order, choose_by_shares, in_time, most_free
+from marlin.router.held import Held
 from marlin.router.loads import SCRAP, SLOTS, LoadPage
 from marlin.router.view import Backend, Ordered, Pool, Site, Table
 
@@ -73,6 +74,9 @@ class LiveBackend:
         service_time_s, best_service_time_s: running mean of how long requests took; the lowest that mean has been.
         failures: in a row.
         silent_since_s: since when it holds requests and says nothing.
+        elsewhere: requests of others at an engine; those at a member router are in ``in_flight``, for its capacity is
+            everybody's.
+        told_concurrency: what a member router says it can take at once; 0: it does not say.
     """
 
     __slots__ = (
@@ -82,6 +86,7 @@ class LiveBackend:
         "best_service_time_s",
         "capacity_rps",
         "concurrency",
+        "elsewhere",
         "failures",
         "in_flight",
         "is_usable",
@@ -96,6 +101,7 @@ class LiveBackend:
         "silent_since_s",
         "site",
         "slot",
+        "told_concurrency",
     )
 
     site: LiveSite
@@ -107,6 +113,8 @@ class LiveBackend:
         self.salt = hash_of(f"{backend.datacenter}/{backend.name}".encode())
         self.in_flight = 0
         self.own_in_flight = 0
+        self.elsewhere = 0
+        self.told_concurrency = 0.0
         self.last_pick = 0
         self.back_off_until_s = 0.0
         self.rest_until_s = 0.0
@@ -145,7 +153,9 @@ class LiveBackend:
         A backend that carries less than its table says would otherwise never be full: the slower it gets, the more
         requests would count as its capacity.
         """
-        if self._stated_concurrency is not None:
+        if self.told_concurrency:
+            self.concurrency = self.told_concurrency
+        elif self._stated_concurrency is not None:
             self.concurrency = self._stated_concurrency
         elif self.service_time_s is None or self.best_service_time_s is None:
             mean_s = INITIAL_SERVICE_TIME_S if pool_service_time_s is None else pool_service_time_s
@@ -157,7 +167,7 @@ class LiveBackend:
 class LiveSite:
     """A datacenter of one pool: the sum of its usable backends."""
 
-    __slots__ = ("backends", "concurrency", "has_limits", "in_flight", "is_usable", "pool", "site")
+    __slots__ = ("backends", "concurrency", "has_limits", "in_flight", "is_late", "is_usable", "pool", "site")
 
     def __init__(self, site: Site, backends: list[LiveBackend], pool: LivePool) -> None:
         self.site = site
@@ -165,6 +175,8 @@ class LiveSite:
         self.pool = pool
         self.has_limits = any(backend.limit is not None for backend in backends)
         self.is_usable = False
+        self.is_late = False
+        """Whether a first token is predicted to come later than the pool's service level allows."""
         self.in_flight = 0
         self.concurrency = 0.0
         for backend in backends:
@@ -237,6 +249,7 @@ class _Restricted:
     has_room: bool
     in_flight: int
     concurrency: float
+    is_late: bool = False
 
 
 class Balancer:
@@ -254,7 +267,7 @@ class Balancer:
         self._page = page
         self._cells = memoryview(bytearray(SLOTS * 8)).cast("q") if page is None else page.cells
         self._first = 0 if page is None else page.first
-        self._has_others = page is not None and page.workers > 1
+        self._has_others = page is not None
         self._seen_others_s = -math.inf
         self._live: dict[BackendKey, LiveBackend] = {}
         self._draws: dict[tuple[str, tuple[float, ...]], Draws] = {}
@@ -347,6 +360,8 @@ class Balancer:
             chosen = choose_by_order(pool.order, sites)
         if chosen is None:
             return None
+        if sites[chosen].is_late:
+            chosen = in_time(pool.order, sites, chosen)
         backends = sites[chosen].backends
         return self._pick(backends) if len(backends) > 1 or not backends[0].has_room else backends[0]
 
@@ -364,6 +379,8 @@ class Balancer:
                 chosen = most_free(sites)
         if chosen is None:
             return None
+        if sites[chosen].is_late:
+            chosen = in_time(pool.order, sites, chosen)
         backends = sites[chosen].backends
         index = choose_for_session(
             session,
@@ -454,6 +471,22 @@ class Balancer:
         """Requests of this worker in flight at all backends, those that left the table included."""
         return sum(live.own_in_flight for live in self._live.values())
 
+    def held(self, now_s: float) -> dict[str, Held]:
+        """What is in flight for each model, of all workers and as far as is known of others; for routers before us."""
+        if self._has_others:
+            self._look_at_others(now_s)
+        found = {}
+        for model, pool in self.by_model.items():
+            pool.measure()
+            usable = [live for live in pool.backends() if live.is_usable]
+            waiting = 0 if self._page is None else sum(self._page.waiting(live.slot) for live in usable)
+            found[model] = Held(
+                in_flight=sum(live.in_flight + live.elsewhere for live in usable),
+                waiting=waiting,
+                capacity=math.fsum(live.concurrency for live in usable),
+            )
+        return found
+
     def _rest(self, live: LiveBackend, rest_s: float) -> None:
         live.rest_until_s = max(live.rest_until_s, self._clock() + rest_s)
         self._refresh()
@@ -501,17 +534,31 @@ class Balancer:
         return None if chosen is None else self._pick(sites[chosen].backends)
 
     def _look_at_others(self, now_s: float) -> None:
-        """Adds what other workers have in flight."""
-        assert self._page is not None
+        """Adds what other workers have in flight, and what is known of other people's."""
+        page = self._page
+        assert page is not None
         self._seen_others_s = now_s
         for pool in self.pools:
             for site in pool.sites:
-                total = 0
+                total = waiting = 0
+                capacity_rps = 0.0
                 for live in site.backends:
-                    live.in_flight = live.own_in_flight + self._page.elsewhere(live.slot)
+                    slot = live.slot
+                    live.in_flight = live.own_in_flight + page.elsewhere(slot)
+                    if live.backend.is_member_router:
+                        live.in_flight += page.outside(slot)
+                        if (told := page.capacity(slot)) != live.told_concurrency:
+                            live.told_concurrency = told
+                            pool.is_measured = False
+                    else:
+                        live.elsewhere = page.outside(slot)
                     if live.is_usable:
                         total += live.in_flight
+                        waiting += page.waiting(slot)
+                        capacity_rps += live.capacity_rps
                 site.in_flight = total
+                # Those who wait are worked off at the rate that the site carries (Little's law).
+                site.is_late = waiting > pool.pool.ttft_slo_s * capacity_rps
 
     def _refresh(self) -> None:
         """Works out who may be chosen, and until when that holds."""

@@ -36,6 +36,10 @@ class Backend(Protocol):
         """Requests in flight."""
 
     @property
+    def elsewhere(self) -> int:
+        """Requests at it that are not in ``in_flight``."""
+
+    @property
     def capacity_rps(self) -> float:
         """Requests per second at full capacity."""
 
@@ -62,6 +66,10 @@ class Site(Protocol):
     @property
     def in_flight(self) -> int:
         """Requests in flight at its usable backends."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a first token is predicted to come too late."""
 
     @property
     def concurrency(self) -> float:
@@ -152,6 +160,21 @@ def choose_by_order(rule: Ordered, sites: Sequence[Site]) -> int | None:
     return most_free(sites)
 
 
+def in_time(rule: Ordered | None, sites: Sequence[Site], chosen: int) -> int:
+    """Another site than ``chosen``, where a first token would come too late; ``chosen`` where it would everywhere.
+
+    Args:
+        rule: the order, of which the first is taken; None: the one with the most free capacity is.
+        sites: (S,) the sites at this instant.
+        chosen: position of a site that is late.
+    """
+    candidates = range(len(sites)) if rule is None else rule.order
+    timely = [i for i in candidates if sites[i].has_room and not sites[i].is_late]
+    if not timely:
+        return chosen
+    return timely[0] if rule is not None else max(timely, key=lambda i: (sites[i].concurrency - sites[i].in_flight, -i))
+
+
 def most_free(sites: Sequence[Site]) -> int | None:
     """The site with the most free capacity among those with room; None when none has."""
     with_room = [i for i, site in enumerate(sites) if site.has_room]
@@ -166,7 +189,7 @@ def choose_backend(backends: Sequence[Backend]) -> int | None:
 
     def rank(i: int) -> tuple[float, int]:
         backend = backends[i]
-        load = backend.in_flight / backend.capacity_rps if backend.capacity_rps > 0 else math.inf
+        load = (backend.in_flight + backend.elsewhere) / backend.capacity_rps if backend.capacity_rps > 0 else math.inf
         return (load, backend.last_pick)
 
     return min(with_room, key=rank)

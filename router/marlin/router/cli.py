@@ -51,6 +51,13 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
     "--probe-interval-s", type=_SECONDS_OR_0, default=2.0, show_default=True, help="Between health probes; 0: none."
 )
 @click.option(
+    "--scrape-interval-s",
+    type=_SECONDS_OR_0,
+    default=1.0,
+    show_default=True,
+    help="Between looks at engines' metrics; 0: none, and member routers are not asked for their load.",
+)
+@click.option(
     "--max-body-mb",
     "max_body_bytes",
     type=click.FloatRange(min=0.001),

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from marlin.router.held import Held
 from marlin.router.ledger import Ledger
 from marlin.router.limits import Tenant
 from marlin.router.loads import SCRAP, LoadPage
@@ -39,7 +40,7 @@ from marlin.router.messages import (
 )
 from marlin.router.settings import BACKLOG, Settings
 from marlin.router.tally import Cell, Spending, add_cells, add_spendings
-from marlin.router.view import Table
+from marlin.router.view import Backend, Table
 
 _LOG = logging.getLogger("marlin.router")
 
@@ -62,6 +63,9 @@ class Workers(Protocol):
 
     def adopt_tenants(self, tenants: tuple[Tenant, ...]) -> None:
         """Gives them a list of tenants."""
+
+    def held(self, backend: Backend, held: Held | None) -> None:
+        """Shows them what a backend holds; None: nobody knows any more."""
 
     on_suspect: Callable[[str], None]
     """Called with a backend's address when it holds requests and is silent."""
@@ -142,6 +146,7 @@ class Crew:
         for key in dict.fromkeys(backend.key for backend in backends):
             if key not in self._slots:
                 self._slots[key] = next(free)
+                self.page.write_held(self._slots[key], 0, 0, 0.0)
         self._adopt = Adopt.of(table, tuple(self._slots[backend.key] for backend in backends))
         self._send(self._adopt)
 
@@ -149,6 +154,12 @@ class Crew:
         """Gives all workers, and those to come, a list of tenants."""
         self._tenants = AdoptTenants(tenants)
         self._send(self._tenants)
+
+    def held(self, backend: Backend, held: Held | None) -> None:
+        """Shows all workers what a backend holds."""
+        slot, held = self._slots.get(backend.key), held or Held()
+        if slot is not None:
+            self.page.write_held(slot, held.in_flight, held.waiting, held.capacity)
 
     def verdict(self, url: str, *, is_well: bool) -> None:
         """Tells all workers, and those to come, what a probe found."""

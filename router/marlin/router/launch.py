@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from marlin.router.ledger import Ledger
 from marlin.router.metrics import Metrics
 from marlin.router.peers import count_peers
 from marlin.router.probes import Probes
+from marlin.router.scrapes import Scrapes
 from marlin.router.settings import Settings
 from marlin.router.store import TIMEOUT_S as STORE_TIMEOUT_S
 from marlin.router.store import BudgetStore
@@ -82,8 +83,12 @@ async def controlling(settings: Settings, workers: Workers) -> AsyncIterator[Con
         if settings.probe_interval_s > 0:
             workers.on_suspect = probes.suspect
 
+        scrapes = Scrapes(table, workers.held, settings.scrape_interval_s, settings.secrets_dir, time.monotonic)
+        await stack.enter_async_context(scrapes)
+
         def adopt(taken: Table) -> None:
             probes.forget_certificates()
+            scrapes.forget_certificates()
             workers.adopt(taken)
 
         tenant_file = None
@@ -105,18 +110,25 @@ async def controlling(settings: Settings, workers: Workers) -> AsyncIterator[Con
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, settings.admin_host, settings.admin_port)
         await site.start()
-        tasks = [asyncio.create_task(control.run()), asyncio.create_task(_collect_reports(workers))]
+        loops = [control.run(), _collect_reports(workers)]
         if settings.probe_interval_s > 0:
-            tasks.append(asyncio.create_task(probes.run()))
+            loops.append(probes.run())
+        if settings.scrape_interval_s > 0:
+            loops.append(scrapes.run())
         if tenant_file is not None:
-            tasks.append(asyncio.create_task(tenant_file.run(settings.reload_interval_s)))
-        if settings.peers is not None:
-            tasks.append(asyncio.create_task(count_peers(settings.peers, partial(_divide, workers.ledger))))
-        for task in tasks:
-            stack.push_async_callback(_cancelled, task)
+            loops += _tenant_loops(settings, tenant_file, workers.ledger)
+        for loop in loops:
+            stack.push_async_callback(_cancelled, asyncio.create_task(loop))
         if store is not None:
             stack.push_async_callback(_finished, store, asyncio.create_task(store.run()))
         yield Controlled(int(site.port), control, admin, tenant_file)
+
+
+def _tenant_loops(settings: Settings, tenant_file: TenantFile, ledger: Ledger) -> list[Coroutine[Any, Any, None]]:
+    loops = [tenant_file.run(settings.reload_interval_s)]
+    if settings.peers is not None:
+        loops.append(count_peers(settings.peers, partial(_divide, ledger)))
+    return loops
 
 
 def _store(settings: Settings, url: str, ledger: Ledger, tenant_file: TenantFile) -> BudgetStore:

@@ -3,6 +3,8 @@
 A page of memory is shared by the control process and its workers: one row for each worker, one cell for each backend.
 A worker writes its own row and reads all of them, so there is nothing to lock and nothing to wait for; when a worker
 dies, the control process sets its row to zero. The page outlives every worker.
+
+Three more rows are the control process's: what it learnt of each backend's load that others cause (``scrapes``).
 """
 
 from __future__ import annotations
@@ -19,6 +21,14 @@ SCRAP: Final = SLOTS - 1
 
 _CELL_BYTES: Final = 8
 
+MILLI: Final = 1000
+"""Capacities are kept in thousandths of a request."""
+
+# Rows after those of the workers.
+_WAITING: Final = 1
+_CAPACITY: Final = 2
+_ROWS: Final = 3
+
 
 class LoadPage:
     """The page, as one process sees it.
@@ -30,12 +40,13 @@ class LoadPage:
     """
 
     def __init__(self, fd: int, workers: int, row: int) -> None:
-        self._memory = mmap.mmap(fd, workers * SLOTS * _CELL_BYTES)
+        self._memory = mmap.mmap(fd, (workers + _ROWS) * SLOTS * _CELL_BYTES)
         self.cells = memoryview(self._memory).cast("q")
-        """(workers * SLOTS,) requests in flight, row after row."""
+        """((workers + 3) * SLOTS,) requests in flight, row after row; then what backends hold of others."""
         self.workers = workers
         self.first = max(row, 0) * SLOTS
         """Where this process's row begins."""
+        self._outside = workers * SLOTS
         self.others = tuple(i * SLOTS for i in range(workers) if i != row)
         """Where the rows of the other workers begin."""
 
@@ -43,7 +54,7 @@ class LoadPage:
     def create(workers: int) -> int:
         """Makes an empty page; returns its file descriptor, which child processes may be given."""
         fd = os.memfd_create("marlin-router-loads")
-        os.ftruncate(fd, workers * SLOTS * _CELL_BYTES)
+        os.ftruncate(fd, (workers + _ROWS) * SLOTS * _CELL_BYTES)
         return fd
 
     def elsewhere(self, slot: int) -> int:
@@ -53,6 +64,24 @@ class LoadPage:
         for first in self.others:
             total += cells[first + slot]
         return total
+
+    def outside(self, slot: int) -> int:
+        """Requests in flight at a backend that are not this router's, as far as is known."""
+        return self.cells[self._outside + slot]
+
+    def waiting(self, slot: int) -> int:
+        """Requests at a backend, whoever sent them, that no engine works on yet."""
+        return self.cells[self._outside + _WAITING * SLOTS + slot]
+
+    def capacity(self, slot: int) -> float:
+        """Requests a backend says it can take at once; 0: it does not say."""
+        return self.cells[self._outside + _CAPACITY * SLOTS + slot] / MILLI
+
+    def write_held(self, slot: int, in_flight: int, waiting: int, capacity: float) -> None:
+        """Notes what a backend holds; this router's own part is taken out."""
+        self.cells[self._outside + slot] = max(0, in_flight - self.total(slot))
+        self.cells[self._outside + _WAITING * SLOTS + slot] = waiting
+        self.cells[self._outside + _CAPACITY * SLOTS + slot] = round(capacity * MILLI)
 
     def total(self, slot: int) -> int:
         """Requests in flight of all workers to a backend."""
@@ -64,7 +93,7 @@ class LoadPage:
 
     def clear_slot(self, slot: int) -> None:
         """Forgets a backend that is gone."""
-        for row in range(self.workers):
+        for row in range(self.workers + _ROWS):
             self.cells[row * SLOTS + slot] = 0
 
     def close(self) -> None:

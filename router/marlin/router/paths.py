@@ -14,6 +14,8 @@ _CONTROL: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
 """Below /v1/, but they change what a backend serves."""
 
 
+_OWN: Final = frozenset({b"/v1/models", b"/healthz", b"/readyz", b"/marlin/load"})
+
 NOWHERE: Final = 0
 PASSED_ON: Final = 1
 OWN: Final = 2
@@ -28,7 +30,7 @@ def route_of(method: bytes, target: bytes) -> int:
         target: path and query as they stand in the request line.
     """
     path = target.partition(b"?")[0]
-    if method == b"GET" and (path in {b"/v1/models", b"/healthz", b"/readyz"} or path.startswith(b"/v1/models/")):
+    if method == b"GET" and (path in _OWN or path.startswith(b"/v1/models/")):
         return OWN
     return PASSED_ON if is_passed_on(target) else NOWHERE
 

@@ -22,6 +22,7 @@ from marlin.router.errors import RouterError, UnknownModelError
 from marlin.router.flow import Flow
 from marlin.router.gate import Gate, Ticket
 from marlin.router.heads import RequestHead
+from marlin.router.held import SUMMARY_PATH, summary_of
 from marlin.router.ledger import Ledger
 from marlin.router.limits import Tenant
 from marlin.router.loads import LoadPage
@@ -143,10 +144,12 @@ class Plane:
             UnknownModelError: there is no such model.
         """
         path = head.line.path
+        if self.gate is not None and path not in {"/healthz", "/readyz"}:
+            self.gate.tenant_of(head)
         if path.startswith("/v1/models"):
-            if self.gate is not None:
-                self.gate.tenant_of(head)
             return self._models(path)
+        if path == SUMMARY_PATH:
+            return summary_of(self.balancer.held(self.clock()))
         return b'{"ready":%b}\n' % (b"false" if self.is_draining else b"true")
 
     def _models(self, path: str) -> bytes:

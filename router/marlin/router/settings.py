@@ -46,6 +46,8 @@ class Settings:
     max_body_bytes: int = 100 * 2**20
     probe_interval_s: float = 2.0
     """Between two health probes of a backend; 0: none."""
+    scrape_interval_s: float = 1.0
+    """Between two looks at an engine's metrics; 0: none, and member routers are not asked either."""
     reload_interval_s: float = 0.5
     """Between two looks at the file."""
     drain_grace_s: float = 3.0

@@ -144,16 +144,18 @@ def _pool(
         and (not pool.allowed_regions or datacenter.region in pool.allowed_regions)
         and (here := tuple(backend for backend in backends if backend.datacenter == datacenter.name))
     )
+    slo_s = pool.service_level.time_to_first_token_milliseconds / 1000
     row = plan.pool(pool.name) if plan is not None else None
     if plan is not None and row is not None:
         weights = [weight / SHARE_SCALE for weight in _aligned(plan, _row_of(plan, row, origin), sites)]
         if any(weights):
             shares = _normalised(weights)
-            return Pool(pool.name, pool.model_name, sites, _rule(plan, row, sites, shares), shares, is_planned=True)
+            rule = _rule(plan, row, sites, shares)
+            return Pool(pool.name, pool.model_name, sites, rule, shares, is_planned=True, ttft_slo_s=slo_s)
     # No plan, none for this pool, or one whose datacenters are all drained, forbidden or gone: by capacity.
     capacities = [math.fsum(backend.capacity_rps for backend in site.backends) for site in sites]
     shares = _normalised(capacities if any(capacities) else [_EQUAL_CAPACITY] * len(sites))
-    return Pool(pool.name, pool.model_name, sites, Shares(shares), shares, is_planned=False)
+    return Pool(pool.name, pool.model_name, sites, Shares(shares), shares, is_planned=False, ttft_slo_s=slo_s)
 
 
 def _row_of(plan: RoutingPlan, row: PoolPlan, origin: str | None) -> Sequence[int]:

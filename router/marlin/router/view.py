@@ -7,6 +7,7 @@ process hands them to workers that import neither pydantic nor NumPy (``messages
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -106,6 +107,8 @@ class Pool:
     """(S,) the shares planned or, with Ordered, expected; those of capacity where there is no plan."""
     is_planned: bool
     """Whether ``rule`` comes from the plan in force."""
+    ttft_slo_s: float = math.inf
+    """Time to first token that should hold."""
 
 
 @dataclass(frozen=True, slots=True)

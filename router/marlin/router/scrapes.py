@@ -1,0 +1,147 @@
+"""What backends hold of other people's: member routers are asked for a summary, vLLM servers for their metrics.
+
+The control process asks (``launch``), member routers ten times a second, engines once, and writes what it learns on
+the load page, where workers find it when they choose. Of a member router that is requests in flight and what it can
+take at once: so first-hop routers see each other's requests, no older than a second. Of an engine it is requests
+running and waiting. An answer that does not come in time is not waited for, and what is older than ``MAX_AGE_S`` is
+forgotten: vLLM may answer late when it is busy, and that says nothing about its health (``probes`` judges that).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+import aiohttp
+import msgspec
+
+from marlin.router.held import SUMMARY_PATH, Held, held_of_engine, held_of_member
+from marlin.router.upstream import Contexts
+from marlin.router.view import Backend, Table
+
+MEMBER_INTERVAL_S: Final = 0.1
+MEMBER_TIMEOUT_S: Final = 0.5
+"""Interval and time-out together stay below the second that a summary may be old. Usually it is a tenth as old: what
+several routers send in that time is how far they may exceed a cap together."""
+
+ENGINE_TIMEOUT_S: Final = 5.0
+MAX_AGE_S: Final = 10.0
+_MAX_BYTES: Final = 4 * 2**20
+
+
+class OnHeld(Protocol):
+    """Takes what a backend holds."""
+
+    def __call__(self, backend: Backend, held: Held | None) -> None:
+        """Takes it; None: it is not known any more."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    """When a backend was asked, and when it answered."""
+
+    next_s: float = 0.0
+    answered_s: float = 0.0
+    is_running: bool = False
+
+
+class Scrapes:
+    """Asks all backends of the table.
+
+    Args:
+        table: the table in force.
+        on_held: called with each answer.
+        engine_interval_s: between two questions to an engine.
+        secrets_dir: where certificates are mounted.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        table: Callable[[], Table],
+        on_held: OnHeld,
+        engine_interval_s: float,
+        secrets_dir: Path | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._on_held = on_held
+        self._engine_interval_s = engine_interval_s
+        self._contexts = Contexts(secrets_dir)
+        self._clock = clock
+        self._asked: dict[tuple[str, str, str], _Asked] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        """Opens what questions need."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes it."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    def forget_certificates(self) -> None:
+        """Reads certificates again when they are needed next."""
+        self._contexts.forget()
+
+    async def run(self) -> None:
+        """Asks until cancelled."""
+        while True:
+            self.step()
+            await asyncio.sleep(min(MEMBER_INTERVAL_S, self._engine_interval_s) / 2)
+
+    def step(self) -> None:
+        """Asks whoever is due, and forgets what is too old."""
+        now_s = self._clock()
+        backends = self._table().backends()
+        self._asked = {b.key: self._asked.get(b.key) or _Asked(answered_s=now_s) for b in backends}
+        for backend in backends:
+            asked = self._asked[backend.key]
+            if now_s - asked.answered_s > MAX_AGE_S:
+                asked.answered_s = now_s
+                self._on_held(backend, None)
+            if now_s >= asked.next_s and not asked.is_running:
+                interval_s = MEMBER_INTERVAL_S if backend.is_member_router else self._engine_interval_s
+                asked.next_s, asked.is_running = now_s + interval_s, True
+                task = asyncio.get_running_loop().create_task(self._ask(backend, asked))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, backend: Backend, asked: _Asked) -> None:
+        is_member = backend.is_member_router
+        try:
+            async with asyncio.timeout(MEMBER_TIMEOUT_S if is_member else ENGINE_TIMEOUT_S):
+                answer = await self._get(backend, SUMMARY_PATH if is_member else "/metrics")
+            model = next(pool.model_name for pool in self._table().pools if pool.name == backend.pool)
+            held = held_of_member(answer, model) if is_member else held_of_engine(answer)
+        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, StopIteration):
+            return
+        finally:
+            asked.is_running = False
+        if held is not None:
+            asked.answered_s = self._clock()
+            self._on_held(backend, held)
+
+    async def _get(self, backend: Backend, path: str) -> bytes:
+        headers = {} if backend.authorization is None else {"Authorization": backend.authorization}
+        is_secure = backend.url.startswith("https:")
+        async with self._session.get(
+            backend.url + path,
+            headers=headers,
+            allow_redirects=False,
+            ssl=self._contexts.of(backend.tls) if is_secure else True,
+            server_hostname=backend.tls.server_name if is_secure else None,
+        ) as reply:
+            if reply.status != 200:
+                return b""
+            return await reply.content.read(_MAX_BYTES)

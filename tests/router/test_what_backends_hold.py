@@ -1,0 +1,244 @@
+"""Routers know what backends hold of other people's: from member routers' summaries and from engines' metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+
+import pytest
+from fake_backend import FakeBackend, Seen
+from hypothesis import given
+from hypothesis import strategies as st
+from router_client import Client, Start
+from router_client import table as document_of
+
+from marlin.api.footprint import Intensity
+from marlin.router.balancer import Balancer
+from marlin.router.choice import in_time
+from marlin.router.held import Held, held_of_engine, held_of_member, summary_of
+from marlin.router.loads import LoadPage
+from marlin.router.view import Backend, Datacenter, Ordered, Pool, Shares, Site, Table
+
+CAP = 100
+EXPOSITION = b"""# HELP vllm:num_requests_running Number of requests.
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_running{engine="1",model_name="m"} 2.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 1.2e+01
+vllm:num_requests_waiting_by_reason{engine="0",reason="capacity"} 12.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.5
+"""
+
+
+def table(rule: Ordered | Shares, *, is_member: bool, slo_s: float = 5.0) -> Table:
+    """Two sites with a backend each, that carry 200 requests at once, 10 a second."""
+    sites = tuple(
+        Site(
+            Datacenter(name, "eu", "Active", Intensity(1.0, 1.0, 1.0)),
+            (Backend("chat", name, name, f"http://{name}", 10.0, 2.0 * CAP, is_member_router=is_member),),
+        )
+        for name in ("first", "second")
+    )
+    pool = Pool("chat", "m", sites, rule, (0.5, 0.5), is_planned=True, ttft_slo_s=slo_s)
+    return Table.of(1, (pool,), tuple(site.datacenter for site in sites), None)
+
+
+class World:
+    """Routers before the same two member routers, in a time of its own: arrivals, ends and polls are its events."""
+
+    def __init__(self, routers: int) -> None:
+        self.now_s = 0.0
+        self.held = [0, 0]
+        self.pages = [LoadPage(LoadPage.create(1), 1, 0) for _ in range(routers)]
+        self.balancers = [Balancer(lambda: self.now_s, Random(i), page) for i, page in enumerate(self.pages)]
+        for balancer in self.balancers:
+            balancer.adopt(table(Ordered((0, 1), (0.5, 1.0)), is_member=True))
+        self.over_s = 0.0
+        self.highest = 0
+
+    def poll(self, router: int) -> None:
+        for site, total in enumerate(self.held):
+            self.pages[router].write_held(site, total, 0, 2.0 * CAP)
+
+    def arrive(self, router: int) -> tuple[int, int]:
+        """A request comes; returns where it goes, and what the first site held before."""
+        balancer, before = self.balancers[router], self.held[0]
+        live = balancer.choose(balancer.pools[0], self.now_s)
+        assert live is not None
+        balancer.open(live)
+        site = ("first", "second").index(live.backend.name)
+        self.held[site] += 1
+        self.highest = max(self.highest, self.held[0])
+        return site, before
+
+    def leave(self, router: int, site: int) -> None:
+        balancer = self.balancers[router]
+        balancer.close(balancer.pools[0].sites[site].backends[0])
+        self.held[site] -= 1
+
+    def close(self) -> None:
+        for page in self.pages:
+            page.close()
+
+
+def arrivals(random: Random, service_s: float, seconds: float) -> Iterator[tuple[float, int]]:
+    """Moments and routers: a load of 20 % of the first site's cap, and from a third of the time on, of 120 %."""
+    now_s = 0.0
+    while now_s < seconds:
+        share = 0.2 if now_s < seconds / 3 else 1.2
+        now_s += random.uniform(0.5, 1.5) * service_s / (share * CAP)
+        yield now_s, random.randrange(2)
+
+
+@pytest.mark.parametrize(
+    ("service_s", "oldest_s"),
+    [
+        pytest.param(3.0, 0.2, id="summaries as they usually are"),
+        pytest.param(10.0, 0.75, id="summaries as old as they may be"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_two_routers_fill_the_first_site_to_its_cap_and_hardly_beyond(
+    service_s: float, oldest_s: float, seed: int
+) -> None:
+    """The cap is exceeded by at most 5 % for at most 2 s at a time, and nothing goes down while 5 % is free."""
+    random, world = Random(seed), World(routers=2)
+    # (time, order among equals, what happens)
+    events: list[tuple[float, int, str, int, int]] = []
+    for number, (at_s, router) in enumerate(arrivals(random, service_s, 12 * service_s)):
+        heapq.heappush(events, (at_s, number, "arrive", router, 0))
+    for router in range(2):
+        heapq.heappush(events, (0.1 * router, -router, "poll", router, 0))
+    over_since_s, longest_over_s, went_down = None, 0.0, []
+    while events:
+        world.now_s, number, what, router, site = heapq.heappop(events)
+        if what == "arrive":
+            site, before = world.arrive(router)
+            heapq.heappush(events, (world.now_s + service_s, number, "leave", router, site))
+            if site == 1:
+                went_down.append(before)
+        elif what == "leave":
+            world.leave(router, site)
+        else:
+            world.poll(router)
+            if world.now_s < 12 * service_s:
+                heapq.heappush(events, (world.now_s + random.uniform(0.5, 1.0) * oldest_s, number, "poll", router, 0))
+        is_over = world.held[0] > CAP
+        over_since_s = (world.now_s if over_since_s is None else over_since_s) if is_over else None
+        longest_over_s = max(longest_over_s, 0.0 if over_since_s is None else world.now_s - over_since_s)
+    world.close()
+    assert CAP * 0.95 <= world.highest <= CAP * 1.05
+    assert longest_over_s <= 2.0
+    assert len(went_down) > CAP // 2
+    assert min(went_down) >= CAP * 0.95
+
+
+def test_an_engine_s_metrics_are_added_up_over_its_engines() -> None:
+    assert held_of_engine(EXPOSITION) == Held(in_flight=17, waiting=12)
+    assert held_of_engine(b"go_goroutines 7\n") is None
+
+
+@given(st.dictionaries(st.text(), st.builds(Held, st.integers(0, 2**31), st.integers(0, 2**31), st.floats(0, 1e9))))
+def test_a_summary_is_read_as_it_was_told(models: dict[str, Held]) -> None:
+    for model, held in models.items():
+        assert held_of_member(summary_of(models), model) == held
+    assert held_of_member(b"", "m") is None
+
+
+def test_a_site_whose_queue_is_longer_than_its_service_level_is_passed_over() -> None:
+    page = LoadPage(LoadPage.create(1), 1, 0)
+    for rule in (Ordered((0, 1), (0.9, 0.9)), Shares((1.0, 0.0))):
+        now_s = [0.0]
+        balancer = Balancer(lambda now_s=now_s: now_s[0], Random(0), page)  # type: ignore[misc]
+        balancer.adopt(table(rule, is_member=False, slo_s=5.0))
+        for waiting, name in ((50, "first"), (51, "second"), (0, "first")):
+            page.write_held(0, waiting, waiting, 0.0)
+            now_s[0] += 1.0
+            for session in (b"", b"s"):
+                live = balancer.choose(balancer.pools[0], now_s[0], session=session)
+                assert live is not None
+                assert live.backend.name == name
+    page.close()
+
+
+def test_where_a_token_would_come_too_late_everywhere_the_plan_stands() -> None:
+    page = LoadPage(LoadPage.create(1), 1, 0)
+    balancer = Balancer(lambda: 1.0, Random(0), page)
+    balancer.adopt(table(Ordered((0, 1), (0.9, 0.9)), is_member=False))
+    sites = balancer.pools[0].sites
+    for site in sites:
+        site.is_late = True
+    assert in_time(balancer.pools[0].order, sites, 0) == 0
+    page.close()
+
+
+def test_of_two_engines_the_one_with_fewer_requests_of_others_is_chosen() -> None:
+    page = LoadPage(LoadPage.create(1), 1, 0)
+    two = table(Shares((1.0, 0.0)), is_member=False)
+    site = two.pools[0].sites[0]
+    both = replace(site, backends=(site.backends[0], replace(site.backends[0], name="b", url="http://b")))
+    pool = replace(two.pools[0], sites=(both,), rule=Shares((1.0,)), shares=(1.0,))
+    balancer = Balancer(lambda: 1.0, Random(0), page)
+    balancer.adopt(Table.of(1, (pool,), (both.datacenter,), None))
+    page.write_held(0, 7, 0, 0.0)
+    for expected in ("b",) * 7:
+        live = balancer.choose(balancer.pools[0], 1.0)
+        assert live is not None
+        assert live.backend.name == expected
+        balancer.open(live)
+    page.close()
+
+
+async def outside(client: Client, wanted: int) -> None:
+    """Waits until the router has heard that its backend holds as much of others."""
+    while client.page.outside(0) != wanted:  # noqa: ASYNC110 answers come when they come
+        await asyncio.sleep(0.01)
+
+
+async def test_an_engine_is_asked_for_its_metrics_and_its_own_part_is_taken_out(
+    start: Start, backend: FakeBackend
+) -> None:
+    go_on = asyncio.Event()
+
+    async def wait(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    backend.metrics, backend.behaviour = EXPOSITION, wait
+    async with start(document_of(backend.url), scrape_interval_s=0.05) as client:
+        await asyncio.wait_for(outside(client, 17), 10)
+        assert client.page.waiting(0) == 12
+        asking = asyncio.ensure_future(client.post())
+        await asyncio.wait_for(outside(client, 16), 10)
+        go_on.set()
+        (await asking).release()
+
+
+async def test_a_router_before_a_member_router_hears_what_that_holds(start: Start, backend: FakeBackend) -> None:
+    """Two routers in a row: what others send to the member router is part of the first one's view."""
+    go_on = asyncio.Event()
+
+    async def wait(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    backend.behaviour = wait
+    behind = document_of(backend.url)
+    behind["pools"][0]["backends"][0]["concurrencyAtCapacity"] = 40.0
+    async with start(behind) as member:
+        before = document_of(member.url)
+        before["pools"][0]["backends"][0]["isMemberRouter"] = True
+        async with start(before, scrape_interval_s=1.0) as first:
+            others = [asyncio.ensure_future(member.post()) for _ in range(5)]
+            await asyncio.wait_for(outside(first, 5), 10)
+            assert first.page.capacity(0) == 40.0
+            go_on.set()
+            for response in await asyncio.gather(*others):
+                response.release()
+            await asyncio.wait_for(outside(first, 0), 10)
+        async with member.session.get(f"{member.url}/marlin/load") as response:
+            told = json.loads(await response.read())
+    assert told == {"models": {"m": {"in_flight": 0, "waiting": 0, "capacity": 40.0}}}
