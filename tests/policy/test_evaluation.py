@@ -40,6 +40,7 @@ def score(framework: str, value: float, seed: int = 0, artifact: str = "", day: 
         late_share=0.0,
         awake_share=1.0,
         forecast_error=0.1,
+        held_share=0.0,
     )
 
 
@@ -151,12 +152,15 @@ def test_a_day_is_scored_for_everybody_and_written_down(tmp_path: Path) -> None:
         "actor alone",
         "random, best of 1",
         "actor, best of 1",
+        "marlin, no guard",
         MARLIN,
         CLAIRVOYANT,
     ]
     assert by_name[BASELINE]["value"]["value"] == pytest.approx(1.0)
     assert by_name[CLAIRVOYANT]["value"]["value"] - 1e-3 < by_name["merit order"]["value"]["value"] < 0.9
     assert by_name[CLAIRVOYANT]["captured"]["value"] == pytest.approx(1.0)
+    assert by_name[MARLIN]["held_share"] > 0.5 > by_name["marlin, no guard"]["held_share"] == 0.0
+    assert by_name[MARLIN]["value"]["value"] < by_name["marlin, no guard"]["value"]["value"]
     assert found["tuned_on"] == [3]
     assert found["days"] == [5]
     rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))

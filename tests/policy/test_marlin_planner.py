@@ -20,12 +20,14 @@ from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState
 from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing
 from marlin.policy.agents.critics import LearnedCritic, action_of, intent_of
+from marlin.policy.agents.guard import Guard
 from marlin.policy.agents.planner import Judge, Source
 from marlin.policy.agents.situation import situation_of
 from marlin.policy.agents.standing import standing_of
 from marlin.policy.artifact import Artifact
 from marlin.policy.building import InfeasibleError
 from marlin.policy.game.critics import Selective
+from marlin.policy.in_order import InOrder
 from marlin.policy.networks import critic
 from marlin.policy.objective import scheme_weights
 from marlin.policy.planner import Decision
@@ -74,7 +76,7 @@ def marlin(artifact: Artifact, dispatch: Dispatch = Dispatch.ORDERED, **changes:
     st.sampled_from([PowerDown.NONE, PowerDown.SLEEP]),
     st.sampled_from([s for s in Scheme if s is not Scheme.CUSTOM]),
 )
-def test_every_plan_is_valid_spares_closed_sites_and_is_expected_to_be_no_worse_than_capacity_proportional(
+def test_every_plan_is_valid_spares_closed_sites_and_is_expected_to_be_no_worse_than_plain_ones(
     artifact: Artifact, seed: int, dispatch: Dispatch, power_down: PowerDown, scheme: Scheme
 ) -> None:
     state = varied(seed, power_down=power_down)
@@ -87,16 +89,17 @@ def test_every_plan_is_valid_spares_closed_sites_and_is_expected_to_be_no_worse_
     assert 4 not in pool.order
     assert bool(pool.replicas) is (power_down is PowerDown.SLEEP)
     json.dumps(decision.record)
-    is_held = decision.record["guard"] is not None
-    expected = decision.record["expected"]
-    assert is_held is (expected["value"] > expected["capacity_proportional_value"])
-    assert pool.dispatch is (Dispatch.SHARES if is_held else dispatch)
+    instead, expected = decision.record["guard"], decision.record["expected"]
+    values = (expected["value"], expected["capacity_proportional_value"], expected["merit_order_value"])
+    assert (None, "capacity-proportional", "merit order")[values.index(min(values))] == instead
+    assert pool.dispatch is (Dispatch.SHARES if instead == "capacity-proportional" else dispatch)
 
 
 def test_the_same_seed_state_and_standing_make_the_same_plan_and_another_seed_another(artifact: Artifact) -> None:
     state = varied(1)
     first, again, other = (
-        marlin(artifact, Dispatch.SHARES, seed=seed, best_of=8, guards=False).decide(state).plan for seed in (0, 0, 1)
+        marlin(artifact, Dispatch.SHARES, seed=seed, best_of=8, guard=Guard.NONE).decide(state).plan
+        for seed in (0, 0, 1)
     )
     assert first == again
     assert first.pools != other.pools
@@ -108,7 +111,7 @@ def test_sites_in_another_order_get_the_same(artifact: Artifact) -> None:
         update={"datacenters": state.datacenters[::-1], "rtt_ms": tuple(row[::-1] for row in state.rtt_ms)}
     )
     ours, theirs = (
-        marlin(artifact, Dispatch.SHARES, best_of=0, guards=False).decide(s).plan.pools[0] for s in (state, turned)
+        marlin(artifact, Dispatch.SHARES, best_of=0, guard=Guard.NONE).decide(s).plan.pools[0] for s in (state, turned)
     )
     assert np.abs(np.array(ours.weights) - np.array(theirs.weights[::-1])).max() <= 1
 
@@ -149,7 +152,7 @@ def test_the_twin_as_critic_says_what_the_twin_expects(artifact: Artifact) -> No
         Scheme.MIN_CARBON,
         Dispatch.SHARES,
         scheme_weights(Scheme.MIN_CARBON),
-        MarlinSettings(best_of=0, judge=Judge.TWIN, guards=False),
+        MarlinSettings(best_of=0, judge=Judge.TWIN, guard=Guard.NONE),
     ).decide(varied(5))
     record = decision.record
     gain = record["expected"]["capacity_proportional_value"] - record["expected"]["value"]
@@ -313,3 +316,35 @@ def test_the_critics_slope_is_that_of_its_worth(artifact: Artifact) -> None:
         ends = asked.values(np.stack([action - step * towards, action + step * towards]))
         slope = np.tensordot(asked.gradients(action), towards, axes=3)
         assert slope == pytest.approx((ends[1] - ends[0]) / (2.0 * step), abs=2e-2)
+
+
+# --- the guard -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dispatch", Dispatch)
+@pytest.mark.parametrize("power_down", [PowerDown.NONE, PowerDown.SLEEP])
+def test_merit_order_by_the_guard_is_merit_order(artifact: Artifact, dispatch: Dispatch, power_down: PowerDown) -> None:
+    """What takes the agents' place is the very plan that the planner of that name makes."""
+    scheme, found = Scheme.MIN_CARBON, 0
+    for seed in range(12):
+        state = varied(seed, power_down=power_down)
+        decision = Marlin(artifact, scheme, dispatch, scheme_weights(scheme), MarlinSettings(best_of=0)).decide(state)
+        if decision.record["guard"] != "merit order":
+            continue
+        found += 1
+        ours, known = (
+            d.plan.pools[0] for d in (decision, InOrder(scheme, dispatch, scheme_weights(scheme)).decide(state))
+        )
+        assert (ours.order, ours.replicas, ours.cap) == (known.order, known.replicas, known.cap)
+        if dispatch is Dispatch.SHARES:
+            assert ours.weights == known.weights
+    assert found, "agents that have learnt nothing lose to a sort"
+
+
+def test_who_may_take_the_agents_place_is_a_setting(artifact: Artifact) -> None:
+    state = varied(1)
+    plans = {guard: marlin(artifact, guard=guard, best_of=0).decide(state) for guard in Guard}
+    assert plans[Guard.NONE].record["guard"] is None
+    assert plans[Guard.PROPORTIONAL].record["guard"] in {None, "capacity-proportional"}
+    assert plans[Guard.SIMPLE].record["guard"] == "merit order"
+    assert "merit order, because what the agents agreed on" in plans[Guard.SIMPLE].plan.explanation

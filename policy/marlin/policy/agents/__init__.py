@@ -5,6 +5,7 @@ A fleet's state goes in and a plan comes out, through values that can each be lo
 - ``situation``   the state as arrays, what the agents are shown of it, and what is missing from it
 - ``proposing``   the networks' answer as four intents, with samples around them
 - ``exploit``     of each agent's intents the one that the twin likes best for that agent
+- ``guard``       whether something plain is expected to do better than what was agreed
 - ``critics``     what an intent is worth to each agent: learned, or the twin itself
 - ``standing``    what is carried from epoch to epoch: the agents' capital
 - ``planner``     all of it within a deadline, never an invalid plan

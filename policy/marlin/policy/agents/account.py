@@ -22,11 +22,12 @@ def account_of(record: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield _game(record, game)
         yield from _vetoes(game)
     if record["guard"] is not None:
-        yield f"guard: {record['guard']}"
+        yield f"guard: {record['guard']} is published, which is expected to do better"
     expected = record["expected"]
     yield (
-        f"by these weights the plan is worth {expected['value']:.4f}, capacity-proportional "
-        f"{expected['capacity_proportional_value']:.4f} (less is better; over the demands that may come)"
+        f"by these weights what was agreed is worth {expected['value']:.4f}, merit order "
+        f"{expected['merit_order_value']:.4f}, capacity-proportional {expected['capacity_proportional_value']:.4f} "
+        "(less is better; over the demands that may come)"
     )
 
 

@@ -6,8 +6,8 @@ Three rungs, from the best to the one that is always there:
 2. the agents' deterministic proposals, blended by the user's weights: where time is up before the game;
 3. merit order: where time was up before the agents were asked, or they do not answer with numbers.
 
-Whatever comes of the first two is tried in the twin beside capacity-proportional routing. Where that is expected to do
-better by the user's own weights, it is what is published, and the record says so.
+Whatever comes of the first two is tried in the twin beside plain plans (``guard``): where one of those is expected to
+do better by the user's own weights, it is what is published, and the record says so.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
 from marlin.policy.agents import exploit, proposing, record
 from marlin.policy.agents.critics import LearnedCritic, TwinCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.exploit import Exploited
+from marlin.policy.agents.guard import Guard, Looked, look
 from marlin.policy.agents.situation import Situation, situation_of
 from marlin.policy.agents.standing import Standing
 from marlin.policy.artifact import Artifact
@@ -35,9 +36,7 @@ from marlin.policy.in_order import InOrder
 from marlin.policy.networks.actor import Proposals
 from marlin.policy.objective import Weights
 from marlin.policy.planner import Decision
-from marlin.policy.trials import Tried
 from marlin.simulator.environments.action import Intent
-from marlin.simulator.fluid import Plans
 from marlin.simulator.physics import FloatArray
 
 if TYPE_CHECKING:
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
 
 _SHARE_OF_TIME: Final = 0.5
 """Part of the time that is left which trying samples may take."""
-
-_ROUNDING: Final = 1e-9
-"""Of the objective, by which a plan may seem worse than its own equal."""
 
 
 class Judge(StrEnum):
@@ -77,8 +73,8 @@ class MarlinSettings:
     ablation."""
     judge: Judge = Judge.LEARNED
     source: Source = Source.ACTOR
-    guards: bool = True
-    """Whether capacity-proportional routing takes the place of a plan that is expected to be worse."""
+    guard: Guard = Guard.SIMPLE
+    """What may take the place of a plan that is expected to be worse."""
     game: GameSettings = field(default_factory=GameSettings)
     capital: CapitalSettings = field(default_factory=CapitalSettings)
     seed: int = 0
@@ -186,60 +182,23 @@ class Marlin:
     def _decided(self, situation: Situation, agreed: Agreed, now: datetime | None) -> Decision:
         """The plan, guarded, with the capital earned by it."""
         state = situation.state
-        proposals = agreed.exploited.proposals
-        together = Intent(
-            *(
-                np.concatenate([one[None], each])
-                for one, each in (
-                    (agreed.intent.shares, proposals.shares),
-                    (agreed.intent.fill, proposals.fill),
-                    (agreed.intent.margin, proposals.margin),
-                )
-            )
-        )
-        plans = situation.plans(together)  # the consensus, then each agent's own
-        outcome = situation.tried(plans)
-        baseline_plan = situation.baseline()
-        baseline = situation.tried(baseline_plan)
-        value = float(outcome.values(situation.objective)[0])
-        baseline_value = float(baseline.values(situation.objective)[0])
-        is_held = self.settings.guards and value > baseline_value + _ROUNDING
+        looked = look(situation, agreed.intent, agreed.exploited.proposals, self.weights, self.settings.guard)
         capital = self.standing.of_epoch(state.epoch)
-        totals, baseline_totals = outcome.expected_totals(), baseline.expected_totals()[0]
-        realised = baseline_totals if is_held else totals[0]
-        self.standing = self.standing.after(state.epoch, realised, totals[1:], baseline_totals, self.settings.capital)
-        told = record.Told(
-            artifact=self.artifact,
-            weights=self.weights,
-            situation=situation,
-            agreed=agreed,
-            plans=plans,
-            outcome=outcome,
-            baseline=baseline,
-            values=(value, baseline_value),
-            is_held=is_held,
-            capital=(capital, np.array(self.standing.capital)),
+        self.standing = self.standing.after(
+            state.epoch,
+            looked.totals,
+            looked.proposed,
+            looked.baseline.expected_totals()[0],
+            self.settings.capital,
         )
-        plan = self._plan(
-            situation,
-            baseline_plan if is_held else plans.take(slice(0, 1)),
-            _served_shares(baseline if is_held else outcome),
-            Dispatch.SHARES if is_held else self.dispatch,
-            now,
-            record.in_a_line(told, self.scheme),
-        )
+        after = np.array(self.standing.capital)
+        told = record.Told(self.artifact, self.weights, situation, agreed, looked, (capital, after))
+        plan = self._plan(situation, looked, now, record.in_a_line(told, self.scheme))
         decision = decision_of(state, situation.twin, plan, record.account(told))
         return replace(decision, carried=self.standing.to_document())
 
-    def _plan(
-        self,
-        situation: Situation,
-        plans: Plans,  # one
-        served: FloatArray,  # (V, D)
-        dispatch: Dispatch,
-        now: datetime | None,
-        explanation: str,
-    ) -> RoutingPlan:
+    def _plan(self, situation: Situation, looked: Looked, now: datetime | None, explanation: str) -> RoutingPlan:
+        plans, served, dispatch = looked.published, looked.served, looked.dispatch
         is_ordered = dispatch is Dispatch.ORDERED and plans.order is not None
         order: tuple[tuple[int, ...], ...] = ((),) * len(served)
         if is_ordered and plans.order is not None:
@@ -285,8 +244,3 @@ def _importance(user: FloatArray, trusted: FloatArray) -> FloatArray:
     left = user * trusted
     left = left if left.sum() > 0 else user
     return np.asarray(left / left.sum())
-
-
-def _served_shares(outcome: Tried) -> FloatArray:
-    """(V, D) what each site is expected to serve under the first plan."""
-    return np.asarray(np.einsum("svd,s->vd", outcome.served[0], outcome.chances))

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch, Scheme
+from marlin.policy.agents.guard import MERIT, PROPORTIONAL, Looked
 from marlin.policy.agents.situation import Situation
 from marlin.policy.artifact import Artifact
 from marlin.policy.game import explain
 from marlin.policy.objective import OPTION_NAMES, Weights
-from marlin.policy.trials import Tried
-from marlin.simulator.fluid import Plans
 from marlin.simulator.physics import FloatArray
 
 if TYPE_CHECKING:
@@ -36,23 +35,19 @@ class Told:
     weights: Weights
     situation: Situation
     agreed: Agreed
-    plans: Plans  # 1 + J: the consensus, then each agent's own
-    outcome: Tried  # N = 1 + J
-    baseline: Tried  # N = 1
-    values: tuple[float, float]
-    """Of the consensus and of capacity-proportional routing, by the user's weights."""
-    is_held: bool
+    looked: Looked
     capital: tuple[FloatArray, FloatArray]
     """Before and after."""
 
 
 def in_a_line(told: Told, scheme: Scheme) -> str:
     """The plan's own explanation."""
-    if told.is_held:
-        ours, theirs = told.values
+    instead = told.looked.instead
+    if instead is not None:
+        values = told.looked.values
         text = (
-            f"marlin {scheme.option}: capacity-proportional, because what the agents agreed on is expected to be worse "
-            f"({ours:.4f} against {theirs:.4f})"
+            f"marlin {scheme.option}: {instead}, because what the agents agreed on is expected to be worse "
+            f"({values['plan']:.4f} against {values[instead]:.4f})"
         )
         return text[:MOST_TEXT]
     pool = told.situation.state.pools[0].name
@@ -74,7 +69,8 @@ def account(told: Told) -> dict[str, Any]:
     """All of it."""
     before, after = told.capital
     consensus = told.agreed.consensus
-    metrics = told.outcome.expected_metrics()  # (1 + J, 4)
+    metrics = told.looked.outcome.expected_metrics()  # (2 + J, 4)
+    values, instead = told.looked.values, told.looked.instead
     exploited = told.agreed.exploited
     card = told.artifact.card
     return {
@@ -104,11 +100,13 @@ def account(told: Told) -> dict[str, Any]:
         "game": None if consensus is None else explain(consensus, OPTION_NAMES, before),
         "expected": {
             "plan": _metrics(metrics[0]),
-            "capacity_proportional": _metrics(told.baseline.expected_metrics()[0]),
-            "value": round(told.values[0], 6),
-            "capacity_proportional_value": round(told.values[1], 6),
+            "capacity_proportional": _metrics(told.looked.baseline.expected_metrics()[0]),
+            "merit_order": _metrics(metrics[-1]),
+            "value": round(values["plan"], 6),
+            "capacity_proportional_value": round(values[PROPORTIONAL], 6),
+            "merit_order_value": round(values[MERIT], 6),
         },
-        "guard": "capacity-proportional is published: it is expected to do better" if told.is_held else None,
+        "guard": instead,
         "capital": {"before": _each(before), "after": _each(after)},
         "pools": _pools(told, 0),
     }
@@ -117,8 +115,8 @@ def account(told: Told) -> dict[str, Any]:
 def _pools(told: Told, row: int) -> list[dict[str, Any]]:
     """Of one of the plans: what each site is expected to serve, in the order of filling or of size."""
     state = told.situation.state
-    served = told.outcome.served[row]  # (S, V, D)
-    expected = (served * told.outcome.chances[:, None, None]).sum(axis=0)  # (V, D)
+    served = told.looked.outcome.served[row]  # (S, V, D)
+    expected = (served * told.looked.outcome.chances[:, None, None]).sum(axis=0)  # (V, D)
     found = []
     for v, pool in enumerate(state.pools):
         whole = max(float(expected[v].sum()), 1e-12)
@@ -137,8 +135,8 @@ def _pools(told: Told, row: int) -> list[dict[str, Any]]:
 
 
 def _places(told: Told, row: int, model: int, expected: FloatArray) -> list[int]:
-    if told.plans.order is not None:
-        return [int(d) for d in told.plans.order[row, model] if d >= 0]
+    if told.looked.plans.order is not None:
+        return [int(d) for d in told.looked.plans.order[row, model] if d >= 0]
     return [int(d) for d in (-expected[model]).argsort(kind="stable")]
 
 
@@ -147,7 +145,7 @@ def _sites(told: Told, row: int) -> list[str]:
 
 
 def _changes(told: Told) -> list[str]:
-    ours, theirs = told.outcome.expected_metrics()[0], told.baseline.expected_metrics()[0]
+    ours, theirs = told.looked.outcome.expected_metrics()[0], told.looked.baseline.expected_metrics()[0]
     return [
         f"{name} {our / their - 1.0:+.1%}"
         for name, weight, our, their in zip(OPTION_NAMES, told.weights, ours, theirs, strict=True)

@@ -12,6 +12,7 @@ from typing import Final
 
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy.agents import Marlin, MarlinSettings
+from marlin.policy.agents.guard import Guard
 from marlin.policy.agents.planner import Judge, Source
 from marlin.policy.artifact import Artifact
 from marlin.policy.game import GameSettings, VetoRule, VetoSettings
@@ -25,6 +26,7 @@ MERIT: Final = "merit order"
 LIMITED: Final = "forecast-limited oracle"
 CLAIRVOYANT: Final = "clairvoyant oracle"
 ACTOR: Final = "actor alone"
+UNGUARDED: Final = "marlin, no guard"
 MARLIN: Final = "marlin"
 
 BEST_OF: Final = (1, 8, 64)
@@ -69,18 +71,22 @@ def learnt(
     def made(settings: MarlinSettings) -> Planner:
         return Marlin(artifact, leaning.scheme, dispatch, leaning.all_weights, settings)
 
-    alone = MarlinSettings(best_of=0, negotiates=False, guards=False)
+    alone = MarlinSettings(best_of=0, negotiates=False, guard=Guard.NONE)
     yield ACTOR, made(alone)
     for source in (Source.RANDOM, Source.ACTOR):
         for many in best_of:
-            settings = MarlinSettings(best_of=many, negotiates=False, guards=False, source=source)
+            settings = MarlinSettings(best_of=many, negotiates=False, guard=Guard.NONE, source=source)
             yield f"{source.value}, best of {many}", made(settings)
+    yield UNGUARDED, made(MarlinSettings(guard=Guard.NONE))
     yield MARLIN, made(MarlinSettings())
     if not ablate:
         return
     for rule in VetoRule:
-        settings = MarlinSettings(guards=False, game=GameSettings(veto=VetoSettings(rule=rule)))
-        yield f"marlin, veto {rule.value}, no guard", made(settings)
-    yield "marlin, no search", made(MarlinSettings(best_of=0))
-    yield "marlin, the twin as critic", made(MarlinSettings(judge=Judge.TWIN))
-    yield "marlin, without blending", made(MarlinSettings(game=GameSettings(blends=False)))
+        settings = MarlinSettings(guard=Guard.NONE, game=GameSettings(veto=VetoSettings(rule=rule)))
+        yield f"{UNGUARDED}, veto {rule.value}", made(settings)
+    yield f"{UNGUARDED}, no search", made(MarlinSettings(guard=Guard.NONE, best_of=0))
+    yield f"{UNGUARDED}, the twin as critic", made(MarlinSettings(guard=Guard.NONE, judge=Judge.TWIN))
+    yield (
+        f"{UNGUARDED}, without blending",
+        made(MarlinSettings(guard=Guard.NONE, game=GameSettings(blends=False))),
+    )

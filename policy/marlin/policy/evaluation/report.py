@@ -31,7 +31,7 @@ def tables(lines: Sequence[Line], chosen: Mapping[str, Scored]) -> list[Table]:
             title=f"{scheme}; best simple policy on the tuning days: {best.name} ({best.value:.4f} there)",
             title_justify="left",
         )
-        for heading in ("", "value", "vs best simple", "captured", "recovered", "served", "late"):
+        for heading in ("", "value", "vs best simple", "captured", "recovered", "served", "late", "guard"):
             table.add_column(heading, justify="right" if heading else "left")
         for line in lines:
             if line.scheme == scheme:
@@ -43,6 +43,7 @@ def tables(lines: Sequence[Line], chosen: Mapping[str, Scored]) -> list[Table]:
                     f"{line.recovered.value:.0%}" if line.framework not in {SIMPLE, CLAIRVOYANT} else "",
                     f"{line.served_share:.3%}",
                     f"{line.late_share:.3%}",
+                    f"{line.held_share:.0%}" if line.held_share else "",
                 )
         found.append(table)
     return found

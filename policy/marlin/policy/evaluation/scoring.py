@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from marlin.api.plan import Dispatch
+from marlin.api.plan import Dispatch, RoutingPlan
+from marlin.api.state import FleetState
 from marlin.policy.agents import shipped
 from marlin.policy.evaluation.days import Pair, Part
 from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, SIMPLE, Leaning, learnt, simple
@@ -71,6 +72,8 @@ class Score:
     late_share: float
     awake_share: float
     forecast_error: float
+    held_share: float
+    """Epochs in which the guard published something plain instead of what the agents agreed on."""
 
 
 def best_of_simple(question: Question, leaning: Leaning, train: Part, tune: Part) -> Scored:
@@ -94,10 +97,10 @@ def scores(question: Question, unit: Unit) -> list[Score]:
     weights = unit.leaning.all_weights
     baseline: Summary | None = None
     for artifact, name, planner in _everyone(question, unit):
-        summary = _simulated(study, planner, experiment.engine)
+        summary, held_share = _simulated(study, planner, experiment.engine)
         baseline = summary if name == BASELINE else baseline
         assert baseline is not None, "capacity-proportional comes first"
-        found.append(_score(unit, name, artifact, summary, score(summary, baseline, weights)))
+        found.append(_score(unit, name, artifact, summary, score(summary, baseline, weights), held_share))
     bound = clairvoyant(study, unit.leaning.scheme, experiment.engine, unit.leaning.weights)
     found.append(_score(unit, CLAIRVOYANT, "", bound.summary, bound.value))
     return found
@@ -114,11 +117,20 @@ def _everyone(question: Question, unit: Unit) -> Iterator[tuple[str, str, Planne
             yield artifact.card.weights_sha256, name, planner
 
 
-def _simulated(study: Study, planner: Planner, engine: Engine[Any]) -> Summary:
-    return summarise(run(study, lambda state: planner.decide(state).plan, engine))
+def _simulated(study: Study, planner: Planner, engine: Engine[Any]) -> tuple[Summary, float]:
+    """What a planner comes to, and the share of its plans that the guard replaced."""
+    held: list[bool] = []
+
+    def decide(state: FleetState) -> RoutingPlan:
+        decision = planner.decide(state)
+        held.append(decision.record.get("guard") is not None)
+        return decision.plan
+
+    summary = summarise(run(study, decide, engine))
+    return summary, sum(held) / len(held)
 
 
-def _score(unit: Unit, name: str, artifact: str, summary: Summary, value: float) -> Score:
+def _score(unit: Unit, name: str, artifact: str, summary: Summary, value: float, held_share: float = 0.0) -> Score:
     whole: Mapping[str, Any] = asdict(summary)
     kept = ("ttft_s", "carbon_gco2", "water_l", "cost_usd", "served_share", "late_share", "awake_share")
     return Score(
@@ -131,6 +143,7 @@ def _score(unit: Unit, name: str, artifact: str, summary: Summary, value: float)
         value=value,
         **{key: whole[key] for key in kept},
         forecast_error=whole["forecast_error"],
+        held_share=held_share,
     )
 
 

@@ -46,6 +46,7 @@ class Line:
     """Share of what the best simple policy leaves."""
     served_share: float
     late_share: float
+    held_share: float
     units: int
 
 
@@ -81,6 +82,7 @@ def _of_scheme(scheme: str, scores: list[Score], rng: np.random.Generator) -> li
                 recovered=_interval(_share(simple - means[name], simple - bound), len(draws)),
                 served_share=float(np.mean([s.served_share for s in mine])),
                 late_share=float(np.mean([s.late_share for s in mine])),
+                held_share=float(np.mean([s.held_share for s in mine])),
                 units=len(mine),
             )
         )
