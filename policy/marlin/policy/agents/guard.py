@@ -1,9 +1,9 @@
 """The last look before a plan is published: whether something plain is expected to do better.
 
 What the agents agree on is tried in the twin beside capacity-proportional routing and merit order, on the same demands
-and by the user's own weights. The best of them is published; where it is not the agents', the record says whose it is. The
-paper has no such step. With merit order in it, MARLIN is never expected to be worse than a sort; the evaluation shows
-it without as well, so that the sort's merit is not taken for the agents'.
+and by the user's own weights. The best of them is published; where it is not the agents', the record says whose it is.
+The paper has no such step. With merit order in it, MARLIN is never expected to be worse than a sort; the evaluation
+shows it without as well, so that the sort's merit is not taken for the agents'.
 """
 
 from __future__ import annotations
