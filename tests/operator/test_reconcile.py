@@ -309,3 +309,17 @@ def test_statuses_are_what_the_crds_allow_and_tables_fit_into_a_config_map(objec
         else:
             assert "phase" not in apply.body["status"]
             assert apply.body["status"]["observedGeneration"] == 1
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=400), timedelta(hours=3), timedelta(seconds=-1), timedelta(days=-2)])
+def test_a_clock_that_jumps_gives_a_plan_of_the_epoch_that_it_shows(objects: list[Raw], jump: timedelta) -> None:
+    cluster = enforced(objects)
+    cluster.reconcile()
+    cluster.now += jump
+    cluster.reconcile()
+    plan = cluster.tables["default", "marlin-balanced"].plan
+    assert plan is not None
+    assert plan.epoch == int(cluster.now.timestamp()) // 900
+    assert plan.valid_from < plan.valid_until
+    assert plan.hash == plan.content_hash()
+    assert cluster.reconcile().applies == ()

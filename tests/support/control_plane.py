@@ -263,15 +263,17 @@ def eventually(look: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 class Process:
     """``marlin operator`` as its own service account."""
 
-    def __init__(self, cluster: Cluster, folder: Path, instance: str, token: str, *options: str) -> None:
+    def __init__(
+        self, cluster: Cluster, folder: Path, instance: str, token: str, *, server: str = "", ca: str = ""
+    ) -> None:
         self.log = folder / f"{instance}.log"
         config = folder / f"{instance}.kubeconfig"
-        config.write_text(json.dumps(kubeconfig(cluster, folder, token)))
+        config.write_text(json.dumps(kubeconfig(cluster, folder, token, server=server, authority=ca)))
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "marlin.api.cli", "operator"),
                 *("--kubeconfig", str(config), "--namespace", "marlin-system", "--instance", instance),
-                *("--health-address", "127.0.0.1:0", "--patience", "2", "--look-every", "2", *options),
+                *("--health-address", "127.0.0.1:0", "--patience", "2", "--look-every", "2"),
             ],
             stdout=_log(self.log),
             stderr=subprocess.STDOUT,
@@ -307,14 +309,14 @@ class Process:
         return self.process.wait(30)
 
 
-def kubeconfig(cluster: Cluster, folder: Path, token: str) -> dict[str, Any]:
-    """A kubeconfig with a token."""
-    ca = folder / "ca.crt"
-    ca.write_text(cluster.ca())
+def kubeconfig(cluster: Cluster, folder: Path, token: str, *, server: str = "", authority: str = "") -> dict[str, Any]:
+    """A kubeconfig with a token; with the address and authority of something before the API server, where given."""
+    ca = folder / f"ca-{secrets.token_hex(4)}.crt"
+    ca.write_text(authority or cluster.ca())
     return {
         "current-context": "c",
         "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-        "clusters": [{"name": "k", "cluster": {"server": cluster.server, "certificate-authority": str(ca)}}],
+        "clusters": [{"name": "k", "cluster": {"server": server or cluster.server, "certificate-authority": str(ca)}}],
         "users": [{"name": "u", "user": {"token": token}}],
     }
 

@@ -1,0 +1,129 @@
+"""A proxy before an API server that a test can tell to misbehave: the faults are ours, everything else is the server's."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import subprocess
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from control_plane import Cluster
+
+
+class FaultProxy:
+    """Passes requests on, or answers them itself with ``fault`` while it is set.
+
+    Args:
+        cluster: the API server behind it.
+        folder: for its certificate.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster = cluster
+        self.fault: tuple[int, dict[str, str]] | None = None
+        """Status and headers of what it answers instead; None: it passes on."""
+        self.watch_fault: tuple[int, dict[str, str]] | None = None
+        """The same, for watches alone."""
+        self.answered: Counter[int] = Counter()
+        """Faults by status."""
+        self.watches = 0
+        self._streams: set[http.client.HTTPConnection] = set()
+        key, self._certificate = folder / "proxy.key", folder / "proxy.crt"
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=proxy"),
+                *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", self._certificate),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self._certificate, key)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    @property
+    def server(self) -> str:
+        return f"https://127.0.0.1:{self._server.server_address[1]}"
+
+    def ca(self) -> str:
+        return self._certificate.read_text()
+
+    def cut_watches(self) -> int:
+        """Breaks every watch off in mid-stream; how many there were."""
+        streams = list(self._streams)
+        for stream in streams:
+            if stream.sock is not None:
+                stream.sock.shutdown(2)
+        return len(streams)
+
+    def close(self) -> None:
+        self.cut_watches()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805 the handler's own self is another
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def _pass_on(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                is_watch = "watch=true" in self.path
+                fault = proxy.fault or (proxy.watch_fault if is_watch else None)
+                if fault is not None:
+                    proxy.answered[fault[0]] += 1
+                    self._answer(fault[0], fault[1], b'{"kind":"Status","message":"as the test wants it"}')
+                    return
+                context = ssl.create_default_context(cadata=proxy.cluster.ca())
+                behind = http.client.HTTPSConnection("127.0.0.1", proxy.cluster.port, timeout=60, context=context)
+                headers = {k: v for k, v in self.headers.items() if k.lower() not in {"host", "accept-encoding"}}
+                try:
+                    behind.request(self.command, self.path, body or None, headers)
+                    reply = behind.getresponse()
+                    if is_watch and reply.status == 200:
+                        self._stream(behind, reply)
+                    else:
+                        self._answer(reply.status, {}, reply.read())
+                except OSError:
+                    self.close_connection = True
+                finally:
+                    behind.close()
+
+            def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+                self.send_response(status)
+                for name, value in ({"Content-Type": "application/json"} | headers).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def _stream(self, behind: http.client.HTTPConnection, reply: http.client.HTTPResponse) -> None:
+                proxy.watches += 1
+                proxy._streams.add(behind)
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.close_connection = True
+                try:
+                    while line := reply.readline():
+                        self.wfile.write(line)
+                        self.wfile.flush()
+                except (OSError, http.client.HTTPException, ValueError):
+                    return
+                finally:
+                    proxy._streams.discard(behind)
+
+            do_GET = do_POST = do_PATCH = do_PUT = _pass_on  # noqa: N815 as http.server names them
+
+        return Handler
