@@ -1,4 +1,4 @@
-"""A proxy before an API server that a test can tell to misbehave: the faults are ours, everything else is the server's."""
+"""A proxy before an API server that a test can tell to misbehave; what it passes on is the server's own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class FaultProxy:
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster = cluster
         self.fault: tuple[int, dict[str, str]] | None = None
-        """Status and headers of what it answers instead; None: it passes on."""
+        """Status and headers of what it answers instead; None: it passes on. The Lease is always passed on: without it
+        an operator ends within ten seconds, as it should, and a test would be a race with that."""
         self.watch_fault: tuple[int, dict[str, str]] | None = None
         """The same, for watches alone."""
         self.answered: Counter[int] = Counter()
@@ -81,6 +82,8 @@ class FaultProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 is_watch = "watch=true" in self.path
                 fault = proxy.fault or (proxy.watch_fault if is_watch else None)
+                if "/leases" in self.path:
+                    fault = None
                 if fault is not None:
                     proxy.answered[fault[0]] += 1
                     self._answer(fault[0], fault[1], b'{"kind":"Status","message":"as the test wants it"}')
