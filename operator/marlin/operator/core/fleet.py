@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from typing import Final
 
-from marlin.api.datacenter import Datacenter, ServiceState
+from marlin.api.datacenter import Datacenter, SampleQuality, ServiceState
 from marlin.api.documents import Documents
 from marlin.api.policy import MarlinPolicy
 from marlin.api.pool import InferencePool
@@ -32,6 +33,8 @@ from marlin.operator.signals.values import Reading, SiteReadings
 from marlin.simulator.fleet import MEAN_OUTPUT_TOKENS, MEAN_PROMPT_TOKENS, Builder, Demand
 from marlin.simulator.fluid import capacity_rps
 from marlin.simulator.twin_state import arrays_from
+
+_STALE: Final = (SampleQuality.HISTORY, SampleQuality.FALLBACK)
 
 ASSUMED_LOAD = 0.5
 """Part of its capacity that a pool is taken to be asked for while no arrivals were observed."""
@@ -115,7 +118,18 @@ def fleet_of(
         for name, rps in zip(order, capacity, strict=True):  # (V,)
             if name not in known:
                 known[name] = Forecast(ASSUMED_LOAD * float(rps) * epoch.length_s, float(rps) * epoch.length_s)
-    return Fleet(state(known), missing, tuple(builder.warnings))
+    return Fleet(_marked(state(known), readings), missing, tuple(builder.warnings))
+
+
+def _marked(state: FleetState, readings: Mapping[str, SiteReadings]) -> FleetState:
+    """The state with what it holds of no reading of its own epoch named: the lower rungs of a signal's ladder."""
+    sites = []
+    for site in state.datacenters:
+        of_site = readings[site.name]
+        each = (("carbon", of_site.carbon), ("water", of_site.water), ("price", of_site.price))
+        stale = tuple(name for name, reading in each if reading.quality in _STALE)
+        sites.append(site.model_copy(update={"stale_signals": stale}))
+    return state.model_copy(update={"datacenters": tuple(sites)})
 
 
 def _by_origin(forecast: Forecast, origins: tuple[str, ...]) -> tuple[float, ...]:
