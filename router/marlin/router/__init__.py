@@ -10,7 +10,7 @@ values; sockets and files are at the rim. In a worker (standard library, msgspec
 - what is read: ``heads`` and ``framing`` HTTP/1; ``body_fields`` the model's name; ``paths`` what is passed on;
   ``usage`` token counts
 - the rim: ``downstream`` a client's connection; ``flow`` one request; ``upstream`` a backend's connections; ``plane``
-  what they share; ``worker`` the process
+  what they share; ``worker`` the process; ``server_tls`` its certificate
 - what is told: ``errors`` our own answers; ``tally`` counts; ``access_log`` and ``logs`` lines
 
 In the control process (pydantic, aiohttp, prometheus_client):

@@ -6,6 +6,7 @@ backend would refuse is left for it to refuse, as long as the body is JSON and n
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -40,6 +41,13 @@ class _Wanted(msgspec.Struct, gc=False):
     n: Any = None
 
 
+_MAX_BOUNDARY_BYTES: Final = 128
+_MAX_PART_HEAD_BYTES: Final = 8192
+_MAX_PARTS: Final = 64
+_NAMED_MODEL = re.compile(
+    rb"(?i:content-disposition:[ \t]*form-data;)(?:[^\r\n]*[; \t])?name=(?:\"model\"|model(?=[; \t\r]|$))"
+)
+
 NO_FIELDS: Final = BodyFields()
 _DECODER = msgspec.json.Decoder(BodyFields)
 _LOOSE_DECODER = msgspec.json.Decoder(_Loose)
@@ -65,6 +73,31 @@ def read_fields(body: bytes) -> BodyFields:
         raise BadRequestError("the body is not valid UTF-8") from None
     except RecursionError:
         raise BadRequestError("the body is nested too deeply") from None
+
+
+def model_in_form(body: bytes) -> str | None:
+    """The ``model`` field of a multipart body, as audio is uploaded with; None where it has none.
+
+    The first line is the boundary (RFC 2046, 5.1.1), so that no header has to be looked at; parts before the field are
+    skipped by searching for it, whatever is in them.
+    """
+    end = body.find(b"\r\n", 0, _MAX_BOUNDARY_BYTES)
+    if end < 0 or not body.startswith(b"--"):
+        return None
+    boundary = b"\r\n" + body[:end]
+    at = end + 2
+    for _ in range(_MAX_PARTS):
+        head_end = body.find(b"\r\n\r\n", at, at + _MAX_PART_HEAD_BYTES)
+        part_end = body.find(boundary, head_end)
+        if head_end < 0 or part_end < 0:
+            return None
+        if _NAMED_MODEL.search(body, at, head_end) is not None:
+            try:
+                return body[head_end + 4 : part_end][:_MAX_PART_HEAD_BYTES].decode()
+            except UnicodeDecodeError:
+                return None
+        at = part_end + len(boundary) + 2
+    return None
 
 
 def _read_loosely(body: bytes) -> BodyFields:

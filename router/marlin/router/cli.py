@@ -36,6 +36,9 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
 @click.option("--origin", metavar="NAME", help="Origin this router stands for: its row of the plan is used.")
 @click.option("--namespace", metavar="NAME", help="Read pools and policies of this namespace only.")
 @click.option("--secrets-dir", type=_FOLDER, help="Folder where Secrets are mounted, as NAME/KEY.")
+@click.option("--tls-certificate-file", type=_FILE, help="Certificate for clients, with its chain. Default: no TLS.")
+@click.option("--tls-key-file", type=_FILE, help="Its private key.")
+@click.option("--tls-client-ca-file", type=_FILE, help="Clients must have a certificate of these authorities.")
 @click.option(
     "--tenants", type=_FILE, help="TenantList, or a Secret with one: keys, rates, budgets. Default: all may come."
 )
@@ -116,6 +119,7 @@ def router(**options: Any) -> None:
     except ImportError:  # not there on every platform; asyncio's own loop does
         fast_loop = None  # type: ignore[assignment]
 
+    _check_tls(options)
     configure(options["log_format"])
     try:
         with asyncio.Runner(loop_factory=fast_loop) as runner:
@@ -127,6 +131,21 @@ def router(**options: Any) -> None:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error}") from None
+
+
+def _check_tls(options: dict[str, Any]) -> None:
+    """Refuses files that are no certificate and key, before workers would."""
+    certificate, key, client_ca = (options[f"tls_{name}_file"] for name in ("certificate", "key", "client_ca"))
+    if certificate is None and key is None and client_ca is None:
+        return
+    if certificate is None or key is None:
+        raise click.UsageError("TLS needs both --tls-certificate-file and --tls-key-file")
+    from marlin.router.server_tls import ServerTls  # noqa: PLC0415
+
+    try:
+        ServerTls(certificate, key, client_ca)
+    except OSError as error:
+        raise click.UsageError(f"--tls-certificate-file, --tls-key-file or --tls-client-ca-file: {error}") from None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from marlin.api.footprint import JOULES_PER_KWH, Footprint
 from marlin.router.balancer import LiveBackend, LivePool
-from marlin.router.body_fields import NO_FIELDS, BodyFields, read_fields
+from marlin.router.body_fields import BodyFields, model_in_form, read_fields
 from marlin.router.errors import (
     CLIENT_CLOSED,
     BadRequestError,
@@ -157,7 +157,7 @@ class Flow:
                 self._answer(200, plane.own_answer(head))
                 return
             tenant = None if gate is None else gate.tenant_of(head)
-            fields = NO_FIELDS if head.is_opaque else read_fields(self.body)
+            fields = read_fields(self.body) if not head.is_opaque else BodyFields(model_in_form(self.body))
             self._pool = self._find_pool(fields)
             if gate is not None and tenant is not None:
                 self.ticket = gate.admit(tenant, self.body, self._pool, self.began_s, plane.wall_clock())
@@ -183,8 +183,7 @@ class Flow:
             return next(iter(by_model.values()))
         if self.head.is_opaque:
             raise BadRequestError(
-                "the model can only be read from a JSON body so far, and several models are served here; "
-                "send this request to a router that serves one",
+                "the model can only be read from a JSON or multipart body, and several models are served here",
                 reason="model_unreadable",
                 param="model",
             )

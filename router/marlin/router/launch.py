@@ -160,7 +160,8 @@ async def serve(settings: Settings) -> None:
             _handle_signals(controlled.reload_now, stop, hurry)
             await _wait_until_ready(crew, stop)
             _LOG.info(
-                "listening on http://%s:%d, admin on http://%s:%d",
+                "listening on %s://%s:%d, admin on http://%s:%d",
+                "http" if settings.tls_certificate_file is None else "https",
                 settings.host,
                 crew.port,
                 settings.admin_host,

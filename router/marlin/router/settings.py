@@ -30,6 +30,11 @@ class Settings:
     """Namespace whose pools and policies are read from a file of documents; None: of all."""
     secrets_dir: Path | None = None
     """Folder under which Secrets are mounted, as NAME/KEY."""
+    tls_certificate_file: Path | None = None
+    """Certificate for clients, with its chain; None: they speak HTTP without TLS."""
+    tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    """Authorities whose certificates clients must have; None: they need none."""
     tenants: Path | None = None
     """File that holds a list of tenants; None: everybody may send requests, and their credentials go on to backends."""
     peers: str | None = None

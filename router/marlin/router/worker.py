@@ -44,6 +44,7 @@ from marlin.router.messages import (
     Verdict,
 )
 from marlin.router.plane import Plane
+from marlin.router.server_tls import LOOK_S, ServerTls
 from marlin.router.settings import BACKLOG, Settings
 
 _LOG = logging.getLogger("marlin.router")
@@ -72,6 +73,7 @@ class Worker:
         self._write_log = write_log
         self._plane: Plane | None = None
         self._server: asyncio.Server | None = None
+        self._tls: ServerTls | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._channel = Channel(ToWorker, self._take, self._stop.set)
@@ -116,6 +118,8 @@ class Worker:
         write_log = self._write_log if settings.has_access_log else None
         self._plane = Plane(settings, time.monotonic, time.time, self._page, write_log, self._ledger)
         self._plane.on_suspect = lambda url: self._channel.send(Suspect(url))
+        if settings.tls_certificate_file is not None and settings.tls_key_file is not None:
+            self._tls = ServerTls(settings.tls_certificate_file, settings.tls_key_file, settings.tls_client_ca_file)
 
     def _adopt(self, plane: Plane, message: Adopt) -> None:
         try:
@@ -140,12 +144,20 @@ class Worker:
 
     async def _listen(self, plane: Plane) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(plane.accept, sock=self._listener, backlog=BACKLOG)
+        tls = None if self._tls is None else self._tls.context
+        self._server = await loop.create_server(plane.accept, sock=self._listener, backlog=BACKLOG, ssl=tls)
+        if self._tls is not None:
+            self._spawn(self._look_at_certificate(self._tls))
         # What is alive now stays alive: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         self._channel.send(Ready())
         await plane.look_after()
+
+    async def _look_at_certificate(self, tls: ServerTls) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            tls.look()
 
     async def _drain(self, plane: Plane, *, is_final: bool) -> None:
         plane.drain()
