@@ -57,6 +57,10 @@ control-plane: ## The API server and etcd that tests run against, into the user'
 e2e-vllm: setup-dev ## The emulator's contract tests against a real vLLM on CPU (5 GB, some minutes)
 	@scripts/e2e_vllm.sh
 
+.PHONY: e2e-kind
+e2e-kind: setup-dev ## A hub and two member clusters with kind: plans, changes, failures, upgrade (docker, kind, images; fifteen minutes)
+	@scripts/e2e_kind.sh $(ARGS)
+
 .PHONY: bench
 bench: setup-dev ## Benchmarks, one line per figure (ONLY=demo|twin|environments|policy|router|operator)
 	@$(V)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY))

@@ -73,6 +73,8 @@ REFINED: Final[dict[str, dict[str, Any]]] = {
         "uniqueItems": True,
         "items": {"type": "string", "minLength": 1, "maxLength": 253, "pattern": _NAME},
     },
+    "router.tenants.existingSecret": {"type": "string", "maxLength": 253, "pattern": _NAME},
+    "router.tenants.key": {"type": "string", "minLength": 1, "maxLength": 253, "pattern": "^[-._a-zA-Z0-9]+$"},
     "router.workers": {"type": "integer", "minimum": 1, "maximum": 64},
     "router.listenAddress": {"type": "string", "minLength": 1},
     "router.logFormat": {"enum": ["json", "text"]},

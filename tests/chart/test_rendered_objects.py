@@ -125,7 +125,7 @@ def test_the_router_takes_the_arguments_it_is_given(rendering: Path, tmp_path: P
     table = tmp_path / "table"
     table.touch()
     # Files that exist only in the pod; all else is checked by the router's own command line.
-    here = {"--config": table, "--secrets-dir": tmp_path}
+    here = {"--config": table, "--secrets-dir": tmp_path, "--tenants": table}
     arguments = [
         f"{name}={here[name]}" if (name := argument.partition("=")[0]) in here else argument for argument in arguments
     ]
@@ -156,8 +156,10 @@ def test_what_the_router_reads_is_mounted(rendering: Path) -> None:
     assert set(mounts) == {volume["name"] for volume in spec["volumes"]}
     (config,) = [a.partition("=")[2] for a in container["args"] if a.startswith("--config=")]
     assert Path(config).parent == Path(mounts["table"])
+    tenants = [a.partition("=")[2] for a in container["args"] if a.startswith("--tenants=")]
+    assert [str(Path(one).parent) for one in tenants] == [mounts[name] for name in mounts if name == "tenants"]
     for volume in spec["volumes"]:
-        if "secret" in volume:
+        if "secret" in volume and volume["name"] != "tenants":
             assert mounts[volume["name"]] == f"/var/run/marlin/secrets/{volume['secret']['secretName']}"
 
 

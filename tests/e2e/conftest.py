@@ -1,7 +1,11 @@
-"""Tests against real servers are there only when a server is: nothing here is collected, or skipped, otherwise."""
+"""Tests against real servers and clusters are there only when one is asked for: nothing is collected otherwise."""
 
 from __future__ import annotations
 
 import os
 
-collect_ignore = [] if {"MARLIN_VLLM_URL", "MARLIN_VLLM_POOLING_URL"} & set(os.environ) else ["test_vllm_contract.py"]
+collect_ignore = []
+if not {"MARLIN_VLLM_URL", "MARLIN_VLLM_POOLING_URL"} & set(os.environ):
+    collect_ignore.append("test_vllm_contract.py")
+if "MARLIN_E2E_CLUSTERS" not in os.environ:
+    collect_ignore.append("test_across_clusters.py")

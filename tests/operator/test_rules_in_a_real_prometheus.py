@@ -1,0 +1,183 @@
+"""Rules and dashboards in a real Prometheus that scrapes a real router, with traffic and faults, and an operator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from aiohttp import web
+from chart_values import CHART, ROOT
+from control_plane import free_port
+from router_client import table, write
+
+from marlin.operator.demo.processes import Processes, Service
+from marlin.operator.kube.access import Access
+from marlin.operator.running import Operator, Settings
+from marlin.operator.serving import pages
+
+RULES = sorted((CHART / "files" / "rules").glob("*.yaml"))
+EMULATE = ("emulate", "--model", "m", "--profile", "Llama-2-7b", "--accelerator", "H100-80GB", "--tensor-parallel", "1")
+
+NEVER_HAPPENED = {"marlin_router_requests_without_estimate_total", "marlin_router_table_reloads_total"}
+"""Counters that this traffic has no reason to raise."""
+
+
+def _program() -> Path:
+    run = subprocess.run([ROOT / "scripts" / "promtool.sh", "--find"], capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        pytest.skip(run.stderr.strip())
+    program = Path(run.stdout.strip()).parent / "prometheus"
+    if not program.exists():
+        pytest.skip("prometheus: not beside promtool")
+    return program
+
+
+class Prometheus:
+    """One that scrapes every second and has the chart's rules."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
+        self._url, self._session = url, session
+
+    async def ask(self, path: str, **params: str) -> Any:
+        async with self._session.get(f"{self._url}/api/v1/{path}", params=params) as response:
+            answer = await response.json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    async def query(self, expression: str) -> list[dict[str, Any]]:
+        return list((await self.ask("query", query=expression))["result"])
+
+    async def until(self, expression: str) -> list[dict[str, Any]]:
+        """Its value, once it has one."""
+        for _ in range(300):
+            if found := await self.query(expression):
+                return found
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"no value: {expression}")
+
+
+@asynccontextmanager
+async def _prometheus(folder: Path, targets: dict[str, str]) -> AsyncIterator[Prometheus]:
+    labels = {"namespace": "marlin", "pod": "one"}
+    jobs = [
+        {"job_name": job, "static_configs": [{"targets": [address], "labels": labels}]}
+        for job, address in targets.items()
+    ]
+    for file in RULES:
+        (folder / file.name).write_text(file.read_text())
+    every_second = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    config = {"global": every_second, "rule_files": [file.name for file in RULES], "scrape_configs": jobs}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_port()}"
+    log = (folder / "prometheus.log").open("wb")
+    process = await asyncio.create_subprocess_exec(
+        *(str(_program()), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),
+        *(f"--web.listen-address={address}",),
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(200):
+                with suppress(aiohttp.ClientError):
+                    async with session.get(f"http://{address}/-/ready") as response:
+                        if response.status == 200:
+                            break
+                await asyncio.sleep(0.1)
+            yield Prometheus(f"http://{address}", session)
+    finally:
+        process.terminate()
+        await process.wait()
+        log.close()
+
+
+@asynccontextmanager
+async def _operator_pages() -> AsyncIterator[str]:
+    """Address of a leading operator's pages, without a cluster behind them."""
+    operator = Operator(Access("https://hub", ""), Settings("marlin-system", "one"))
+    operator.is_leader, operator.rounds, operator.last_round_s = True, 3, asyncio.get_running_loop().time()
+    runner = web.AppRunner(pages(operator), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield "{}:{}".format(*runner.addresses[0][:2])
+    finally:
+        await runner.cleanup()
+
+
+async def _traffic(session: aiohttp.ClientSession, router: Service, emulators: list[Service]) -> None:
+    """Requests without end, of which some meet a full queue: rate() sees a counter grow, not begin."""
+
+    async def ask() -> None:
+        body = {"model": "m", "prompt": "hello", "max_tokens": 5, "ignore_eos": True}
+        async with session.post(f"{router.url}/v1/completions", json=body) as response:
+            await response.read()
+
+    while True:
+        for emulator in emulators:
+            fault = {"fault": "queue-full", "requests": 1}
+            async with session.post(f"{emulator.url}/emulator/faults", json=fault) as response:
+                assert response.status == 200
+        await asyncio.gather(*(ask() for _ in range(5)))
+
+
+def _rules() -> list[dict[str, Any]]:
+    return [rule for f in RULES for group in yaml.safe_load(f.read_text())["groups"] for rule in group["rules"]]
+
+
+def _panels() -> list[tuple[str, str]]:
+    """Each query of the dashboards with its panel's title, as Grafana would ask it for everything."""
+    found = []
+    for file in sorted((CHART / "files" / "dashboards").glob("*.json")):
+        for panel in json.loads(file.read_text())["panels"]:
+            for target in panel.get("targets", []):
+                query = re.sub(r"\$__(rate_interval|range)", "1m", target["expr"])
+                found.append((panel["title"], re.sub(r"\$(namespace|pool|datacenter)\b", ".*", query)))
+    return found
+
+
+async def test_every_query_of_rules_and_dashboards_has_a_value_where_there_is_traffic(tmp_path: Path) -> None:
+    _program()
+    async with Processes(tmp_path) as processes, _operator_pages() as operator, aiohttp.ClientSession() as session:
+        emulators = [await processes.start(name, *EMULATE, ready_path="/health") for name in ("north", "south")]
+        document = table(*(one.url for one in emulators))
+        for site in document["datacenters"]:
+            site |= {"carbonGco2PerKwh": 100.0, "waterLPerKwh": 2.0, "priceUsdPerKwh": 0.1}
+        for backend in document["pools"][0]["backends"]:
+            backend |= {"joulesPerPromptToken": 0.1, "joulesPerOutputToken": 1.0, "concurrencyAtCapacity": 8.0}
+        config = tmp_path / "table.json"
+        write(config, document)
+        router = await processes.start(
+            *("router", "router", "--config", str(config), "--admin-port", "0", "--drain-grace-s", "0"),
+            ready_path="/readyz",
+        )
+        assert router.admin_url is not None
+        targets = {
+            "marlin-router-metrics": router.admin_url.removeprefix("http://"),
+            "marlin-operator-metrics": operator,
+        }
+        async with _prometheus(tmp_path, targets) as prometheus:
+            flowing = asyncio.create_task(_traffic(session, router, emulators))
+            await prometheus.until("sum(rate(marlin_router_retries_total[1m])) > 0")
+            await prometheus.until("sum(rate(marlin_router_upstream_errors_total[1m])) > 0")
+            await prometheus.until("sum(rate(marlin_router_requests_total[1m])) > 0")
+
+            for rule in _rules():
+                if "record" in rule:
+                    assert await prometheus.until(rule["record"]), rule["record"]
+            evaluated = [r for group in (await prometheus.ask("rules"))["groups"] for r in group["rules"]]
+            assert len(evaluated) == len(_rules())
+            assert [r["name"] for r in evaluated if r["health"] != "ok"] == []
+            empty = [(title, q) for title, q in _panels() if not await prometheus.query(q)]
+            flowing.cancel()
+            assert [one for one in empty if not any(name in one[1] for name in NEVER_HAPPENED)] == []
