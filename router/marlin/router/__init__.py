@@ -4,8 +4,8 @@ A control process and its workers (``docs/explanation/architecture.md``). Decisi
 values; sockets and files are at the rim. In a worker (standard library, msgspec, uvloop):
 
 - what is decided: ``view`` the parsed table; ``choice`` which datacenter, which backend; ``affinity`` the same for
-  sessions; ``balancer`` both with a memory; ``budget`` how many retries; ``loads`` requests in flight of all workers;
-  ``held`` what backends say they hold
+  sessions; ``balancer`` both with a memory; ``budget`` how many retries; ``responses`` who keeps which; ``loads``
+  requests in flight of all workers; ``held`` what backends say they hold
 - who comes in: ``gate`` keys, rates, budgets, priorities; ``limits`` their arithmetic; ``ledger`` what was used, shared
 - what is read: ``heads`` and ``framing`` HTTP/1; ``body_fields`` the model's name; ``paths`` what is passed on;
   ``usage`` token counts

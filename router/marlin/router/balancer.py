@@ -321,6 +321,11 @@ class Balancer:
         """What is known of ``backend``."""
         return self._live[backend.key]
 
+    def usable(self, key: BackendKey) -> LiveBackend | None:
+        """The backend with this key, if a request may be sent to it."""
+        live = self._live.get(key)
+        return live if live is not None and live.has_room else None
+
     def all_live(self) -> Collection[LiveBackend]:
         """All backends something is known of."""
         return self._live.values()

@@ -29,6 +29,7 @@ from marlin.router.errors import (
 from marlin.router.framing import ChunkReader
 from marlin.router.heads import CHUNKED, UNTIL_CLOSE, ReplyHead, RequestHead
 from marlin.router.paths import OWN, PASSED_ON
+from marlin.router.responses import MAX_ASKED, asked_for
 from marlin.router.upstream import Link
 from marlin.router.usage import TAIL_BYTES, find_usage
 
@@ -46,6 +47,7 @@ MAX_RESENDS: Final = 1
 """How often a request is sent again that a backend may have begun to work on."""
 
 _RETRY_AFTER_S: Final = 1
+_UNKNOWN: Final = 404
 _BUSY: Final = frozenset({429, 503})
 
 _EVENT_BYTES: Final = 8192
@@ -78,6 +80,7 @@ class Flow:
     """
 
     __slots__ = (
+        "_asked_for",
         "_bytes_seen",
         "_client",
         "_is_counted",
@@ -124,6 +127,7 @@ class Flow:
         self._is_counted = False
         self._resends = 0
         self._session = b""
+        self._asked_for: str | None = None
         self._tail = self._last = self._second_last = b""
         self._tried: tuple[LiveBackend, ...] = ()
         self.head = head
@@ -158,6 +162,8 @@ class Flow:
                 return
             tenant = None if gate is None else gate.tenant_of(head)
             fields = read_fields(self.body) if not head.is_opaque else BodyFields(model_in_form(self.body))
+            if head.line.is_responses:
+                self._asked_for = asked_for(head.line.path, self.body)
             self._pool = self._find_pool(fields)
             if gate is not None and tenant is not None:
                 self.ticket = gate.admit(tenant, self.body, self._pool, self.began_s, plane.wall_clock())
@@ -181,6 +187,8 @@ class Flow:
             return pool
         if len(by_model) == 1:
             return next(iter(by_model.values()))
+        if self._asked_for is not None and (pool := self._pool_that_keeps(self._asked_for)) is not None:
+            return pool
         if self.head.is_opaque:
             raise BadRequestError(
                 "the model can only be read from a JSON or multipart body, and several models are served here",
@@ -191,12 +199,44 @@ class Flow:
             "model is required: several models are served here", reason="model_missing", param="model"
         )
 
+    def _pool_that_keeps(self, response_id: str) -> LivePool | None:
+        """The pool of a response's backend; where that is unknown, the first one: looking begins there."""
+        keeper = self._plane.responses.keeper(response_id)
+        pools = self._plane.balancer.pools
+        return next((p for p in pools if keeper is None or p.pool.name == keeper[0]), pools[0] if pools else None)
+
+    def _keeper(self) -> LiveBackend | None:
+        """The backend that has the response that is asked for, where that is known and it may be asked."""
+        if self._asked_for is None or self._tried:
+            return None
+        keeper = self._plane.responses.keeper(self._asked_for)
+        return None if keeper is None else self._plane.balancer.usable(keeper)
+
+    def _looks_further(self, live: LiveBackend) -> bool:
+        """Asks the next backend for a response that this one does not know; says whether there is one."""
+        plane, tried = self._plane, (*self._tried, live)
+        if self.attempts >= MAX_ASKED:
+            return False
+        now_s = plane.clock()
+        pools = [self._pool, *(p for p in plane.balancer.pools if p is not self._pool)]
+        if self.head.line.method == b"POST" and self.body:
+            pools = pools[:1]  # it names its model
+        for pool in pools:
+            if pool is not None and plane.balancer.choose(pool, now_s, tried, is_forwarded=self.head.is_forwarded):
+                self._pool = pool
+                link, self._link = self._link, None
+                if link is not None:
+                    link.give_up()
+                self._try_another(live)
+                return True
+        return False
+
     def _try_next(self, now_s: float) -> None:
         """Chooses a backend and sends the request to it, at once or when there is a connection."""
         plane = self._plane
         assert self._pool is not None
-        live = None
-        if self.attempts < MAX_ATTEMPTS:
+        live = self._keeper()
+        if live is None and self.attempts < (MAX_ATTEMPTS if self._asked_for is None else MAX_ASKED):
             live = plane.balancer.choose(
                 self._pool, now_s, self._tried, is_forwarded=self.head.is_forwarded, session=self._session
             )
@@ -352,6 +392,8 @@ class Flow:
         status = reply.status
         if status >= 429 and (status in _BUSY or status >= 500) and self._goes_elsewhere(live, reply):
             return False
+        if status == _UNKNOWN and self._asked_for is not None and self._looks_further(live):
+            return False
         if status < 500:
             live.failures = 0
         self._reply = reply
@@ -370,6 +412,8 @@ class Flow:
             self.ttft_s = self._plane.clock() - self.began_s
             self.bytes_out = len(body)
             if head.line.method == b"POST":
+                if head.line.is_responses:
+                    self._plane.responses.note(body, live.backend.key)
                 self._tail = body
                 if is_whole and status < 300 and (cost := self._count_usage(live, reply)) is not None:
                     data = data[:-2] + _told(cost)
@@ -434,6 +478,8 @@ class Flow:
         """The next bytes of the reply's body, chunks included where it is chunked."""
         if self.ttft_s is None:
             self.ttft_s = self._plane.clock() - self.began_s
+            if self.head.line.is_responses and self.live is not None:
+                self._plane.responses.note(data, self.live.backend.key)
         size = len(data)
         self.bytes_out += size
         if self.is_stream:

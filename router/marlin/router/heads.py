@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from marlin.router.errors import BadRequestError, RouterError
 from marlin.router.paths import route_of
+from marlin.router.responses import PATH as RESPONSES
 
 PREFIX: Final = b"x-marlin-"
 ERROR: Final = "x-marlin-error"
@@ -152,10 +153,11 @@ class RequestLine:
         route: what is done with such a request (``paths``).
         is_http10: whether the client speaks HTTP/1.0: it does not know chunks.
         is_anthropic: whether it expects errors in Anthropic's shape.
+        is_responses: whether it is about responses that backends keep.
         log: how the access log writes it; empty until it has.
     """
 
-    __slots__ = ("is_anthropic", "is_http10", "log", "method", "path", "route", "target")
+    __slots__ = ("is_anthropic", "is_http10", "is_responses", "log", "method", "path", "route", "target")
 
     def __init__(self, method: bytes, target: bytes, *, is_http10: bool) -> None:
         self.method = method
@@ -163,6 +165,7 @@ class RequestLine:
         self.path = target.partition(b"?")[0].decode("ascii")
         self.route = route_of(method, target)
         self.is_anthropic = self.path.startswith("/v1/messages")
+        self.is_responses = self.path == RESPONSES or self.path.startswith(f"{RESPONSES}/")
         self.is_http10 = is_http10
         self.log = ""
 

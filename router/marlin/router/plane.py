@@ -26,6 +26,7 @@ from marlin.router.held import SUMMARY_PATH, summary_of
 from marlin.router.ledger import Ledger
 from marlin.router.limits import Tenant
 from marlin.router.loads import LoadPage
+from marlin.router.responses import Responses
 from marlin.router.settings import Settings
 from marlin.router.tally import Tally
 from marlin.router.upstream import Contexts, Peer
@@ -64,6 +65,7 @@ class Plane:
         balancer: chooses and counts.
         tally: what is counted.
         budget: how many retries there may be.
+        responses: which backend keeps which response.
         gate: lets tenants in; None: everybody comes in.
         flows: requests being served.
         clients: their connections, and idle ones.
@@ -87,6 +89,7 @@ class Plane:
         self.balancer = Balancer(clock, Random(settings.seed), page)
         self.tally = Tally()
         self.budget = RetryBudget(clock())
+        self.responses = Responses()
         self.gate: Gate | None = None
         if settings.tenants is not None:
             assert ledger is not None
