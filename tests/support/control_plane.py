@@ -164,13 +164,18 @@ class Cluster:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {token or self.admin}", "Content-Type": content_type},
         )
-        try:
-            with urllib.request.urlopen(request, context=self._context(), timeout=30) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                said = error.read().decode(errors="replace")
-            raise RefusedError(error.code, said) from None
+        for attempt in range(10):
+            try:
+                with urllib.request.urlopen(request, context=self._context(), timeout=30) as answer:
+                    text = answer.read()
+                break
+            except urllib.error.HTTPError as error:
+                with error:
+                    said = error.read().decode(errors="replace")
+                # While a kind is being installed anew its storage is away for a moment, and the server says so.
+                if error.code != 429 or attempt == 9:
+                    raise RefusedError(error.code, said) from None
+                time.sleep(0.5)
         return json.loads(text) if text[:1] in {b"{", b"["} else text
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
