@@ -73,8 +73,8 @@ def test_an_api_server_that_is_too_busy_delays_and_changes_nothing(
     conditions = fleet.status()["conditions"]
     proxy.fault = (status, headers)
     fleet.apply(planner={"kind": "RoundRobin", "scheme": "Balanced"})
-    eventually(lambda: behind_proxy.metric("marlin_operator_failed_rounds_total") >= 1, timeout_s=90)
-    assert behind_proxy.page("/readyz")[0] == 503
+    assert eventually(lambda: behind_proxy.page("/readyz")[0] == 503, timeout_s=90)
+    assert behind_proxy.metric("marlin_operator_failed_rounds_total") >= 1
     assert behind_proxy.page("/healthz")[0] == 200
     assert fleet.status()["plan"] == plan
     assert fleet.status()["conditions"] == conditions
