@@ -77,15 +77,17 @@ class Score:
 
 
 def best_of_simple(question: Question, leaning: Leaning, train: Part, tune: Part) -> Scored:
-    """The best simple policy, chosen on days of ``tune``; its static order is learnt on days of ``train``."""
+    """The best simple policy, chosen on days of ``tune``; its static order is learnt on days of ``train``.
+
+    With the fluid engine, whichever scores: to follow every request for all candidates would take most of an hour.
+    """
     experiment = prepared(question)
     return best_simple_policy(
         replace(experiment.study, first_day=train.first_day, first_date=train.start, days=train.days),
         replace(experiment.study, first_day=tune.first_day, first_date=tune.start, days=tune.days),
         leaning.scheme,
         question.dispatch,
-        experiment.engine,
-        leaning.weights,
+        weights=leaning.weights,
     )
 
 
