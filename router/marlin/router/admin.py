@@ -1,4 +1,4 @@
-"""What operators of the router look at: /metrics, /healthz, /readyz and /debug/table.
+"""What operators of the router look at: /metrics, /healthz, /readyz, /debug/table and /debug/decision.
 
 On a port of their own, bound to this machine by default. Nothing here shows a secret.
 """
@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from marlin.router.control import ControlStatus
 from marlin.router.crew import Workers
+from marlin.router.explain import decision
 from marlin.router.messages import BackendReport, Report
 from marlin.router.metrics import Metrics
 from marlin.router.store import BudgetStore
@@ -26,7 +27,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Admin:
-    """The four pages.
+    """The pages.
 
     Args:
         table: the table in force.
@@ -65,6 +66,7 @@ class Admin:
             "/healthz": self._show_health,
             "/readyz": self._show_readiness,
             "/debug/table": self._show_table,
+            "/debug/decision": self._show_decision,
         }
 
     async def _show_metrics(self, _: web.Request) -> web.StreamResponse:
@@ -88,6 +90,14 @@ class Admin:
 
     async def _show_table(self, _: web.Request) -> web.StreamResponse:
         return _json(table_shown(self._table(), merged(await self._workers.reports())))
+
+    async def _show_decision(self, request: web.Request) -> web.StreamResponse:
+        table, model = self._table(), request.query.get("model", "")
+        pool = table.by_model.get(model)
+        if pool is None:
+            known = ", ".join(table.by_model)
+            return _json({"error": f"/debug/decision?model=NAME: no model {model!r}; known are {known}"}, 404)
+        return _json(decision(pool, merged(await self._workers.reports())))
 
 
 Seen = dict[tuple[str, str, str], BackendReport]

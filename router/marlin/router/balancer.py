@@ -476,6 +476,13 @@ class Balancer:
         """Requests of this worker in flight at all backends, those that left the table included."""
         return sum(live.own_in_flight for live in self._live.values())
 
+    def held_elsewhere(self, live: LiveBackend) -> dict[str, int]:
+        """What a backend holds of others that counts towards caps, and what waits there."""
+        if self._page is None:
+            return {}
+        outside = self._page.outside(live.slot) if live.backend.is_member_router else 0
+        return {"outside": outside, "waiting": self._page.waiting(live.slot)}
+
     def held(self, now_s: float) -> dict[str, Held]:
         """What is in flight for each model, of all workers and as far as is known of others; for routers before us."""
         if self._has_others:

@@ -24,7 +24,7 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
     type=_PORT,
     default=8081,
     show_default=True,
-    help="Port for /metrics, /healthz, /readyz and /debug/table; 0: any free one.",
+    help="Port for /metrics, /healthz, /readyz and /debug; 0: any free one.",
 )
 @click.option(
     "--workers",

@@ -106,6 +106,10 @@ class BackendReport(msgspec.Struct, frozen=True):
     is_usable: bool
     concurrency: float
     service_time_s: float | None
+    outside: int = 0
+    """Of others, where they count towards a cap: at member routers."""
+    waiting: int = 0
+    """At it, whoever sent them, not worked on yet."""
 
 
 class Report(msgspec.Struct, frozen=True, tag=True):
