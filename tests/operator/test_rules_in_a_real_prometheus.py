@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from router_client import table, write
 
 from marlin.operator.demo.processes import Processes, Service
 from marlin.operator.kube.access import Access
+from marlin.operator.report.prometheus import read
 from marlin.operator.running import Operator, Settings
 from marlin.operator.serving import pages
 
@@ -45,10 +47,10 @@ class Prometheus:
     """One that scrapes every second and has the chart's rules."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self._url, self._session = url, session
+        self.url, self._session = url, session
 
     async def ask(self, path: str, **params: str) -> Any:
-        async with self._session.get(f"{self._url}/api/v1/{path}", params=params) as response:
+        async with self._session.get(f"{self.url}/api/v1/{path}", params=params) as response:
             answer = await response.json()
         assert answer["status"] == "success", answer
         return answer["data"]
@@ -179,5 +181,13 @@ async def test_every_query_of_rules_and_dashboards_has_a_value_where_there_is_tr
             assert len(evaluated) == len(_rules())
             assert [r["name"] for r in evaluated if r["health"] != "ok"] == []
             empty = [(title, q) for title, q in _panels() if not await prometheus.query(q)]
+            now = datetime.now(UTC)
+            seen = await read(prometheus.url, now - timedelta(minutes=1), now, 'job="marlin-router-metrics"')
             flowing.cancel()
+            assert {pool for pool, _ in seen.sites} == {"chat"}
+            for usage in seen.sites.values():
+                assert usage.tokens > 0
+                assert usage.carbon_gco2 > 0
+                assert usage.capacity_requests > 0
+                assert usage.ttft_p95_s is not None
             assert [one for one in empty if not any(name in one[1] for name in NEVER_HAPPENED)] == []

@@ -39,6 +39,9 @@ COMMANDS: Final[dict[str, Entry]] = {
     "evaluate": Entry("marlin.policy.evaluate_cli:evaluate", "sim", "Score MARLIN beside its yardsticks."),
     "router": Entry("marlin.router.cli:router", "router", "Send requests to datacenters as the plan says."),
     "operator": Entry("marlin.operator.cli:operator", "operator", "Plan every epoch for the objects of a cluster."),
+    "report": Entry(
+        "marlin.operator.report.cli:report", "demo", "Say what an interval took in energy, carbon, water and money."
+    ),
     "emulate": Entry("marlin.simulator.emulator.cli:emulate", "demo", "Serve an emulated vLLM."),
     "validate": Entry("marlin.api.commands:validate", "router", "Check configuration files."),
     "crds": Entry("marlin.api.commands:crds", "router", "Write the CustomResourceDefinitions."),
