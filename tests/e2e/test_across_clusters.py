@@ -8,6 +8,7 @@ emulated, everything else is what the chart installs.
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import os
 import threading
@@ -142,7 +143,7 @@ class Fleet:
 
     def install(self) -> None:
         for name, cluster in self.clusters.items():
-            cluster.apply(*_emulated_vllm())
+            until(functools.partial(_serves_vllm, cluster), 180.0)
             values = self._values(name)
             cluster.helm(
                 *("upgrade", "--install", "marlin", ROOT / "charts" / "marlin", "--namespace", NAMESPACE),
@@ -221,6 +222,12 @@ def _written(cluster: Cluster, name: str, values: dict[str, Any]) -> Path:
     path = cluster.kubeconfig.parent / f"{cluster.name}-{name}.json"
     path.write_text(json.dumps(values))
     return path
+
+
+def _serves_vllm(cluster: Cluster) -> bool:
+    """Applies it. A young cluster on a busy machine may not answer at once."""
+    cluster.apply(*_emulated_vllm())
+    return True
 
 
 def _emulated_vllm() -> list[dict[str, Any]]:
