@@ -34,7 +34,7 @@ def processes_that_mention(text: str) -> list[str]:
 def test_a_short_demo_answers_every_request_for_every_planner_and_leaves_nothing_running(tmp_path: Path) -> None:
     result_file = tmp_path / "result.json"
     small_artifact(tmp_path / "policy")
-    agents = ["--planner", "marlin", "--artifact", str(tmp_path / "policy")]
+    agents = ["--artifact", str(tmp_path / "policy")]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     run = subprocess.run(
         [*MARLIN, "demo", *agents, "--epochs", "3", "--epoch-seconds", "1.5", "--json", str(result_file)],

@@ -11,7 +11,11 @@ import click
 
 
 @click.command()
-@click.option("--planner", default="merit-order", show_default=True, help="The planner to show against the baselines.")
+@click.option(
+    "--planner",
+    default=None,
+    help="The planner to show beside the baselines. Default: marlin where there is a trained policy, else merit-order.",
+)
 @click.option(
     "--scheme",
     default="balanced",
@@ -48,7 +52,7 @@ import click
     help="With --serve: port of the first router; the others follow.",
 )
 def demo(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by name
-    planner: str,
+    planner: str | None,
     scheme: str,
     artifact: Path | None,
     seed: int,
@@ -73,11 +77,11 @@ def demo(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     """  # noqa: D301 the backslash is click's mark for a block to keep
     # Imported here: --help should not wait for NumPy and aiohttp.
     from marlin.operator.demo.run import run_demo, serve_demo  # noqa: PLC0415
-    from marlin.operator.demo.settings import DemoSettings  # noqa: PLC0415
+    from marlin.operator.demo.settings import DemoSettings, default_planner  # noqa: PLC0415
     from marlin.policy.planners import planner_kind, scheme_of  # noqa: PLC0415
 
     settings = DemoSettings(
-        planner=planner_kind(planner),
+        planner=planner_kind(planner) if planner else default_planner(artifact),
         scheme=scheme_of(scheme),
         artifact=artifact,
         seed=seed,

@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Final
 
 from marlin.api.plan import PlannerKind, Scheme
+from marlin.policy.agents.shipped import has_shipped
 
 BASELINES: Final = (PlannerKind.CAPACITY_PROPORTIONAL, PlannerKind.NEAREST)
 """What every planner is shown against."""
+
+
+def default_planner(artifact: Path | None) -> PlannerKind:
+    """Who is shown where nobody is named: MARLIN, where there is a trained policy for it."""
+    return PlannerKind.MARLIN if artifact is not None or has_shipped() else PlannerKind.MERIT_ORDER
 
 
 @dataclass(frozen=True, slots=True)
