@@ -17,6 +17,8 @@ from marlin.api.plan import RoutingPlan
 
 Start = Callable[[str], Process]
 
+pytestmark = pytest.mark.timeout(300)  # a busy machine takes several times as long for each start of a process
+
 
 @pytest.fixture
 def proxy(hub: Cluster, tmp_path: Path) -> Iterator[FaultProxy]:

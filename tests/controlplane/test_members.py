@@ -17,6 +17,8 @@ from worlds import the
 
 Start = Callable[[str], Process]
 
+pytestmark = pytest.mark.timeout(300)  # as in test_faults
+
 POOL_CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
