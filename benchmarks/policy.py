@@ -116,15 +116,15 @@ def _untrained(folder: Path) -> Path:
         drawn,
     )
 
-    sizes = NetworkSettings(channels=3)
+    sizes = NetworkSettings()
     parameters = drawn(actor_shapes(sizes) | critic_shapes(sizes), np.random.default_rng(0))
     card = {
         "marlinVersion": "0",
         "scenarioSha256": "0" * 64,
         "seed": 0,
-        "dispatch": "Ordered",
+        "dispatch": ["Ordered"],
         "conditioning": "film",
-        "networks": {"channels": 3, "actorHidden": 128, "criticHidden": 256, "pooled": 32, "filmHidden": 32},
+        "networks": {"actorHidden": 128, "criticHidden": 256, "pooled": 32, "filmHidden": 32},
     }
     save(folder / "untrained", card, parameters)
     return folder / "untrained"

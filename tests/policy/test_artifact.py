@@ -21,10 +21,9 @@ CARD: dict[str, Any] = {
     "marlinVersion": "0",
     "scenarioSha256": "0" * 64,
     "seed": 7,
-    "dispatch": "Ordered",
+    "dispatch": ["Ordered"],
     "conditioning": "film",
     "networks": {
-        "channels": SMALL.channels,
         "actorHidden": SMALL.actor_hidden,
         "criticHidden": SMALL.critic_hidden,
         "pooled": SMALL.pooled,
@@ -94,7 +93,7 @@ def flip_a_bit(folder: Path) -> None:
         (lambda folder: change_card(folder, weightsSha256="0" * 64), "its digest is not the card's"),
         (
             lambda folder: change_card(folder, networks=CARD["networks"] | {"actorHidden": 17}),
-            "is float32 (4, 25, 16), not float32 (4, 25, 17)",
+            "is float32 (4, 27, 16), not float32 (4, 27, 17)",
         ),
     ],
 )  # fmt: skip

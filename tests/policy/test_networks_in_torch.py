@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import SMALL, own_preference, some_intent, some_rows, weights
+from small_networks import own_preference, some_intent, some_rows, weights
 
 from marlin.api.plan import Dispatch
 from marlin.policy.networks import actor, critic
+from marlin.policy.networks.parameters import CHANNEL_COUNT
 from marlin.policy.training import networks
 from marlin.policy.training.networks import IntentTensors, RowTensors
 from marlin.simulator.environments import action
@@ -67,8 +68,10 @@ def test_actions_mean_the_same_intents(
 ) -> None:
     rows = some_rows(seed, *size)
     layout = ActionLayout(size[1], size[2], dispatch, can_power_down)
-    cells = np.random.default_rng(seed).uniform(-1, 1, (*rows.shape, len(layout.channels)))
-    theirs = action.intents(layout, actor.flat(cells), rows.mask > 0, rows.weight)
+    cells = np.random.default_rng(seed).uniform(-1, 1, (*rows.shape, 3))
+    theirs = action.intents(
+        layout, action.laid_out(layout, cells), rows.mask > 0, rows.weight, rows.utilization, rows.limit
+    )
     ours = networks.intents(layout, tensor(cells), RowTensors.of(rows))
     is_open = (rows.mask.sum(axis=2) > 0)[..., None] & np.ones(rows.shape, dtype=bool)
     np.testing.assert_allclose(ours.shares.numpy()[is_open], theirs.shares[is_open], atol=1e-5)
@@ -93,4 +96,4 @@ def test_weights_survive_the_way_there_and_back() -> None:
     p = weights()
     back = networks.arrays(networks.tensors(p, learns=True))
     assert all((back[name] == p[name]).all() for name in p)
-    assert SMALL.channels == p["actor.head.weight"].shape[2] // 2
+    assert p["actor.head.weight"].shape[2] // 2 == CHANNEL_COUNT

@@ -13,18 +13,18 @@ from small_networks import SMALL
 
 from marlin.api.plan import Dispatch
 from marlin.policy.networks import actor
-from marlin.policy.networks.rows import rows_of
+from marlin.policy.networks.rows import Rows, rows_of
 from marlin.policy.training.networks import arrays
-from marlin.policy.training.replay import PRESENT_PART, Memory, Ring, Transitions, relabelled
+from marlin.policy.training.replay import PRESENT_PART, Memory, Ring, Transitions, relabelled, tamed
 from marlin.policy.training.sac import Learner, SacSettings, new_learner, update
 from marlin.simulator.environments import observation
-from marlin.simulator.environments.action import ActionLayout, intents
+from marlin.simulator.environments.action import ActionLayout, Intent, intents, laid_out
 from marlin.simulator.environments.reward import RewardSettings
+from marlin.simulator.physics import FloatArray
 
 MODELS, SITES = 1, 4
 OWN = np.eye(4, dtype=np.float32)
 LAYOUT = ActionLayout(MODELS, SITES, Dispatch.SHARES, can_power_down=False)
-NETWORKS = replace(SMALL, channels=1)
 
 
 def transitions(count: int, seed: int = 0) -> Transitions:
@@ -34,10 +34,11 @@ def transitions(count: int, seed: int = 0) -> Transitions:
     part = observation.named(observed, MODELS, SITES)
     part["available"][:], part["capacity"][:] = 1.0, 0.25
     part["carbon"][:] = (0.2, 0.6, 1.0, 1.4)  # how a row knows which site it is
-    part["average_gain"][:] = 0.0
+    part["average_gain"][:], part["marginal"][:] = 0.0, 1.0
+    part["rules"][:], part["forecast"][:] = (0.95, 0.0), 0.1
     rows = rows_of(observed, MODELS, SITES)
-    cells = np.tanh(rng.normal(0.0, 0.7, (count, MODELS * SITES)))
-    intent = intents(LAYOUT, cells, rows.mask > 0, rows.weight)
+    cells = np.tanh(rng.normal(0.0, 0.7, (count, MODELS, SITES, 3)))
+    intent = meant(cells, rows)
     zero = np.zeros((count, 4))
     parts = (
         observed,
@@ -53,9 +54,13 @@ def transitions(count: int, seed: int = 0) -> Transitions:
     return Transitions(*(np.asarray(p, dtype=np.float32) for p in parts))
 
 
+def meant(cells: FloatArray, rows: Rows) -> Intent:
+    return intents(LAYOUT, laid_out(LAYOUT, cells), rows.mask > 0, rows.weight, rows.utilization, rows.limit)
+
+
 def learner(seed: int = 0) -> Learner:
     settings = SacSettings(actor_rate=3e-3, critic_rate=3e-3, discount=0.0, first_temperature=0.002)
-    return new_learner(LAYOUT, NETWORKS, settings, seed)
+    return new_learner(SMALL, settings, seed)
 
 
 def own(count: int) -> np.ndarray:
@@ -94,23 +99,36 @@ def test_a_transition_is_worth_to_each_what_its_preference_makes_of_the_same_par
     settings = RewardSettings(trend=0.5, asleep=0.2, late=3.0)
     rewards = batch.rewards(own(6).astype(np.float32), settings)  # (4, 6)
     shared = 0.2 * batch.asleep - 3.0 * batch.late
-    np.testing.assert_allclose(rewards.T, batch.gain + 0.5 * batch.trend + shared[:, None], rtol=1e-5, atol=1e-6)
+    own_ = tamed(batch.gain) + 0.5 * tamed(batch.trend)
+    np.testing.assert_allclose(rewards.T, own_ + shared[:, None], rtol=1e-5, atol=1e-6)
     half = np.full((1, 6, 4), 0.25, dtype=np.float32)
     np.testing.assert_allclose(batch.rewards(half, settings)[0], rewards.mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
-def test_half_of_a_batch_is_read_as_one_s_own_the_rest_as_another_s_or_anybody_s() -> None:
-    read = relabelled(np.random.default_rng(0), 4000, 4, OWN)
+@given(st.lists(st.floats(-1e4, 1.0, width=32), min_size=2, max_size=9))
+def test_losses_are_tamed_and_keep_their_order(gains: list[float]) -> None:
+    given_ = np.sort(np.array(gains, dtype=np.float32))
+    found = tamed(given_)
+    assert (np.diff(found) >= 0).all()
+    np.testing.assert_array_equal(found[given_ >= -1], given_[given_ >= -1])
+    assert (found > -11).all(), "ten thousand mean epochs' loss is ten"
+
+
+def test_a_third_of_a_batch_is_read_as_one_s_own_and_the_rest_by_anybody_s_weights_in_part_or_wholly() -> None:
+    read = relabelled(np.random.default_rng(0), 4000)
+    assert read.shape == (4, 4000, 4)
     np.testing.assert_allclose(read.sum(axis=-1), 1.0, atol=1e-6)
     is_own = (read == OWN[:, None]).all(axis=-1)
-    is_corner = (read == 1.0).any(axis=-1)
-    assert is_own.mean() == pytest.approx(0.5 + 0.25 / 4, abs=0.02), "a quarter of the other agents is oneself"
-    assert is_corner.mean() == pytest.approx(0.75, abs=0.02)
+    assert is_own.mean() == pytest.approx(1 / 3, abs=0.02)
+    most = read.argmax(axis=-1)
+    assert (most != np.arange(4)[:, None]).mean() > 0.3, "another agent's metric before one's own: cross-labelling"
+    assert (read.max(axis=-1) < 0.6).mean() > 0.15, "and mixtures"
 
 
 def test_critics_learn_what_intents_were_worth() -> None:
+    torch.set_num_threads(1)
     learns, batch = learner(), transitions(256)
-    losses = [update(learns, batch, own(256))["critic_loss"] for _ in range(120)]
+    losses = [update(learns, LAYOUT, batch, own(256), actor_moves=False)["critic_loss"] for _ in range(250)]
     assert np.mean(losses[-5:]) < 0.1 * losses[0]
 
 
@@ -118,12 +136,12 @@ def test_each_agent_learns_to_send_requests_where_its_own_gain_is() -> None:
     torch.set_num_threads(1)
     learns, rng = learner(), np.random.default_rng(0)
     batch = transitions(1024)
-    for _ in range(250):
+    for _ in range(300):
         chosen = batch.take(rng.integers(len(batch), size=128))
-        update(learns, chosen, own(128))
+        update(learns, LAYOUT, chosen, own(128))
     rows = rows_of(batch.observation[:1], MODELS, SITES)
-    best = actor.propose(arrays(learns.weights), rows, own(1)).best()  # (4, 1, 4)
-    shares = intents(LAYOUT, best, rows.mask > 0, rows.weight).shares[:, 0, 0]  # (agent, site)
+    best = actor.propose(arrays(learns.calm), rows, own(1)).best()
+    shares = meant(best, rows).shares[:, 0, 0]  # (agent, site)
     assert (np.diag(shares) > 0.6).all(), shares.round(2)
 
 
@@ -133,7 +151,7 @@ def test_the_same_seed_learns_the_same_bit_for_bit() -> None:
     def learnt(seed: int) -> dict[str, np.ndarray]:
         learns = learner(seed)
         for n in range(3):
-            update(learns, transitions(64, n), own(64))
+            update(learns, LAYOUT, transitions(64, n), own(64))
         return arrays(learns.weights)
 
     one, again, other = learnt(1), learnt(1), learnt(2)
@@ -144,7 +162,7 @@ def test_the_same_seed_learns_the_same_bit_for_bit() -> None:
 def test_slow_copies_follow_slowly() -> None:
     learns = learner()
     before = {name: value.clone() for name, value in learns.slow.items()}
-    update(learns, transitions(64), own(64))
+    update(learns, LAYOUT, transitions(64), own(64))
     for name, value in learns.slow.items():
         step = learns.critic[name].detach() - before[name]
         torch.testing.assert_close(value, before[name] + 0.005 * step)

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from marlin.api.cli import marlin
 from marlin.api.errors import InputError, MarlinError
+from marlin.api.plan import Dispatch
 from marlin.policy import artifact
 from marlin.policy.training.job import Job
+from marlin.policy.training.random_fleets import Purpose, random_episodes
 from marlin.policy.training.run import TrainSettings
+from marlin.simulator.experiment import Study
+from marlin.simulator.fleet import Builder
+from marlin.simulator.scenario import ZONES, scenario_documents
 
-QUICK = TrainSettings(rounds=1, lanes=2, batch=8, warm_transitions=180, actor_hidden=8, critic_hidden=8)
-GIVEN = {"scenarios": ("demo-3",), "dispatch": "shares", "tune_days": 1, "days": 2, "load": "mean30"}
+QUICK = TrainSettings(rounds=1, lanes=2, batch=8, warm_transitions=900, critic_first=5, actor_hidden=8, critic_hidden=8)
+GIVEN = {
+    "scenarios": ("demo-3",),
+    "dispatch": "shares",
+    "tune_days": 1,
+    "days": 2,
+    "load": "mean30",
+    "random_fleets": 0,
+}
 
 
 def test_a_training_ends_in_an_artifact_with_what_it_was_seen_to_do(tmp_path: Path) -> None:
@@ -24,18 +39,44 @@ def test_a_training_ends_in_an_artifact_with_what_it_was_seen_to_do(tmp_path: Pa
     loaded = artifact.load(tmp_path / "policy")
     assert loaded.card == made.card
     assert loaded.card.seed == 3
-    assert loaded.card.hyper_parameters["bestRound"] == 1
+    assert loaded.card.hyper_parameters["rounds_done"] == 1
+    assert set(loaded.card.hyper_parameters["best_round"]) <= {0, 1}
+    assert loaded.card.dispatch == (Dispatch.SHARES,)
     by_metric = {row["metric"]: row for row in loaded.card.evaluation}
     assert set(by_metric) == {"ttft_s", "carbon_gco2", "water_l", "cost_usd"}
-    assert by_metric["carbon_gco2"]["merit_order_saves"] > 0.01, "a sort saves carbon here"
-    assert heard[0].startswith("merit order saves ttft")
+    carbon = by_metric["carbon_gco2"]
+    assert carbon["sort_saves"] > 0.01, "a sort saves carbon here"
+    assert (
+        carbon["agent_saves"] + carbon["agent_saves_balanced"] >= carbon["sort_saves"] + carbon["sort_saves_balanced"]
+    )
+    assert heard[1].startswith("round 0, a sort: agents save ttft")
     assert heard[-1].startswith("round 1/1: agents save")
     log = list(csv.DictReader((tmp_path / "policy.training" / "log.csv").read_text().splitlines()))
-    assert [row["round"] for row in log] == ["1"]
+    assert [row["round"] for row in log] == ["0", "1"]
     # Over already: going on only writes the artifact again.
     again = Job.prepared(tmp_path / "policy", QUICK, 3, GIVEN).run(heard.append, resume=True)
-    assert heard[-2] == "goes on after round 1"
+    assert heard[-1] == "goes on after round 1"
     assert again.card.weights_sha256 == made.card.weights_sha256
+
+
+def test_random_fleets_are_learnt_on_and_other_ones_judge(tmp_path: Path) -> None:
+    asked = GIVEN | {"random_fleets": 1, "days": 3}
+    made = Job.prepared(tmp_path / "policy", replace(QUICK, warm_transitions=10_000), 3, asked).run(
+        lambda line: None, resume=False
+    )
+    assert made.card.hyper_parameters["randomFleets"] == 1
+    assert {row["days"] for row in made.card.evaluation} == {5}, "four random fleets' and the scenario's"
+
+
+@given(st.integers(0, 10_000), st.sampled_from(Purpose))
+def test_a_random_fleet_has_no_zone_that_is_kept_for_showing_what_was_never_seen(seed: int, purpose: Purpose) -> None:
+    studies, _ = random_episodes(Study(Builder(scenario_documents("demo-3")), days=5), purpose, seed, 0, tune_days=2)
+    for study in studies:
+        zones = {site.spec.location.zone for site in study.builder.documents.datacenters}
+        assert zones <= set(ZONES)
+        assert len(zones) >= 2
+        assert study.first_day in ((0, 1, 2) if purpose is Purpose.TRAIN else (3, 4))
+        assert (study.first_date.month < 10) == (purpose is Purpose.TRAIN)
 
 
 def test_a_checkpoint_of_another_seed_is_not_gone_on_from(tmp_path: Path) -> None:

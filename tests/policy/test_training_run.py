@@ -11,25 +11,25 @@ import torch
 from tasks import plain_task
 
 from marlin.api.errors import InputError
-from marlin.policy.artifact import Conditioning
-from marlin.policy.networks.rows import rows_of
+from marlin.api.metrics import METRIC_NAMES
+from marlin.policy.networks.conditioning import OWN_PART, Conditioning, goals
 from marlin.policy.training import checkpoint
 from marlin.policy.training.networks import arrays
-from marlin.policy.training.run import Fleet, Training, TrainSettings, begin, goals, judged, next_round
+from marlin.policy.training.run import Fleets, Training, TrainSettings, begin, judged, next_round
 
 QUICK = TrainSettings(
-    rounds=2, lanes=2, batch=8, warm_transitions=170, kept_per_epoch=2, actor_hidden=8, critic_hidden=8
+    rounds=2, lanes=2, batch=8, warm_transitions=800, critic_first=5, kept_per_epoch=2, actor_hidden=8, critic_hidden=8
 )
 
 
 @pytest.fixture(scope="module")
-def fleets() -> list[Fleet]:
+def fleets() -> Fleets:
     torch.set_num_threads(1)
-    return [Fleet("demo-3", plain_task(), plain_task())]
+    return Fleets((plain_task(),), (plain_task(),))
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(fleets: list[Fleet]) -> Training:
+def uninterrupted(fleets: Fleets) -> Training:
     training = begin(fleets, QUICK, seed=5)
     while not training.is_over:
         next_round(training, fleets)
@@ -42,7 +42,7 @@ def same(one: Training, other: Training) -> bool:
 
 
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
-    fleets: list[Fleet], uninterrupted: Training, tmp_path: Path
+    fleets: Fleets, uninterrupted: Training, tmp_path: Path
 ) -> None:
     stopped = begin(fleets, QUICK, seed=5)
     next_round(stopped, fleets)
@@ -52,11 +52,11 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
     next_round(resumed, fleets)
     assert resumed.round == uninterrupted.round == 2
     assert same(resumed, uninterrupted)
-    assert len(uninterrupted.log) == 2
-    assert "critic_loss" in uninterrupted.log[1], "it did learn"
+    assert [line["round"] for line in uninterrupted.log] == [0, 1, 2], "agents are judged before they learn as well"
+    assert "worth" in uninterrupted.log[2], "it did learn, actors too"
 
 
-def test_another_training_s_checkpoint_is_refused(fleets: list[Fleet], tmp_path: Path) -> None:
+def test_another_training_s_checkpoint_is_refused(fleets: Fleets, tmp_path: Path) -> None:
     training = begin(fleets, QUICK, seed=5)
     checkpoint.save(training, tmp_path / "state", "this one")
     with pytest.raises(InputError, match="is of another training"):
@@ -68,39 +68,42 @@ def test_another_training_s_checkpoint_is_refused(fleets: list[Fleet], tmp_path:
         checkpoint.restore(begin(fleets, QUICK, seed=5), tmp_path / "nothing", "this one")
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(fleets: list[Fleet], tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(fleets: Fleets, tmp_path: Path) -> None:
     training = begin(fleets, QUICK, seed=5)
     checkpoint.save(training, tmp_path / "state", "this one")
     checkpoint.save(training, tmp_path / "state", "this one")
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
-def test_the_best_round_is_kept_and_a_training_without_progress_ends(
-    fleets: list[Fleet], uninterrupted: Training
-) -> None:
-    scores = [line["score"] for line in uninterrupted.log]
-    assert uninterrupted.best == max(scores)
-    assert uninterrupted.best_round == 1 + int(np.argmax(scores))
+def test_the_best_round_is_kept_and_a_training_without_progress_ends(fleets: Fleets, uninterrupted: Training) -> None:
+    for j, name in enumerate(METRIC_NAMES):
+        scores = [(line[f"gain_{name}"] + line[f"balanced_by_{name}"]) / 2 for line in uninterrupted.log]
+        assert uninterrupted.best[j] == pytest.approx(max(scores))
+        assert uninterrupted.best_round[j] == int(np.argmax(scores))
     stuck = replace(QUICK, rounds=100, patience=3)
     training = begin(fleets, stuck, seed=0)
-    training.round, training.best_round = 7, 5
+    training.round, training.best_round = 7, np.array([0, 5, 1, 0])
     assert not training.is_over
     training.round = 8
     assert training.is_over
 
 
-def test_an_agent_that_proposes_nothing_saves_nothing(fleets: list[Fleet]) -> None:
+def test_an_agent_that_prefers_nothing_saves_nothing(fleets: Fleets) -> None:
     training = begin(fleets, QUICK, seed=5)
     with torch.no_grad():
-        training.learner.actor["actor.head.weight"].zero_()
-    gains = judged(training.learner, fleets[0].tune, Conditioning.PAPER)
+        training.learner.calm["actor.head.weight"].zero_()
+        training.learner.calm["actor.sort.scale"].zero_()
+    gains = judged(training.learner, fleets.tune[0], Conditioning.PAPER)
     np.testing.assert_allclose(gains, 0.0, atol=1e-9)
 
 
-def test_agents_go_by_their_own_metric_and_in_film_mode_by_the_user_s_weights_as_much() -> None:
-    task = plain_task()
+def test_an_agent_that_has_learnt_nothing_sorts(fleets: Fleets) -> None:
+    gains = judged(begin(fleets, QUICK, seed=5).learner, fleets.tune[0], Conditioning.FILM)
+    assert (gains[1:, 0] > 0.05).all(), "carbon, water and cost: capacity-proportional is far from a sort"
+
+
+def test_agents_go_by_their_own_metric_and_in_film_mode_by_the_user_s_weights_too() -> None:
     wanted = np.array([[0.1, 0.2, 0.3, 0.4]])
-    lanes = task.begin(task.draw([(0, 0)]), wanted)
-    rows = rows_of(task.observe(lanes), task.action.models, task.action.sites)
-    np.testing.assert_array_equal(goals(Conditioning.PAPER, rows)[:, 0], np.eye(4))
-    np.testing.assert_allclose(goals(Conditioning.FILM, rows)[1, 0], [0.05, 0.6, 0.15, 0.2], atol=1e-6)
+    np.testing.assert_array_equal(goals(Conditioning.PAPER, wanted)[:, 0], np.eye(4))
+    leaning = OWN_PART * np.eye(4)[1] + (1 - OWN_PART) * wanted[0]
+    np.testing.assert_allclose(goals(Conditioning.FILM, wanted)[1, 0], leaning)

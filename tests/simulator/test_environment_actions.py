@@ -24,6 +24,15 @@ capacities = arrays(np.float64, (1, V, D), elements=st.floats(0.1, 1e4))
 orders = st.permutations(range(D))
 
 
+LIMIT = np.array([0.9])
+LOAD = 0.4
+
+
+def meant(action: FloatArray, mask: np.ndarray, capacity: FloatArray, load: float = LOAD) -> Intent:
+    """The intents of actions when the open sites get so much of what they can carry."""
+    return intents(LAYOUT, action, mask, capacity, load * (capacity * mask).sum(axis=2), LIMIT)
+
+
 def open_somewhere(mask: np.ndarray) -> np.ndarray:
     """The mask with a site open wherever a model had none."""
     mask = mask.copy()
@@ -36,7 +45,7 @@ def test_shares_are_on_the_simplex_and_a_closed_site_has_exactly_none(
     action: FloatArray, mask: np.ndarray, capacity: FloatArray
 ) -> None:
     mask = open_somewhere(mask)
-    intent = intents(LAYOUT, action, mask, capacity)
+    intent = meant(action, mask, capacity)
     assert (intent.shares >= 0).all()
     assert intent.shares.sum(axis=2) == pytest.approx(np.ones((1, V)))
     assert not intent.shares[~mask].any()
@@ -49,9 +58,9 @@ def test_other_names_for_the_sites_are_the_same_plan_by_other_names(
     action: FloatArray, mask: np.ndarray, capacity: FloatArray, order: list[int]
 ) -> None:
     mask = open_somewhere(mask)
-    straight = intents(LAYOUT, action, mask, capacity)
+    straight = meant(action, mask, capacity)
     cells = action.reshape(1, V, D, -1)[:, :, order].reshape(1, -1)
-    turned = intents(LAYOUT, cells, mask[..., order], capacity[..., order])
+    turned = meant(cells, mask[..., order], capacity[..., order])
     assert turned.shares == pytest.approx(straight.shares[..., order], rel=1e-12)
     assert np.array_equal(turned.fill, straight.fill[..., order])
     assert np.array_equal(turned.margin, straight.margin[..., order])
@@ -62,10 +71,10 @@ def test_more_preference_never_gives_a_site_less(
     action: FloatArray, capacity: FloatArray, v: int, d: int, more: float
 ) -> None:
     everywhere = np.ones((1, V, D), dtype=np.bool_)
-    before = intents(LAYOUT, action, everywhere, capacity).shares
+    before = meant(action, everywhere, capacity).shares
     raised = action.reshape(1, V, D, -1).copy()
     raised[0, v, d, 0] += more
-    after = intents(LAYOUT, raised.reshape(1, -1), everywhere, capacity).shares
+    after = meant(raised.reshape(1, -1), everywhere, capacity).shares
     assert after[0, v, d] >= before[0, v, d] - 1e-12
     assert np.array_equal(after[0, 1 - v], before[0, 1 - v])
 
@@ -73,7 +82,7 @@ def test_more_preference_never_gives_a_site_less(
 @given(arrays(np.float64, (4, 1, LAYOUT.size), elements=st.floats(-1.0, 1.0)), masks, capacities)
 def test_a_blend_of_proposals_is_a_plan_again(four: FloatArray, mask: np.ndarray, capacity: FloatArray) -> None:
     mask = open_somewhere(mask)
-    proposals = intents(LAYOUT, four, mask, capacity)
+    proposals = meant(four, mask, capacity)
     assert proposals.shares.shape == (4, 1, V, D)
     blended = equal_blend(proposals, np.zeros((1, 3), dtype=np.float32))
     assert blended.shares.sum(axis=2) == pytest.approx(np.ones((1, V)))
@@ -82,23 +91,48 @@ def test_a_blend_of_proposals_is_a_plan_again(four: FloatArray, mask: np.ndarray
     assert equal_blend(one, np.zeros((1, 3), dtype=np.float32)).shares == pytest.approx(proposals.shares[0], rel=1e-12)
 
 
+def test_sites_far_above_the_waterline_are_full_and_those_far_below_it_empty() -> None:
+    """Two of four like sites carry the demand when filled to the limit: 0.45 of all is 0.9 of half."""
+    cells = np.full((1, V, D, 3), 1.0)
+    cells[0, 0, :, 0] = (0.8, 0.5, -0.2, -0.6)
+    shares = meant(cells.reshape(1, -1), np.ones((1, V, D), dtype=np.bool_), np.ones((1, V, D)), load=0.45).shares
+    assert shares[0, 0] == pytest.approx([0.5, 0.5, 0.0, 0.0], abs=4e-3)
+    assert (np.diff(shares[0, 0]) < 0).all(), "and yet each keeps its place in the order"
+
+
+def test_a_lower_fill_leaves_a_preferred_site_room() -> None:
+    cells = np.full((1, V, D, 3), 1.0)
+    cells[0, 0, :, 0] = (0.8, 0.2, -0.4, -0.9)
+    cells[0, 0, 0, 1] = 0.0  # half of the limit
+    shares = meant(cells.reshape(1, -1), np.ones((1, V, D), dtype=np.bool_), np.ones((1, V, D)), load=0.3375).shares
+    assert shares[0, 0] == pytest.approx([1 / 3, 2 / 3, 0.0, 0.0], abs=4e-3)
+
+
+def test_more_than_all_room_is_shared_by_room() -> None:
+    cells = np.zeros((1, V, D, 3))
+    cells[0, 0, :, 1] = (1.0, 0.0, 1.0, 0.0)
+    cells[0, 0, :, 0] = (0.9, -0.9, 0.1, 0.0)
+    shares = meant(cells.reshape(1, -1), np.ones((1, V, D), dtype=np.bool_), np.ones((1, V, D)), load=2.0).shares
+    assert shares[0, 0] == pytest.approx([1 / 3, 1 / 6, 1 / 3, 1 / 6], abs=5e-3)
+
+
 def test_zeros_share_in_proportion_to_capacity_whatever_is_closed() -> None:
     capacity = np.array([[[1.0, 2.0, 5.0, 2.0], [4.0, 4.0, 1.0, 1.0]]])
     mask = np.array([[[True, True, False, True], [True, True, True, True]]])
-    shares = intents(LAYOUT, np.zeros((1, LAYOUT.size)), mask, capacity).shares
+    shares = meant(np.zeros((1, LAYOUT.size)), mask, capacity).shares
     assert shares[0].tolist() == [pytest.approx([0.2, 0.4, 0.0, 0.4]), pytest.approx([0.4, 0.4, 0.1, 0.1])]
 
 
 def test_where_every_site_is_closed_the_row_still_is_one() -> None:
-    shares = intents(LAYOUT, np.zeros((1, LAYOUT.size)), np.zeros((1, V, D), dtype=np.bool_), np.ones((1, V, D))).shares
+    shares = meant(np.zeros((1, LAYOUT.size)), np.zeros((1, V, D), dtype=np.bool_), np.ones((1, V, D))).shares
     assert shares == pytest.approx(np.full((1, V, D), 0.25))
 
 
 @pytest.mark.parametrize(
     ("dispatch", "can_power_down", "channels"),
     [
-        (Dispatch.SHARES, False, ("preference",)),
-        (Dispatch.SHARES, True, ("preference", "margin")),
+        (Dispatch.SHARES, False, ("preference", "fill")),
+        (Dispatch.SHARES, True, ("preference", "fill", "margin")),
         (Dispatch.ORDERED, False, ("preference", "fill")),
         (Dispatch.ORDERED, True, ("preference", "fill", "margin")),
     ],

@@ -22,8 +22,15 @@ def section(title: str) -> str:
 
 def test_the_table_of_the_observation_has_every_slice_in_order_with_its_shape() -> None:
     models, sites = 3, 5
-    written = re.findall(r"^\| `(\w+)` \| (V x D|V|D|4) \|", section("Observation"), flags=re.MULTILINE)
-    shapes = {"V": (models,), "D": (sites,), "V x D": (models, sites), "4": (4,)}
+    written = re.findall(r"^\| `(\w+)` \| (V x D x 4|V x D|V|D|4|2) \|", section("Observation"), flags=re.MULTILINE)
+    shapes = {
+        "V": (models,),
+        "D": (sites,),
+        "V x D": (models, sites),
+        "V x D x 4": (models, sites, 4),
+        "4": (4,),
+        "2": (2,),
+    }
     assert [(name, shapes[shape]) for name, shape in written] == [
         (s.name, s.shape) for s in observation.layout(models, sites).values()
     ]

@@ -13,10 +13,9 @@ CARD: dict[str, Any] = {
     "marlinVersion": "0",
     "scenarioSha256": "0" * 64,
     "seed": 7,
-    "dispatch": "Ordered",
+    "dispatch": ["Ordered"],
     "conditioning": "film",
     "networks": {
-        "channels": SMALL.channels,
         "actorHidden": SMALL.actor_hidden,
         "criticHidden": SMALL.critic_hidden,
         "pooled": SMALL.pooled,

@@ -12,7 +12,7 @@ from marlin.simulator.environments import observation
 from marlin.simulator.environments.action import Intent
 from marlin.simulator.physics import FloatArray
 
-SMALL = NetworkSettings(channels=3, actor_hidden=16, critic_hidden=24, pooled=5, film_hidden=7)
+SMALL = NetworkSettings(actor_hidden=16, critic_hidden=24, pooled=5, film_hidden=7)
 
 
 def weights(seed: int = 0) -> dict[str, Any]:
@@ -27,6 +27,7 @@ def some_rows(seed: int, lanes: int, models: int, sites: int) -> Rows:
     observed = rng.uniform(0.0, 1.5, (lanes, observation.size(models, sites)))
     part = observation.named(observed, models, sites)
     part["available"][:] = rng.random((lanes, models, sites)) < 0.8
+    part["rules"][:, 0] = rng.uniform(0.5, 1.0, lanes)
     part["preference"][:] = rng.dirichlet(np.ones(4), lanes)
     return rows_of(observed, models, sites)
 

@@ -14,7 +14,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -24,6 +23,7 @@ from pydantic import Field, ValidationError
 from marlin.api.errors import InputError, MarlinError
 from marlin.api.plan import Dispatch
 from marlin.api.values import ApiModel
+from marlin.policy.networks.conditioning import Conditioning
 from marlin.policy.networks.parameters import NetworkSettings, Parameters, actor_shapes, critic_shapes
 
 FORMAT: Final = 1
@@ -37,19 +37,9 @@ _Size = Annotated[int, Field(ge=1, le=_MOST_HIDDEN)]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Conditioning(StrEnum):
-    """What each agent goes by."""
-
-    PAPER = "paper"
-    """Its own metric alone."""
-    FILM = "film"
-    """Its own metric, and the user's weights."""
-
-
 class Networks(ApiModel):
     """Sizes of the networks."""
 
-    channels: Annotated[int, Field(ge=1, le=3)] = Field(description="Numbers of an action in a row.")
     actor_hidden: _Size = Field(description="Width of the actors.")
     critic_hidden: _Size = Field(description="Width of the critics.")
     pooled: _Size = Field(description="Numbers that a pool passes on.")
@@ -67,7 +57,7 @@ class Card(ApiModel):
     marlin_version: str = Field(description="Version of the code that made it.")
     scenario_sha256: _Digest = Field(description="Digest of scenario and fleets it was trained in.")
     seed: int = Field(description="Of everything that was drawn.")
-    dispatch: Dispatch = Field(description="How its plans are carried out.")
+    dispatch: tuple[Dispatch, ...] = Field(description="Ways its plans were carried out in training.")
     conditioning: Conditioning = Field(description="What each agent goes by.")
     networks: Networks = Field(description="Sizes of the networks.")
     hyper_parameters: dict[str, Any] = Field(default_factory=dict, description="Of the training.")

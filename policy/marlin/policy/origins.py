@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from marlin.simulator.twin_state import arrays_from
 
 if TYPE_CHECKING:
     from marlin.api.state import FleetState
+
+_LEAST_PART: Final = 1e-6
+"""Of all requests: what an origin must bring to be looked at. HiGHS balances to 1e-7."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,9 @@ def nearest_rows(
 ) -> FloatArray:
     """Rows (R, D) on the simplex whose volume-weighted mean is ``shares`` and whose mean round trip is least.
 
-    An origin without requests follows the shares: nothing is known of where it should go, and whatever comes from it
-    after all must not all meet at one site.
+    An origin without requests, or with fewer than a millionth of all (which a solver cannot tell from none), follows
+    the shares: nothing is known of where it should go, and whatever comes from it after all must not all meet at one
+    site.
 
     Raises:
         MarlinError: SciPy is not installed.
@@ -91,7 +95,7 @@ def nearest_rows(
         raise MarlinError(f"origin-aware dispatch needs {error.name}: pip install 'marlin[sim]'") from error
     wanted = shares / shares.sum()
     rows = np.tile(wanted, (len(volume), 1))
-    known = np.flatnonzero(volume > 0)
+    known = np.flatnonzero(volume > _LEAST_PART * volume.sum())
     used = np.flatnonzero(wanted > 0)
     if len(known) == 0 or len(used) == 1:
         return rows

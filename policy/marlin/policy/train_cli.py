@@ -26,9 +26,18 @@ import click
 @click.option("--first-day", type=int, help="Day of the trace to begin with. Default: 0.")
 @click.option("--days", type=click.IntRange(2), default=7, show_default=True, help="How many, tuning days included.")
 @click.option("--tune-days", type=click.IntRange(1), default=2, show_default=True, help="The last so many judge.")
-@click.option("--rounds", type=click.IntRange(1), default=20, show_default=True, help="Days that every lane plays.")
-@click.option("--lanes", type=click.IntRange(1), default=16, show_default=True, help="Days that are played at once.")
-@click.option("--patience", type=click.IntRange(1), default=6, show_default=True, help="Rounds without progress.")
+@click.option(
+    "--random-fleets",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Learn on so many fleets drawn at random instead; the scenarios then only judge.",
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=40, show_default=True, help="Each is a day of some of the fleets."
+)
+@click.option("--lanes", type=click.IntRange(1), default=8, show_default=True, help="Days that are played at once.")
+@click.option("--patience", type=click.IntRange(1), default=12, show_default=True, help="Rounds without progress.")
 @click.option("--conditioning", type=click.Choice(["film", "paper"]), default="film", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn.")
 @click.option(
@@ -43,17 +52,19 @@ import click
 def train(out: Path, *, resume: bool, quiet: bool, **given: Any) -> None:
     """Train MARLIN's agents in the digital twin.
 
-    After every round the agents are judged, each alone and without chance, on days that are not trained on: what it
-    saves of its own metric against capacity-proportional routing, beside what a sort (merit order) saves on the same
-    requests. The best round becomes the artifact. A training that is killed goes on with --resume, to the same end.
+    Agents begin as a sort (merit order) and learn what to do better. After every round they are judged, each alone and
+    without chance, on days that are not trained on: what it saves of its own metric, and of all, against
+    capacity-proportional routing. Of each agent the best round becomes the artifact. A training that is killed goes on
+    with --resume, to the same end.
 
     \b
     Examples:
       marlin train --scenario 8x12 --load mean56 --out policy
       marlin train --scenario paper-4 --scenario paper-8 --data full-data --days 35 --tune-days 7 --out policy
       marlin train --scenario 8x12 --load mean56 --out policy --resume
+      marlin train --random-fleets 24 --data full-data --days 35 --tune-days 7 --out any-fleet
     """  # noqa: D301 the backslash is click's mark for a block to keep
-    from marlin.policy.artifact import Conditioning  # noqa: PLC0415
+    from marlin.policy.networks.conditioning import Conditioning  # noqa: PLC0415
     from marlin.policy.training.job import Job  # noqa: PLC0415
     from marlin.policy.training.run import TrainSettings  # noqa: PLC0415
 

@@ -5,27 +5,23 @@ The one place that knows how an artifact's numbers become an intent; everything 
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from marlin.policy.agents.situation import Situation
-from marlin.policy.artifact import Artifact, Conditioning
+from marlin.policy.artifact import Artifact
 from marlin.policy.networks import actor
 from marlin.policy.networks.actor import Proposals
-from marlin.policy.networks.parameters import AGENTS
+from marlin.policy.networks.conditioning import Conditioning
+from marlin.policy.networks.conditioning import goals as conditioned
+from marlin.policy.networks.parameters import AGENTS, CHANNEL_COUNT
 from marlin.policy.networks.rows import Rows
-from marlin.simulator.environments.action import ActionLayout, Intent, intents
+from marlin.simulator.environments.action import ActionLayout, Intent, intents, laid_out
 from marlin.simulator.physics import FloatArray
-
-_CHANNELS: Final = ("preference", "fill", "margin")
-"""Numbers of a row that a network answers with; those that mean nothing in a situation are left out."""
 
 
 def goals(conditioning: Conditioning, preference: FloatArray) -> FloatArray:
-    """(J, 4) weights that each agent goes by: its own metric, and in ``film`` mode the user's (4,) as well."""
-    own = np.eye(AGENTS)
-    return own if conditioning is Conditioning.PAPER else np.asarray((own + preference) / 2.0)
+    """(J, 4) weights that each agent goes by for a user who weighs (4,)."""
+    return conditioned(conditioning, preference[None])[:, 0]
 
 
 def propose(artifact: Artifact, rows: Rows, goal: FloatArray) -> Proposals:
@@ -35,26 +31,30 @@ def propose(artifact: Artifact, rows: Rows, goal: FloatArray) -> Proposals:
 
 def best(proposals: Proposals, situation: Situation) -> Intent:
     """What each agent proposes, parts of shape (J, V, D)."""
-    return _meant(proposals.best(), (AGENTS,), situation)
+    return _meant(proposals.best(), situation)
 
 
 def samples(proposals: Proposals, situation: Situation, rng: np.random.Generator, many: int) -> Intent:
     """What each agent might have proposed as well, parts of shape (J, S, V, D)."""
-    return _meant(proposals.sample(rng, many), (AGENTS, many), situation)
+    return _meant(proposals.sample(rng, many), situation)
 
 
 def anything(situation: Situation, rng: np.random.Generator, many: int) -> Intent:
     """Proposals of agents that know nothing, parts of shape (J, S, V, D): what a search is worth without learning."""
-    drawn = rng.uniform(-1.0, 1.0, (AGENTS, many, situation.allowed.size, len(_CHANNELS)))
-    return _meant(drawn, (AGENTS, many), situation)
+    drawn = rng.uniform(-1.0, 1.0, (AGENTS, many, 1, *situation.allowed.shape, CHANNEL_COUNT))
+    return _meant(drawn, situation)
 
 
-def _meant(actions: FloatArray, leading: tuple[int, ...], situation: Situation) -> Intent:
-    """Numbers of all channels in every row, ``leading`` axes in front, as intents (*leading, V, D)."""
-    models, sites = situation.allowed.shape
+def _meant(cells: FloatArray, situation: Situation) -> Intent:
+    """Numbers of all channels in every row (..., 1, V, D, C) as intents (..., V, D)."""
+    twin, (models, sites) = situation.twin, situation.allowed.shape
     layout = ActionLayout(models, sites, situation.dispatch, situation.fleets.can_power_down)
-    known = [_CHANNELS.index(name) for name in layout.channels]
-    cells = actions.reshape(*leading, 1, models * sites, len(_CHANNELS))[..., known]
-    allowed, capacity = situation.allowed[None], situation.twin.capacity_rps[None]
-    meant = intents(layout, cells.reshape(*leading, 1, layout.size), allowed, capacity)
+    meant = intents(
+        layout,
+        laid_out(layout, cells),
+        situation.allowed[None],
+        twin.capacity_rps[None],
+        situation.forecast.mean / twin.epoch_s,
+        np.array([twin.max_utilization]),
+    )
     return Intent(*(part.squeeze(axis=-3) for part in (meant.shares, meant.fill, meant.margin)))

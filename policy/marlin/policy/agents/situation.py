@@ -51,7 +51,7 @@ class Situation:
 
     def rows(self, weights: Weights) -> Rows:
         """What the agents are shown; N = 1."""
-        seen = observation.of_fleet(self.twin, self.state.start_time, self.forecast, np.array(weights))
+        seen = observation.of_fleet(self.twin, self.state.start_time, self.forecast, np.array(weights), self.dispatch)
         return rows_of(seen[None], *self.allowed.shape)
 
     def plans(self, intents: Intent) -> Plans:

@@ -1,10 +1,13 @@
-"""The predictor as a study's forecaster: ``Study(..., forecaster=predicted)``."""
+"""The predictor as a forecaster of studies, ``Study(..., forecaster=predicted)``, and of environments."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marlin.policy.forecasting.predictor import PredictorState, observe, predict, replay
+import numpy as np
+
+from marlin.policy.forecasting.predictor import PredictorState, observe, predict, replay, start
+from marlin.simulator.environments.forecast import Forecast
 from marlin.simulator.physics import FloatArray
 
 
@@ -27,3 +30,21 @@ class Predicted:
 def predicted(history: FloatArray) -> Predicted:
     """The predictor after a history (T, V) of 15-minute epochs."""
     return Predicted(replay(history))
+
+
+def predicted_days(arrived: FloatArray) -> Forecast:
+    """The predictor as an environment's forecaster: arrivals (E, V) to what was expected before each epoch.
+
+    It knows nothing from before the episode, as in a service on its first day: intervals are wide at first. For the
+    first epoch, as with any forecaster there, its own arrivals are the forecast.
+    """
+    state = start(arrived[0])
+    expected = [predict(state)]
+    for requests in arrived[1:]:
+        state = observe(state, requests)
+        expected.append(predict(state))
+    return Forecast(
+        mean=np.array([arrived[0], *(one.expected for one in expected)]),
+        low=np.array([arrived[0], *(one.low for one in expected)]),
+        high=np.array([arrived[0], *(one.high for one in expected)]),
+    )

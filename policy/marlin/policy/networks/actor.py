@@ -1,5 +1,8 @@
 """What four agents would do: a distribution of actions for each row, in one pass.
 
+A preference is what a sort by the agent's weights would say (``actor.sort``: merit order, with a scale that is learnt)
+and a learnt correction of it. An agent that has learnt nothing sorts.
+
 Feature-wise linear modulation (FiLM): a small network turns the preference and the fleet's mean row into a scale and a
 shift of every hidden feature, so that one actor covers all preferences.
 """
@@ -27,18 +30,13 @@ class Proposals:
     log_std: FloatArray  # (J, N, V, D, C)
 
     def best(self) -> FloatArray:
-        """The actions without chance, (J, N, V x D x C): what an agent proposes in service."""
-        return flat(np.tanh(self.mean))
+        """The actions without chance, (J, N, V, D, C): what an agent proposes in service."""
+        return np.asarray(np.tanh(self.mean))
 
     def sample(self, rng: np.random.Generator, samples: int) -> FloatArray:
-        """Actions drawn from the distributions, (J, S, N, V x D x C)."""
+        """Actions drawn from the distributions, (J, S, N, V, D, C)."""
         noise = rng.standard_normal((samples, *self.mean.shape))
-        return flat(np.tanh(self.mean + np.exp(self.log_std) * noise)).swapaxes(0, 1)
-
-
-def flat(cells: FloatArray) -> FloatArray:
-    """(..., V, D, C) as the environments lay actions out: (..., V x D x C)."""
-    return cells.reshape(*cells.shape[:-3], -1)
+        return np.asarray(np.tanh(self.mean + np.exp(self.log_std) * noise).swapaxes(0, 1))
 
 
 def propose(parameters: Parameters, rows: Rows, preference: FloatArray) -> Proposals:
@@ -67,6 +65,7 @@ def propose(parameters: Parameters, rows: Rows, preference: FloatArray) -> Propo
     mixed = np.maximum(mixed, 0.0) * (1.0 + scale_2) + shift_2
     out = mixed @ p["head.weight"][:, None, None] + p["head.bias"][:, None, None]
     mean, log_std = np.split(out, 2, axis=-1)
+    mean[..., 0] -= np.einsum("nvdm,jnm,jm->jnvd", rows.relative, preference, p["sort.scale"])
     # A smooth bound: the derivative never vanishes wholly, and a spread that is known cannot run away.
     middle, half = (LOG_STD_HIGH + LOG_STD_LOW) / 2.0, (LOG_STD_HIGH - LOG_STD_LOW) / 2.0
     return Proposals(mean, middle + half * np.tanh(log_std))

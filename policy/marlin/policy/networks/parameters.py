@@ -14,12 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlin.policy.networks.rows import FEATURES
+from marlin.simulator.environments.action import CHANNELS
 
 AGENTS: Final = 4
+CHANNEL_COUNT: Final = len(CHANNELS)
+"""C, numbers of an action in a row. All three, whether or not a pool can power down: one artifact serves both."""
 PREFERENCE: Final = 4
 TWINS: Final = 2
 ACTION_FEATURES: Final = 4
 """What a critic sees of an intent in a row: share, utilisation it leads to, fill, margin."""
+
+FIRST_SORT: Final = 1.5
+"""Preference, before tanh, that a site loses for costing twice the mean."""
+FIRST_FILL: Final = 1.5
+"""Fill, before tanh: nine tenths and a half of the limit."""
 
 Weight = NDArray[np.floating[Any]]
 """float32 as stored; evaluated in double precision, because observations are."""
@@ -30,8 +38,6 @@ Parameters = Mapping[str, Weight]
 class NetworkSettings:
     """Sizes (section 6 of the paper: actors of 128, critics of 256)."""
 
-    channels: int
-    """C, numbers of an action in a row: preference, and fill and margin where they mean something."""
     actor_hidden: int = 128
     critic_hidden: int = 256
     pooled: int = 32
@@ -53,8 +59,9 @@ def actor_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
         "actor.film.weight": (AGENTS, PREFERENCE + FEATURES, film),
         "actor.film.bias": (AGENTS, 1, film),
         "actor.film.out": (AGENTS, film, 4 * hidden),
-        "actor.head.weight": (AGENTS, hidden, 2 * settings.channels),
-        "actor.head.bias": (AGENTS, 1, 2 * settings.channels),
+        "actor.head.weight": (AGENTS, hidden, 2 * CHANNEL_COUNT),
+        "actor.head.bias": (AGENTS, 1, 2 * CHANNEL_COUNT),
+        "actor.sort.scale": (AGENTS, PREFERENCE),
     }
 
 
@@ -79,14 +86,19 @@ def critic_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
 def drawn(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
     """A first draw: biases at 0, weights normal with the variance that keeps signals' size (He).
 
-    The last layers and FiLM are near 0, so that learning begins at capacity-proportional routing and no modulation.
+    The actors' last layer and FiLM are near 0 and ``actor.sort`` is not: learning begins at merit order, and what is
+    learnt are corrections to it.
     """
-    return {
+    first = {
         name: np.zeros(shape, dtype=np.float32)
         if name.endswith("bias")
         else (rng.normal(size=shape) * _scale(name, shape)).astype(np.float32)
         for name, shape in shapes.items()
     }
+    if "actor.sort.scale" in first:
+        first["actor.sort.scale"][:] = FIRST_SORT
+        first["actor.head.bias"][..., CHANNELS.index("fill")] = FIRST_FILL
+    return first
 
 
 def _scale(name: str, shape: tuple[int, ...]) -> float:

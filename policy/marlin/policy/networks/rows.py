@@ -1,8 +1,8 @@
 """An observation (docs/reference/environments.md) as rows of features, one for each (model, site).
 
-Beside what the observation holds, a row says what a request costs at its site in each metric relative to the fleet's
-mean: what a sort would sort by, so that no network has to learn to multiply. Closed sites and sites without capacity
-have rows too; the mask tells them apart.
+Beside what the observation holds, a row says what one more request costs at its site in each metric relative to the
+mean of the open sites: what a sort would sort by, so that no network has to learn to multiply. Closed sites and sites
+without capacity have rows too; the mask tells them apart.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MODEL: Final = (
     "ttft_limit",
     "can_power_down",
 )
-_PRICED: Final = ("carbon", "water", "price")
+_RULES: Final = 2
 _RELATIVE: Final = 4
 _MOST: Final = 4.0
 """Relative costs are clipped to plus and minus this."""
 _TINY: Final = 1e-6
 
-FEATURES: Final = len(_BOTH) + len(_SITE) + _RELATIVE + len(_MODEL) + 4
-"""R, numbers in a row; the last four are the time."""
+FEATURES: Final = _RELATIVE + len(_BOTH) + len(_SITE) + len(_MODEL) + _RULES + 4
+"""R, numbers in a row; the first four are relative costs in the order of METRIC_NAMES, the last four the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,14 @@ class Rows:
     weight: FloatArray  # (N, V, D) share of the model's open capacity: what means over sites are weighted by
     load: FloatArray  # (N, V, D) utilisation of the site if it got all of the model's forecast
     demand: FloatArray  # (N, V) share of the fleet's work: what means over models are weighted by
+    utilization: FloatArray  # (N, V) of the open sites if the forecast comes true
+    limit: FloatArray  # (N,) utilisation that no site is to exceed
     preference: FloatArray  # (N, 4) of the user, as observed; no part of the features
+
+    @property
+    def relative(self) -> FloatArray:
+        """(N, V, D, 4) how far one more request is above the mean of the open sites in each metric, in means."""
+        return self.features[..., :_RELATIVE]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -74,35 +81,35 @@ def rows_of(observations: NDArray[np.floating[Any]], models: int, sites: int) ->
     weight = np.divide(open_capacity, total, out=np.zeros(shape), where=total > 0)
     site = {name: np.broadcast_to(part[name][:, None, :], shape) for name in _SITE}
     model = {name: np.broadcast_to(part[name][:, :, None], shape) for name in _MODEL}
-    relative = [
-        _relative(part["energy"] * site["pue"] * site[name], weight, signed=name == "price") for name in _PRICED
-    ]
-    distance = part["rtt"] - (part["rtt"] * weight).sum(axis=2, keepdims=True)
     time = [np.broadcast_to(part["time"][:, i, None, None], shape) for i in range(4)]
+    rules = [np.broadcast_to(part["rules"][:, i, None, None], shape) for i in range(_RULES)]
     columns = [
+        *(_relative(part["marginal"][..., m], weight) for m in range(_RELATIVE)),
         *(part[name] for name in _BOTH),
         *site.values(),
-        *relative,
-        np.clip(distance, -_MOST, _MOST),
         *model.values(),
+        *rules,
         *time,
     ]
     load = np.divide(
         np.broadcast_to(part["forecast"][:, :, None], shape), part["capacity"], out=np.zeros(shape), where=mask
     )
     work = part["forecast"] + _TINY
+    open_share = total[..., 0]
     return Rows(
         features=np.stack(columns, axis=-1),
         mask=mask.astype(np.float64),
         weight=weight,
         load=load,
         demand=work / work.sum(axis=1, keepdims=True),
+        utilization=np.divide(part["forecast"], open_share, out=np.zeros_like(open_share), where=open_share > 0),
+        limit=part["rules"][:, 0],
         preference=part["preference"],
     )
 
 
-def _relative(cost: FloatArray, weight: FloatArray, *, signed: bool) -> FloatArray:
-    """How far a cost (N, V, D) is above the fleet's mean, in means; a price's mean may be near or below zero."""
+def _relative(cost: FloatArray, weight: FloatArray) -> FloatArray:
+    """How far a cost (N, V, D) is above the open sites' mean, in means of its size: a price may be below zero."""
     mean = (cost * weight).sum(axis=2, keepdims=True)
-    size = (np.abs(cost) * weight).sum(axis=2, keepdims=True) if signed else mean
+    size = (np.abs(cost) * weight).sum(axis=2, keepdims=True)
     return np.asarray(np.clip((cost - mean) / np.maximum(size, _TINY), -_MOST, _MOST))

@@ -38,8 +38,9 @@ def save(training: Training, file: Path, identity: str) -> None:
     learner = training.learner
     tensors: dict[str, torch.Tensor] = {f"learner.{name}": value.detach() for name, value in learner.weights.items()}
     tensors |= {f"slow.{name}": value for name, value in learner.slow.items()}
+    tensors |= {f"calm.{name}": value for name, value in learner.calm.items()}
     tensors |= {"temperature": learner.log_temperature.detach(), "chance": learner.chance.get_state()}
-    tensors |= {f"best.{name}": torch.as_tensor(value) for name, value in training.best_weights.items()}
+    tensors |= {f"best.{name}": torch.as_tensor(value) for name, value in training.best_actor.items()}
     for name in _OPTIMISERS:
         for i, state in getattr(learner, name).state_dict()["state"].items():
             tensors |= {f"{name}.{i}.{key}": torch.as_tensor(value) for key, value in state.items()}
@@ -55,8 +56,9 @@ def save(training: Training, file: Path, identity: str) -> None:
         "format": FORMAT,
         "identity": identity,
         "round": training.round,
-        "best": training.best if np.isfinite(training.best) else None,
-        "best_round": training.best_round,
+        "updates": training.updates,
+        "best": training.best.tolist(),
+        "best_round": training.best_round.tolist(),
         "log": training.log,
         "rings": rings,
         "rng": training.rng.bit_generator.state,
@@ -94,6 +96,8 @@ def restore(training: Training, file: Path, identity: str) -> None:
             value.copy_(tensors[f"learner.{name}"])
         for name, value in learner.slow.items():
             value.copy_(tensors[f"slow.{name}"])
+        for name, value in learner.calm.items():
+            value.copy_(tensors[f"calm.{name}"])
         learner.log_temperature.copy_(tensors["temperature"])
     learner.chance.set_state(tensors["chance"])
     for name in _OPTIMISERS:
@@ -110,9 +114,9 @@ def restore(training: Training, file: Path, identity: str) -> None:
             rows = {k.removeprefix(prefix): v.numpy().copy() for k, v in tensors.items() if k.startswith(prefix)}
             ring: Ring = getattr(memory, which)
             ring.put(rows, tuple(rest["rings"][f"{m}.{which}"]))
-    training.round, training.best_round, training.log = rest["round"], rest["best_round"], rest["log"]
-    training.best = -np.inf if rest["best"] is None else rest["best"]
-    training.best_weights = {
+    training.round, training.updates, training.log = rest["round"], rest["updates"], rest["log"]
+    training.best, training.best_round = np.array(rest["best"]), np.array(rest["best_round"])
+    training.best_actor = {
         name.removeprefix("best."): value.numpy().copy() for name, value in tensors.items() if name.startswith("best.")
     }
     training.rng.bit_generator.state = rest["rng"]

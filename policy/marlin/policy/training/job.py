@@ -1,7 +1,9 @@
 """One training as a person asks for it: scenarios, days, files.
 
-Each day of a scenario is an episode of its own; the last ones judge and are never learnt from. Beside the artifact lie
-the checkpoint and a CSV log with a line per round, from which a plot is one command away.
+Each day of a scenario is an episode of its own; the last ones judge and are never learnt from. Fleets that nobody has
+may be trained on beside them, or instead (``random_fleets``). Beside the artifact lie the checkpoint and a CSV log with
+a line per round, from which a plot is one command away; its line for round 0 is what a sort does, because agents that
+have learnt nothing sort.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -20,23 +22,24 @@ import torch
 
 from marlin.api.errors import InputError, MarlinError
 from marlin.api.metrics import METRIC_NAMES
-from marlin.api.plan import Dispatch, PlannerKind, Scheme
+from marlin.api.plan import Dispatch
 from marlin.policy import artifact
 from marlin.policy.artifact import Artifact
-from marlin.policy.planners import make_planner
+from marlin.policy.forecasting.studying import predicted_days
 from marlin.policy.simulate_cli import scenario_of
 from marlin.policy.simulating import Experiment, prepare
 from marlin.policy.training import checkpoint
 from marlin.policy.training.allocation import keep_freed_memory
-from marlin.policy.training.run import Fleet, Training, TrainSettings, begin, described, next_round
-from marlin.simulator.engines import FluidEngine
-from marlin.simulator.environments.task import TaskSettings, make_task
-from marlin.simulator.experiment import Study, run, summarise
+from marlin.policy.training.networks import arrays
+from marlin.policy.training.random_fleets import Purpose, random_episodes
+from marlin.policy.training.run import Fleets, Training, TrainSettings, begin, described, next_round
+from marlin.simulator.environments.task import Task, TaskSettings, make_task
+from marlin.simulator.experiment import Study
 from marlin.simulator.fluid import Form
 
-_OWN: Final = (Scheme.MIN_TTFT, Scheme.MIN_CARBON, Scheme.MIN_WATER, Scheme.MIN_COST)
-"""The scheme of each agent's own metric, in the order of METRIC_NAMES."""
 _SOURCES: Final = ("BurstGPT (arrivals)", "Electricity Maps 2023, ODbL 1.0 (carbon)", "ENTSO-E and others (price)")
+_JUDGING_FLEETS: Final = 4
+"""Random fleets that judge where random fleets are trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Job:
     experiments: tuple[Experiment, ...]
     dispatch: Dispatch
     tune_days: int
+    random_fleets: int
     settings: TrainSettings
     seed: int
 
@@ -58,7 +62,7 @@ class Job:
             out: the artifact's folder.
             settings: how long and how large.
             seed: of everything that is drawn.
-            given: ``scenarios``, ``dispatch``, ``tune_days``, and what changes every scenario.
+            given: ``scenarios``, ``dispatch``, ``tune_days``, ``random_fleets``, and what changes every scenario.
 
         Raises:
             InputError: a scenario is not known or wrong, or the folder is something else.
@@ -68,11 +72,12 @@ class Job:
             raise InputError(f"{out}: is there and is no artifact; name another folder")
         if not out.absolute().parent.is_dir():
             raise MarlinError(f"{out}: cannot be written: there is no folder {out.absolute().parent}")
-        own = ("scenarios", "dispatch", "tune_days")
+        own = ("scenarios", "dispatch", "tune_days", "random_fleets")
         changes = {name: value for name, value in given.items() if name not in own}
         names = given["scenarios"] or ("paper-8",)
         made = tuple(prepare(*scenario_of({"scenario": name, **changes})) for name in names)
-        return cls(out, made, Dispatch(given["dispatch"].capitalize()), given["tune_days"], settings, seed)
+        dispatch = Dispatch(given["dispatch"].capitalize())
+        return cls(out, made, dispatch, given["tune_days"], given["random_fleets"], settings, seed)
 
     def run(self, say: Callable[[str], None], *, resume: bool) -> Artifact:
         """Trains to the end.
@@ -89,82 +94,84 @@ class Job:
         keep_freed_memory()
         files = self.out.with_name(f"{self.out.name}.training")
         files.mkdir(exist_ok=True)
-        fleets = [self._fleet(experiment) for experiment in self.experiments]
+        say("makes fleets")
+        fleets = self._fleets()
         training = begin(fleets, self.settings, self.seed)
         if resume:
             checkpoint.restore(training, files / "state.safetensors", self.identity())
             say(f"goes on after round {training.round}")
-        reference = self._merit_order()
-        say("merit order saves " + _each(reference))
         while not training.is_over:
             line = next_round(training, fleets)
+            if training.round == 1:
+                say(f"round 0, a sort: {_each(training.log[0])}")
             checkpoint.save(training, files / "state.safetensors", self.identity())
             _write_log(training, files / "log.csv")
-            gains = [line[f"gain_{name}"] for name in METRIC_NAMES]
-            best = "  best so far" if training.best_round == training.round else ""
-            say(f"round {training.round}/{self.settings.rounds}: agents save {_each(gains)}{best}")
-        return self._saved(training, reference)
+            best = "  best so far" if training.round in training.best_round else ""
+            say(f"round {training.round}/{self.settings.rounds}: {_each(line)}{best}")
+        return self._saved(training, fleets)
 
     def identity(self) -> str:
         """Digest of everything that decides the outcome."""
         parts = [experiment.sha256() for experiment in self.experiments]
-        whole = [parts, self.dispatch, self.tune_days, described(self.settings), self.seed, version("marlin")]
+        settings = described(self.settings)
+        whole = [parts, self.dispatch, self.tune_days, self.random_fleets, settings, self.seed, version("marlin")]
         return hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()
 
-    def _fleet(self, experiment: Experiment) -> Fleet:
-        days = _days(experiment.study)
-        settings = TaskSettings(dispatch=self.dispatch, form=Form.NUMBA)
-        return Fleet(
-            name=experiment.scenario.base or "fleet",
-            train=make_task(days[: -self.tune_days], settings),
-            tune=make_task(days[-self.tune_days :], settings),
-        )
+    def _fleets(self) -> Fleets:
+        """Tasks to learn on and to be judged by: the scenarios', and random ones where they are asked for."""
+        train: list[Task] = []
+        tune: list[Task] = []
+        for experiment in self.experiments:
+            days = _days(experiment.study)
+            settings = TaskSettings(dispatch=self.dispatch, forecaster=predicted_days, form=Form.NUMBA)
+            # With random fleets to learn on, the scenarios only judge: what serves any fleet has to serve these.
+            if not self.random_fleets:
+                train.append(make_task(days[: -self.tune_days], settings))
+            tune.append(make_task(days[-self.tune_days :], settings))
+        base = self.experiments[0].study
+        for purpose, count, made in (
+            (Purpose.TRAIN, self.random_fleets, train),
+            (Purpose.TUNE, _JUDGING_FLEETS if self.random_fleets else 0, tune),
+        ):
+            for number in range(count):
+                studies, dispatch = random_episodes(base, purpose, self.seed, number, tune_days=self.tune_days)
+                settings = TaskSettings(dispatch=dispatch, forecaster=predicted_days, form=Form.NUMBA)
+                made.append(make_task(studies, settings))
+        return Fleets(tuple(train), tuple(tune))
 
-    def _merit_order(self) -> list[float]:
-        """What merit order saves of each metric on the tuning days, on the requests that agents are judged on."""
-        savings = [0.0] * len(METRIC_NAMES)
-        studies = [
-            replace(study, seed=day)
-            for experiment in self.experiments
-            for day, study in enumerate(_days(experiment.study)[-self.tune_days :])
-        ]
-        for study in studies:
-            base = _costs(study, PlannerKind.CAPACITY_PROPORTIONAL, Scheme.BALANCED, Dispatch.SHARES)
-            for i, (name, scheme) in enumerate(zip(METRIC_NAMES, _OWN, strict=True)):
-                planned = _costs(study, PlannerKind.MERIT_ORDER, scheme, self.dispatch)
-                savings[i] += (1.0 - planned[name] / base[name]) / len(studies)
-        return savings
-
-    def _saved(self, training: Training, reference: Sequence[float]) -> Artifact:
-        networks = training.learner.weights
-        best = training.log[training.best_round - 1]
-        evaluation = tuple(
+    def _saved(self, training: Training, fleets: Fleets) -> Artifact:
+        weights = training.best_actor | arrays(training.learner.critic)
+        rounds = [int(r) for r in training.best_round]
+        evaluation = [
             {
                 "metric": name,
-                "days": self.tune_days * len(self.experiments),
-                "agent_saves": round(best[f"gain_{name}"], 6),
-                "merit_order_saves": round(saving, 6),
+                "days": sum(len(task.courses) for task in fleets.tune),
+                "agent_saves": round(training.log[best][f"gain_{name}"], 6),
+                "sort_saves": round(training.log[0][f"gain_{name}"], 6),
+                "agent_saves_balanced": round(training.log[best][f"balanced_by_{name}"], 6),
+                "sort_saves_balanced": round(training.log[0][f"balanced_by_{name}"], 6),
             }
-            for name, saving in zip(METRIC_NAMES, reference, strict=True)
-        )
+            for name, best in zip(METRIC_NAMES, rounds, strict=True)
+        ]
+        ways = sorted({task.settings.dispatch.value for task in fleets.train})
         card = {
             "marlinVersion": version("marlin"),
             "scenarioSha256": self.identity(),
             "seed": self.seed,
-            "dispatch": self.dispatch.value,
+            "dispatch": ways,
             "conditioning": self.settings.conditioning.value,
             "networks": {
-                "channels": networks["actor.head.weight"].shape[2] // 2,
-                "actorHidden": networks["actor.row.weight"].shape[2],
-                "criticHidden": networks["critic.row.weight"].shape[2],
-                "pooled": networks["actor.pool.weight"].shape[2],
-                "filmHidden": networks["actor.film.weight"].shape[2],
+                "actorHidden": weights["actor.row.weight"].shape[2],
+                "criticHidden": weights["critic.row.weight"].shape[2],
+                "pooled": weights["actor.pool.weight"].shape[2],
+                "filmHidden": weights["actor.film.weight"].shape[2],
             },
-            "hyperParameters": described(self.settings) | {"bestRound": training.best_round},
+            "hyperParameters": described(self.settings)
+            | {"randomFleets": self.random_fleets, "rounds_done": training.round, "best_round": rounds},
             "dataSources": list(_SOURCES),
-            "evaluation": list(evaluation),
+            "evaluation": evaluation,
         }
-        return artifact.save(self.out, json.loads(json.dumps(card, default=str)), training.best_weights)
+        return artifact.save(self.out, json.loads(json.dumps(card, default=str)), weights)
 
 
 def _days(study: Study) -> list[Study]:
@@ -175,15 +182,11 @@ def _days(study: Study) -> list[Study]:
     ]
 
 
-def _costs(study: Study, kind: PlannerKind, scheme: Scheme, dispatch: Dispatch) -> Mapping[str, float]:
-    planner = make_planner(kind, scheme=scheme, dispatch=dispatch)
-    summary = summarise(run(study, lambda state: planner.decide(state).plan, FluidEngine(Form.NUMBA)))
-    return {name: float(getattr(summary, name)) for name in METRIC_NAMES}
-
-
-def _each(savings: Sequence[float]) -> str:
-    names = [name.rsplit("_", 1)[0] for name in METRIC_NAMES]
-    return ", ".join(f"{name} {saving:+.1%}" for name, saving in zip(names, savings, strict=True))
+def _each(line: Mapping[str, Any]) -> str:
+    """What agents save of their own metric, and of all where the weights are equal."""
+    own = [f"{name.rsplit('_', 1)[0]} {line[f'gain_{name}']:+.1%}" for name in METRIC_NAMES]
+    balanced = [line[f"balanced_by_{name}"] for name in METRIC_NAMES]
+    return f"agents save {', '.join(own)}; balanced {min(balanced):+.1%} to {max(balanced):+.1%}"
 
 
 def _write_log(training: Training, file: Path) -> None:

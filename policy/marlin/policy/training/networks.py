@@ -16,7 +16,8 @@ from marlin.policy.networks.actor import LOG_STD_HIGH, LOG_STD_LOW
 from marlin.policy.networks.critic import MOST_LOAD
 from marlin.policy.networks.parameters import AGENTS, TWINS, Parameters
 from marlin.policy.networks.rows import Rows
-from marlin.simulator.environments.action import MARGIN_OCTAVES, PREFERENCE_SCALE, ActionLayout
+from marlin.simulator.environments.action import MARGIN_OCTAVES, ActionLayout
+from marlin.simulator.environments.filling import HALVINGS, LEAST_FILL, LEAST_PLACED, MOST_PLACED, REACH, SHARPNESS
 
 Weights = Mapping[str, Tensor]
 
@@ -30,6 +31,8 @@ class RowTensors:
     weight: Tensor  # (N, V, D)
     load: Tensor  # (N, V, D)
     demand: Tensor  # (N, V)
+    utilization: Tensor  # (N, V)
+    limit: Tensor  # (N,)
 
     @classmethod
     def of(cls, rows: Rows) -> RowTensors:
@@ -71,11 +74,13 @@ def propose(p: Weights, rows: RowTensors, preference: Tensor) -> tuple[Tensor, T
     given = torch.cat([preference, fleet.expand(agents, -1, -1)], dim=-1)
     film = torch.tanh(given @ p["actor.film.weight"] + p["actor.film.bias"]) @ p["actor.film.out"]
     shift_1, scale_1, shift_2, scale_2 = film.reshape(agents, n, 1, 1, 4, hidden).unbind(-2)
-    row = rows.features.reshape(1, n * v * d, -1) @ p["actor.row.weight"] + p["actor.row.bias"]
+    row = torch.baddbmm(p["actor.row.bias"], _for_each(rows.features, agents), p["actor.row.weight"])
     row = torch.relu(row).reshape(agents, n, v, d, hidden) * (1.0 + scale_1) + shift_1
     mixed = _mixed(p, "actor", row, rows) * (1.0 + scale_2) + shift_2
-    out = mixed @ p["actor.head.weight"][:, None, None] + p["actor.head.bias"][:, None, None]
-    mean, log_std = out.chunk(2, dim=-1)
+    out = torch.baddbmm(p["actor.head.bias"], mixed.reshape(agents, n * v * d, hidden), p["actor.head.weight"])
+    mean, log_std = out.reshape(agents, n, v, d, -1).chunk(2, dim=-1)
+    sort = torch.einsum("nvdm,jnm,jm->jnvd", rows.features[..., :4], preference, p["actor.sort.scale"])
+    mean = mean - torch.nn.functional.pad(sort[..., None], (0, mean.shape[-1] - 1))
     middle, half = (LOG_STD_HIGH + LOG_STD_LOW) / 2.0, (LOG_STD_HIGH - LOG_STD_LOW) / 2.0
     return mean, middle + half * torch.tanh(log_std)
 
@@ -99,47 +104,81 @@ def worth_of_twins(p: Weights, rows: RowTensors, intent: IntentTensors, preferen
     weight = p["critic.row.weight"]
     # The state's part is the same for every intent: it is worked out once.
     of_preference = preference.repeat_interleave(TWINS, dim=0) @ p["critic.row.of_preference"]  # (JT, N, H)
-    of_state = rows.features @ weight[:, :first][:, None, None] + of_preference[:, :, None, None]  # (JT, N, V, D, H)
-    of_action = weight[:, first:].reshape(AGENTS, TWINS, 1, 1, 1, action.shape[-1], -1)
-    given = action[:, None] if own else action[None, None]  # (J or 1, 1, M, N, V, D, 4)
-    hidden = given @ of_action + of_state.reshape(AGENTS, TWINS, 1, *of_state.shape[1:])
-    row = torch.relu(hidden + p["critic.row.bias"].reshape(AGENTS, TWINS, 1, 1, 1, 1, -1))
-    flat = row.reshape(AGENTS * TWINS, many * n, v, d, -1)
+    of_state = torch.baddbmm(p["critic.row.bias"], _for_each(rows.features, len(weight)), weight[:, :first])
+    of_state = of_state.reshape(len(weight), 1, n, v, d, -1) + of_preference[:, None, :, None, None]
+    of_action = weight[:, first:]  # (JT, 4, H)
+    given = action.repeat_interleave(TWINS, dim=0) if own else action.expand(len(weight), *action.shape)
+    hidden = given.reshape(len(weight), -1, action.shape[-1]) @ of_action  # (JT, M N V D, H)
+    flat = torch.relu(hidden.reshape(len(weight), many, n, v, d, -1) + of_state).reshape(
+        len(weight), many * n, v, d, -1
+    )
     repeated = RowTensors(
         *(getattr(rows, f.name).repeat(many, *[1] * (getattr(rows, f.name).dim() - 1)) for f in fields(rows))
     )
     mixed = _mixed(p, "critic", flat, repeated)
-    by_capacity = torch.einsum("jnvdh,nvd,nv->jnh", mixed, repeated.weight, repeated.demand)
-    if own:
-        each = shares[:, None].expand(AGENTS, TWINS, many, n, v, d).reshape(AGENTS * TWINS, many * n, v, d)
-    else:
-        each = shares.reshape(1, many * n, v, d).expand(AGENTS * TWINS, -1, -1, -1)
-    by_share = torch.einsum("jnvdh,jnvd,nv->jnh", mixed, each, repeated.demand)
-    out = by_capacity @ p["critic.head.of_mean"] + by_share @ p["critic.head.of_share"] + p["critic.head.bias"]
+    nets = AGENTS * TWINS
+    each = shares.repeat_interleave(TWINS, dim=0) if own else shares.expand(nets, *shares.shape)
+    by = torch.stack([repeated.weight.expand(nets, -1, -1, -1), each.reshape(nets, many * n, v, d)], dim=2)
+    by = (by * repeated.demand[:, None, :, None]).reshape(nets, many * n, 2, v * d)
+    means = by @ mixed.reshape(nets, many * n, v * d, -1)  # (JT, M N, 2, H)
+    out = means[:, :, 0] @ p["critic.head.of_mean"] + means[:, :, 1] @ p["critic.head.of_share"] + p["critic.head.bias"]
     return out[..., 0].reshape(AGENTS, TWINS, many, n)
 
 
 def intents(layout: ActionLayout, cells: Tensor, rows: RowTensors) -> IntentTensors:
-    """What actions (..., N, V, D, C) between -1 and 1 mean, as ``environments.action.intents``: (..., N, V, D)."""
-    parts = dict(zip(layout.channels, cells.unbind(-1), strict=True))
-    logits = PREFERENCE_SCALE * parts["preference"] + torch.log(torch.clamp(rows.weight, min=1e-12))
-    logits = logits.masked_fill(rows.mask == 0, -1e9)
-    shares = torch.softmax(logits, dim=-1) * rows.mask
-    one = torch.ones_like(shares)
+    """What actions (..., N, V, D, C) between -1 and 1 mean, as ``environments.action.intents``: (..., N, V, D).
+
+    Numbers of channels that ``layout`` does not have mean nothing.
+    """
+    preference, fill, margin = cells.unbind(-1)
+    fill = (1.0 + fill) / 2.0
+    room = fill.clamp(min=LEAST_FILL) * rows.weight * rows.limit[:, None, None]
     return IntentTensors(
-        shares,
-        (1.0 + parts["fill"]) / 2.0 if "fill" in parts else one,
-        2.0 ** (MARGIN_OCTAVES * parts["margin"]) if "margin" in parts else one,
+        _filled_shares(preference, room, rows.utilization),
+        fill,
+        2.0 ** (MARGIN_OCTAVES * margin) if layout.can_power_down else torch.ones_like(margin),
     )
+
+
+def _for_each(features: Tensor, networks: int) -> Tensor:
+    """Features (N, V, D, R) as the same matrix for every network, (networks, N V D, R)."""
+    return features.reshape(1, -1, features.shape[-1]).expand(networks, -1, -1)
+
+
+def _edge(above: Tensor) -> Tensor:
+    return 0.5 + 0.5 * above / torch.sqrt(1.0 + above**2)
+
+
+def _filled_shares(preference: Tensor, room: Tensor, demand: Tensor) -> Tensor:
+    """``filling.filled_shares`` with derivatives: the waterline's are those of a step of Newton's from where it is."""
+    total = room.sum(dim=-1)
+    placed = torch.minimum(torch.maximum(demand, LEAST_PLACED * total), MOST_PLACED * total)
+    with torch.no_grad():
+        low = torch.full_like(total, -1.0 - REACH)
+        high = -low
+        for _ in range(HALVINGS):
+            line = 0.5 * (low + high)
+            above = SHARPNESS * (preference - line[..., None])
+            is_above = (room * _edge(above)).sum(dim=-1) > placed
+            low, high = torch.where(is_above, line, low), torch.where(is_above, high, line)
+        above = SHARPNESS * (preference - high[..., None])
+        slope = (room * 0.5 * SHARPNESS / (1.0 + above**2) ** 1.5).sum(dim=-1)
+    over = (room * _edge(SHARPNESS * (preference - high[..., None]))).sum(dim=-1) - placed
+    line = high + (over - over.detach()) / slope.clamp(min=1e-9)
+    used = room * _edge(SHARPNESS * (preference - line[..., None]))
+    return used / used.sum(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
 def _mixed(p: Weights, name: str, row: Tensor, rows: RowTensors) -> Tensor:
     """The second layer: what a row knows of itself, of its model's other sites, and of the fleet."""
-    of_model = torch.tanh(torch.einsum("jnvdh,nvd->jnvh", row, rows.weight) @ p[f"{name}.pool.weight"][:, None])
-    of_fleet = torch.einsum("jnvp,nv->jnp", of_model, rows.demand)
-    return torch.relu(
-        row @ p[f"{name}.mix.weight"][:, None, None]
-        + (of_model @ p[f"{name}.mix.of_model"][:, None])[..., None, :]
-        + (of_fleet @ p[f"{name}.mix.of_fleet"])[:, :, None, None, :]
-        + p[f"{name}.mix.bias"][:, None, None]
-    )
+    nets, n, v, d, hidden = row.shape
+    # Plain products of matrices, one for each network: broadcasting over (N, V) instead takes three times as long.
+    flat = row.reshape(nets, n * v, d, hidden)
+    weight = rows.weight.reshape(1, n * v, 1, d).expand(nets, -1, -1, -1)
+    mean = (weight @ flat).reshape(nets, n * v, hidden)
+    of_model = torch.tanh(mean @ p[f"{name}.pool.weight"])  # (J, N V, P)
+    of_fleet = (of_model.reshape(nets, n, v, -1) * rows.demand[..., None]).sum(dim=2)  # (J, N, P)
+    shared = (of_model @ p[f"{name}.mix.of_model"]).reshape(nets, n, v, 1, -1)
+    shared = shared + (of_fleet @ p[f"{name}.mix.of_fleet"])[:, :, None, None]
+    own = torch.baddbmm(p[f"{name}.mix.bias"], row.reshape(nets, n * v * d, hidden), p[f"{name}.mix.weight"])
+    return torch.relu(own.reshape(nets, n, v, d, -1) + shared)

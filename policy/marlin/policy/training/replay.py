@@ -13,11 +13,13 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from marlin.policy.networks.parameters import AGENTS
 from marlin.simulator.environments.action import Intent
 from marlin.simulator.environments.reward import RewardSettings, Terms
 
 PRESENT: Final = 20_000
 PAST: Final = 5_000
+"""Transitions held (section 6); several fleets have their parts of them, or a day each."""
 PRESENT_PART: Final = 0.3
 """Part of a batch that is drawn from the present; the rest is the past (section 6)."""
 
@@ -56,9 +58,19 @@ class Transitions:
         return Transitions(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def rewards(self, preference: Floats, settings: RewardSettings) -> Floats:
-        """(..., N) what they are worth to whoever goes by ``preference`` (..., N, 4)."""
-        own = (preference * (self.gain + settings.trend * self.trend)).sum(axis=-1)
+        """(..., N) what they are worth to whoever goes by ``preference`` (..., N, 4).
+
+        Losses are tamed: a plan that lets a queue form loses a hundred times what a good one can gain, and critics that
+        have to fit such numbers know nothing of the rest.
+        """
+        own = (preference * (tamed(self.gain) + settings.trend * tamed(self.trend))).sum(axis=-1)
         return np.asarray(own + settings.asleep * self.asleep - settings.late * self.late, dtype=np.float32)
+
+
+def tamed(gain: Floats) -> Floats:
+    """Gains as they are; losses beyond a mean epoch's own size grow with the logarithm. Any shape, and monotonous."""
+    beyond = np.maximum(-1.0 - gain, 0.0)
+    return np.asarray(np.maximum(gain, -1.0) - np.log1p(beyond), dtype=np.float32)
 
 
 @dataclass(slots=True)
@@ -125,14 +137,19 @@ class Memory:
         )
 
 
-def relabelled(rng: np.random.Generator, count: int, agents: int, own: Floats) -> Floats:
-    """(agents, N, 4) preferences under which a batch is read.
+def relabelled(rng: np.random.Generator, count: int) -> Floats:
+    """(4, N, 4) preferences under which each agent reads a batch of N.
 
-    Half as each agent's ``own`` (agents, 4); a quarter as another agent's (cross-labelling), a quarter as anybody's
-    (hindsight), so that one actor covers the simplex.
+    A third as its own metric, a third as its own and anybody's mixed, a third as anybody's: another agent's too
+    (hindsight and cross-labelling), so that one actor covers the simplex.
     """
-    kind = rng.random((agents, count))
-    anybody = rng.dirichlet(np.ones(own.shape[1]), (agents, count))
-    another = own[rng.integers(agents, size=(agents, count))]
-    chosen = np.where((kind < 0.75)[..., None], another, anybody)
-    return np.asarray(np.where((kind < 0.5)[..., None], own[:, None], chosen), dtype=np.float32)
+    own = np.repeat(np.eye(AGENTS)[:, None], count, axis=1)
+    # Corners and edges of the simplex as often as its inside: users who want one or two things are many.
+    anybody = np.where(
+        rng.random((AGENTS, count, 1)) < 0.5,
+        rng.dirichlet(np.ones(AGENTS), (AGENTS, count)),
+        rng.dirichlet(np.full(AGENTS, 0.1), (AGENTS, count)),
+    )
+    kind = rng.integers(3, size=(AGENTS, count, 1))
+    part = np.where(kind == 1, rng.random((AGENTS, count, 1)), kind / 2.0)
+    return np.asarray((1.0 - part) * own + part * anybody, dtype=np.float32)

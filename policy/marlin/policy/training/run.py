@@ -1,31 +1,39 @@
 """Training from the first draw to an artifact: days are played, remembered and learnt from, tuning days are judged.
 
-The unit is a *round*: on each fleet in turn, N lanes play one day of it each, and every epoch is followed by updates.
-After a round the agents are judged on the tuning days, without chance. State is whole between rounds, so that a
+The unit is a *round*: on some of the fleets in turn, N lanes play one day each, and every epoch is followed by updates.
+In each epoch the twin also tries what each agent alone would have done from there: transitions that differ in nothing
+but the plan are what teaches a critic the plan's worth, and they cost next to nothing. After a round the agents are
+judged on the tuning days, without chance. State is whole between rounds, so that a
 checkpoint there is enough to go on exactly as if nothing had happened (``checkpoint``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from marlin.api.metrics import METRIC_NAMES
-from marlin.policy.artifact import Conditioning
 from marlin.policy.networks import actor
+from marlin.policy.networks.conditioning import Conditioning, goals
 from marlin.policy.networks.parameters import AGENTS, NetworkSettings
-from marlin.policy.networks.rows import Rows, rows_of
+from marlin.policy.networks.rows import rows_of
 from marlin.policy.training.networks import arrays
-from marlin.policy.training.replay import Memory, Transitions, relabelled
+from marlin.policy.training.replay import PAST, PRESENT, Memory, Ring, Transitions, relabelled
 from marlin.policy.training.sac import Learner, SacSettings, new_learner, update
-from marlin.simulator.environments.action import Intent
+from marlin.simulator.environments.action import blended, each, laid_out
 from marlin.simulator.environments.task import Task
 from marlin.simulator.physics import FloatArray
 
+IntArray = NDArray[np.int64]
+
 _SEEDS: Final = 2**31
+_LEAST_PRESENT: Final = 4_000
+_LEAST_PAST: Final = 1_000
+"""Transitions of a fleet that are held however many fleets there are: a day of it."""
 _BLEND_SPREAD: Final = 0.3
 """Of the Dirichlet weights with which proposals are blended while playing: mostly one agent's, seldom an even mix."""
 
@@ -34,15 +42,19 @@ _BLEND_SPREAD: Final = 0.3
 class TrainSettings:
     """How long and how large."""
 
-    rounds: int = 20
-    lanes: int = 16
-    batch: int = 128
+    rounds: int = 40
+    fleets_per_round: int = 3
+    """Drawn anew for each round; all, where there are no more."""
+    lanes: int = 8
+    batch: int = 64
     updates_per_epoch: int = 1
-    warm_transitions: int = 512
-    """Played before the first update."""
+    warm_transitions: int = 400
+    """Of a fleet that are played before it is learnt from."""
+    critic_first: int = 200
+    """Updates of the critics alone: an actor that begins at a good plan is not to follow critics that know nothing."""
     kept_per_epoch: int = 8
     """Transitions of an epoch that join the past."""
-    patience: int = 6
+    patience: int = 12
     """Rounds without a better judgement before it ends."""
     conditioning: Conditioning = Conditioning.FILM
     actor_hidden: int = 128
@@ -51,12 +63,11 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
-    """One fleet to learn on."""
+class Fleets:
+    """What is learnt on, and what judges."""
 
-    name: str
-    train: Task
-    tune: Task
+    train: tuple[Task, ...]
+    tune: tuple[Task, ...]
 
 
 @dataclass(slots=True)
@@ -68,121 +79,140 @@ class Training:
     memories: list[Memory]
     rng: np.random.Generator
     round: int = 0
-    best: float = -np.inf
-    best_round: int = 0
-    best_weights: dict[str, Any] = field(default_factory=dict)
+    updates: int = 0
+    best: FloatArray = field(default_factory=lambda: np.full(AGENTS, -np.inf))  # (J,)
+    best_round: IntArray = field(default_factory=lambda: np.zeros(AGENTS, dtype=np.int64))  # (J,)
+    best_actor: dict[str, Any] = field(default_factory=dict)
     log: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def is_over(self) -> bool:
         """Whether all rounds are done, or none of the last few was better."""
         done = self.round >= self.settings.rounds
-        return done or (self.round - self.best_round >= self.settings.patience > 0 and self.round > 0)
+        stuck = self.round - int(self.best_round.max()) >= self.settings.patience > 0
+        return done or (stuck and self.round > 0)
 
 
-def begin(fleets: Sequence[Fleet], settings: TrainSettings, seed: int) -> Training:
+def begin(fleets: Fleets, settings: TrainSettings, seed: int) -> Training:
     """A training before its first round."""
-    layout = fleets[0].train.action
-    networks = NetworkSettings(
-        channels=len(layout.channels), actor_hidden=settings.actor_hidden, critic_hidden=settings.critic_hidden
-    )
+    networks = NetworkSettings(actor_hidden=settings.actor_hidden, critic_hidden=settings.critic_hidden)
+    parts = len(fleets.train)
     return Training(
         settings=settings,
-        learner=new_learner(layout, networks, settings.sac, seed),
-        memories=[Memory() for _ in fleets],
+        learner=new_learner(networks, settings.sac, seed),
+        memories=[
+            Memory(Ring(max(PRESENT // parts, _LEAST_PRESENT)), Ring(max(PAST // parts, _LEAST_PAST)))
+            for _ in range(parts)
+        ],
         rng=np.random.default_rng(seed),
     )
 
 
-def next_round(
-    training: Training, fleets: Sequence[Fleet], watch: Callable[[str, float], None] | None = None
-) -> dict[str, Any]:
+def next_round(training: Training, fleets: Fleets, watch: Callable[[float], None] | None = None) -> dict[str, Any]:
     """Plays, learns and judges once; returns the line for the log.
 
     Args:
         training: changed.
         fleets: as given to ``begin``.
-        watch: hears which fleet is played and how much of the round is done, 0 to 1.
+        watch: hears how much of the round is done, 0 to 1.
     """
+    settings = training.settings
     losses: list[dict[str, float]] = []
-    for which, fleet in enumerate(fleets):
-        play(training, fleet.train, training.memories[which], losses)
+    if not training.log:
+        training.log.append(_judgement(training, fleets))
+    count = min(settings.fleets_per_round, len(fleets.train))
+    for i, which in enumerate(training.rng.choice(len(fleets.train), count, replace=False)):
+        play(training, fleets, which, losses)
         if watch is not None:
-            watch(fleet.name, (which + 1) / len(fleets))
-    gains = np.mean([judged(training.learner, fleet.tune, training.settings.conditioning) for fleet in fleets], axis=0)
+            watch((i + 1) / (count + 1))
     training.round += 1
-    score = float(gains.mean())
-    if score > training.best:
-        training.best, training.best_round = score, training.round
-        training.best_weights = arrays(training.learner.weights)
-    line: dict[str, Any] = {"round": training.round, "score": score}
-    line |= {f"gain_{name}": float(gain) for name, gain in zip(METRIC_NAMES, gains, strict=True)}
+    line = _judgement(training, fleets)
     if losses:
-        line |= {name: float(np.mean([loss[name] for loss in losses])) for name in losses[0]}
+        said = list(dict.fromkeys(name for loss in losses for name in loss))
+        line |= {name: float(np.mean([loss[name] for loss in losses if name in loss])) for name in said}
     training.log.append(line)
     return line
 
 
-def play(training: Training, task: Task, memory: Memory, losses: list[dict[str, float]]) -> None:
-    """One day in every lane, with updates on the way; what the updates lost is added to ``losses``."""
+def _judgement(training: Training, fleets: Fleets) -> dict[str, Any]:
+    """The log's line for a round, but for what its updates lost. Before the first one there is a line too.
+
+    Each agent's actor of the round in which it was best is kept: that one of them still learns is no reason to give up
+    what another has. Critics are kept as they are in the end: they judge whatever is proposed, and learn to the last.
+    """
+    gains = np.mean([judged(training.learner, task, training.settings.conditioning) for task in fleets.tune], axis=0)
+    scores = gains.mean(axis=1)  # (J,)
+    better = scores > training.best
+    for name, value in arrays(training.learner.calm).items():
+        kept = training.best_actor.get(name, value)
+        training.best_actor[name] = np.where(better.reshape(-1, *[1] * (value.ndim - 1)), value, kept)
+    training.best = np.where(better, scores, training.best)
+    training.best_round = np.where(better, training.round, training.best_round)
+    line: dict[str, Any] = {"round": training.round, "score": float(scores.mean())}
+    for name, (own, balanced) in zip(METRIC_NAMES, gains, strict=True):
+        line |= {f"gain_{name}": float(own), f"balanced_by_{name}": float(balanced)}
+    return line
+
+
+def play(training: Training, fleets: Fleets, which: int, losses: list[dict[str, float]]) -> None:
+    """One day of a fleet in every lane, with updates on the way; what the updates lost is added to ``losses``.
+
+    An update is on whatever fleet is remembered, so that what was learnt on one is not forgotten on the next.
+    """
+    task, memory = fleets.train[which], training.memories[which]
     settings, rng, learner = training.settings, training.rng, training.learner
-    learner.layout = task.action
     chosen = [(int(rng.integers(len(task.courses))), int(rng.integers(_SEEDS))) for _ in range(settings.lanes)]
     lanes = task.begin(task.draw(chosen), rng.dirichlet(np.ones(AGENTS), settings.lanes))
     observed = task.observe(lanes)
     while not lanes.is_over:
         rows = rows_of(observed, task.action.models, task.action.sites)
-        goes_by = goals(settings.conditioning, rows)
         weights = {name: value.detach().numpy() for name, value in learner.actor.items()}
-        actions = actor.propose(weights, rows, goes_by).sample(rng, 1)[:, 0]  # (J, N, A)
-        blend = rng.dirichlet(np.full(AGENTS, _BLEND_SPREAD), settings.lanes)  # (N, J)
-        intent = _blended(task.propose(lanes, actions), blend)
-        lanes, done = task.step(lanes, intent)
-        following = task.observe(lanes)
-        memory.add(Transitions.of(observed, intent, done.terms, following))
-        observed = following
-        if memory.present.held >= settings.warm_transitions:
-            for _ in range(settings.updates_per_epoch):
-                batch = memory.mixed(rng, settings.batch)
-                own = np.eye(AGENTS, dtype=np.float32)
-                losses.append(update(learner, batch, relabelled(rng, settings.batch, AGENTS, own)))
+        proposals = actor.propose(weights, rows, goals(settings.conditioning, rows.preference))
+        actions = proposals.sample(rng, 1)[:, 0]  # (J, N, V, D, C)
+        intents = task.propose(lanes, laid_out(task.action, actions))
+        weight = rng.dirichlet(np.full(AGENTS, _BLEND_SPREAD), settings.lanes)  # (N, J)
+        agreed = blended(intents, weight)
+        for intent in (*each(intents), agreed):
+            following, done = task.step(lanes, intent)
+            seen = task.observe(following)
+            memory.add(Transitions.of(observed, intent, done.terms, seen))
+        lanes, observed = following, seen  # the day goes on from what was agreed
+        known = [i for i, m in enumerate(training.memories) if m.present.held >= settings.warm_transitions]
+        for _ in range(settings.updates_per_epoch if known else 0):
+            of = int(rng.choice(known))
+            batch = training.memories[of].mixed(rng, settings.batch)
+            moves = training.updates >= settings.critic_first
+            preference = relabelled(rng, settings.batch)
+            losses.append(update(learner, fleets.train[of].action, batch, preference, actor_moves=moves))
+            training.updates += 1
         memory.end_of_epoch(rng, settings.kept_per_epoch)
 
 
-def goals(conditioning: Conditioning, rows: Rows) -> FloatArray:
-    """(J, N, 4) what each agent goes by: its own metric, and in ``film`` mode the user's weights as much."""
-    own = np.repeat(np.eye(AGENTS)[:, None], rows.shape[0], axis=1)
-    return own if conditioning is Conditioning.PAPER else (own + rows.preference[None]) / 2.0
-
-
 def judged(learner: Learner, task: Task, conditioning: Conditioning) -> FloatArray:
-    """(4,) what each agent, alone and without chance, saves of its metric over the days of a task.
+    """(J, 2) what each agent alone and without chance saves over the days of a task.
 
-    A saving is the mean gain over capacity-proportional routing of the same requests. Each agent is asked for its own
-    metric wholly: the user's weights are all on it.
+    First of its own metric, when that is all that the user wants; then of all, equally weighted. A saving is the mean
+    gain over capacity-proportional routing of the same requests, less the share of late requests (as policies are
+    scored).
     """
-    weights = arrays(learner.actor)
+    weights = arrays(learner.calm)
     days = len(task.courses)
-    # Every agent plays every day once; seeds are the days' own, so that each judgement meets the same requests.
-    chosen = [(day, day) for _ in range(AGENTS) for day in range(days)]
-    wanted = np.repeat(np.eye(AGENTS), days, axis=0)  # (J x days, 4)
+    # Every agent plays every day twice; seeds are the days' own, so that each judgement meets the same requests.
+    chosen = [(day, day) for _ in range(2 * AGENTS) for day in range(days)]
+    agent = np.repeat(np.arange(AGENTS), 2 * days)
+    wanted = np.stack([np.eye(AGENTS), np.full((AGENTS, AGENTS), 1.0 / AGENTS)], axis=1)  # (J, 2, 4)
+    wanted = np.repeat(wanted.reshape(-1, AGENTS), days, axis=0)  # (J x 2 x days, 4)
     lanes = task.begin(task.draw(chosen), wanted)
-    agent = np.repeat(np.arange(AGENTS), days)
     gains = []
     while not lanes.is_over:
         rows = rows_of(task.observe(lanes), task.action.models, task.action.sites)
-        best = actor.propose(weights, rows, goals(conditioning, rows)).best()  # (J, N, A)
-        lanes, done = task.step(lanes, task.propose(lanes, best[agent, np.arange(len(agent))]))
-        gains.append(done.terms.gain[np.arange(len(agent)), agent])
-    return np.asarray(np.mean(gains, axis=0).reshape(AGENTS, days).mean(axis=1))
+        best = actor.propose(weights, rows, goals(conditioning, rows.preference)).best()  # (J, N, V, D, C)
+        alone = laid_out(task.action, best[agent, np.arange(len(agent))])
+        lanes, done = task.step(lanes, task.propose(lanes, alone))
+        gains.append((done.terms.gain * wanted).sum(axis=1) - done.terms.late)
+    return np.asarray(np.mean(gains, axis=0).reshape(AGENTS, 2, days).mean(axis=2))
 
 
 def described(settings: TrainSettings) -> dict[str, Any]:
     """The settings for an artifact's card."""
     return asdict(settings)
-
-
-def _blended(intents: Intent, weights: FloatArray) -> Intent:
-    """One intent per lane of J proposals (J, N, V, D), with weights (N, J)."""
-    each = weights.T[:, :, None, None]
-    return Intent((intents.shares * each).sum(0), (intents.fill * each).sum(0), (intents.margin * each).sum(0))

@@ -25,29 +25,36 @@ from marlin.simulator.environments.reward import RewardSettings
 
 @dataclass(frozen=True, slots=True)
 class SacSettings:
-    """Section 6 of the paper, where it says something."""
+    """Section 6 of the paper, where it says something and it was not seen to do harm (docs/explanation/training.md)."""
 
-    actor_rate: float = 3e-4
+    actor_rate: float = 1e-4
+    """The paper's 3e-4 leaves a good beginning before the critics know better."""
     critic_rate: float = 1e-3
     temperature_rate: float = 3e-4
-    discount: float = 0.95
+    discount: float = 0.6
+    """The paper's 0.95 looks five hours ahead. What an epoch leaves to the next is a queue and replicas that are awake:
+    little, and soon over; the rest of such a sum is chance that critics have to fit."""
     following: float = 0.005
     """tau: how fast the slow copies follow."""
+    calming: float = 0.01
+    """The same of the actors' copies that judgements and artifacts are of."""
     entropy_per_number: float = -1.0
     """Entropy aimed for, of each number of an action that means something; usual is -1 for each."""
     first_temperature: float = 0.01
-    reward: RewardSettings = field(default_factory=RewardSettings)
+    reward: RewardSettings = field(default_factory=lambda: RewardSettings(trend=0.1, asleep=0.05))
+    """The agents are after savings; sleeping replicas save by themselves, and a moving average only steadies."""
 
 
 @dataclass(slots=True)
 class Learner:
     """Everything that learning changes."""
 
-    layout: ActionLayout
     settings: SacSettings
     actor: dict[str, Tensor]
     critic: dict[str, Tensor]
     slow: dict[str, Tensor]
+    calm: dict[str, Tensor]
+    """The actors as they were on average of late: learning on one fleet after the other swings, this does not."""
     log_temperature: Tensor  # (J,)
     actor_steps: torch.optim.Adam
     critic_steps: torch.optim.Adam
@@ -60,7 +67,7 @@ class Learner:
         return self.actor | self.critic
 
 
-def new_learner(layout: ActionLayout, networks: NetworkSettings, settings: SacSettings, seed: int) -> Learner:
+def new_learner(networks: NetworkSettings, settings: SacSettings, seed: int) -> Learner:
     """A learner that has learnt nothing."""
     rng = np.random.default_rng(seed)
     first: Parameters = drawn(actor_shapes(networks) | critic_shapes(networks), rng)
@@ -69,11 +76,11 @@ def new_learner(layout: ActionLayout, networks: NetworkSettings, settings: SacSe
     critic = {name: value for name, value in weights.items() if name.startswith("critic.")}
     log_temperature = torch.full((AGENTS,), float(np.log(settings.first_temperature)), requires_grad=True)
     return Learner(
-        layout=layout,
         settings=settings,
         actor=actor,
         critic=critic,
         slow={name: value.detach().clone() for name, value in critic.items()},
+        calm={name: value.detach().clone() for name, value in actor.items()},
         log_temperature=log_temperature,
         actor_steps=torch.optim.Adam(actor.values(), lr=settings.actor_rate),
         critic_steps=torch.optim.Adam(critic.values(), lr=settings.critic_rate),
@@ -82,18 +89,22 @@ def new_learner(layout: ActionLayout, networks: NetworkSettings, settings: SacSe
     )
 
 
-def update(learner: Learner, batch: Transitions, preference: Floats) -> dict[str, float]:
+def update(
+    learner: Learner, layout: ActionLayout, batch: Transitions, preference: Floats, *, actor_moves: bool = True
+) -> dict[str, float]:
     """One step of everything that learns.
 
     Args:
         learner: changed.
+        layout: of the fleet that the batch is of.
         batch: N transitions.
         preference: (J, N, 4) under which each agent reads them.
+        actor_moves: false lets the critics alone learn.
 
     Returns:
         Losses and means, for the log.
     """
-    settings, layout = learner.settings, learner.layout
+    settings = learner.settings
     given = torch.as_tensor(preference)
     before, after = (
         RowTensors.of(rows_of(seen, layout.models, layout.sites)) for seen in (batch.observation, batch.following)
@@ -102,41 +113,49 @@ def update(learner: Learner, batch: Transitions, preference: Floats) -> dict[str
     reward = torch.as_tensor(batch.rewards(preference, settings.reward))  # (J, N)
     temperature = learner.log_temperature.exp().detach()[:, None]
 
+    channels = len(layout.channels)
     with torch.no_grad():
-        cells, log_chance = sample(learner.actor, after, given, learner.chance)
+        cells, log_chance = sample(learner.actor, after, given, learner.chance, channels)
         slow = worth_of_twins(learner.slow, after, _own(layout, cells, after), given)[:, :, 0]  # (J, 2, N)
         target = reward + settings.discount * (slow.min(dim=1).values - temperature * log_chance)
     twins = worth_of_twins(learner.critic, before, done, given)[:, :, 0]
     critic_loss = ((twins - target[:, None]) ** 2).mean(dim=(1, 2)).sum()
     _step(learner.critic_steps, critic_loss)
 
-    cells, log_chance = sample(learner.actor, before, given, learner.chance)
-    frozen = {name: value.detach() for name, value in learner.critic.items()}
-    worth = worth_of_twins(frozen, before, _own(layout, cells, before), given)[:, :, 0].min(dim=1).values
-    actor_loss = (temperature * log_chance - worth).mean(dim=1).sum()
-    _step(learner.actor_steps, actor_loss)
-
-    gap = log_chance.detach().mean(dim=1) + settings.entropy_per_number
-    temperature_loss = -(learner.log_temperature * gap).sum()
-    _step(learner.temperature_steps, temperature_loss)
-
+    said = {"critic_loss": float(critic_loss.detach()) / AGENTS, "reward": float(reward.mean())}
+    if actor_moves:
+        said |= _move_actor(learner, layout, before, given)
     with torch.no_grad():
         for name, value in learner.critic.items():
             learner.slow[name].lerp_(value, settings.following)
+    return said
+
+
+def _move_actor(learner: Learner, layout: ActionLayout, before: RowTensors, given: Tensor) -> dict[str, float]:
+    """One step of actors and temperatures; returns means for the log."""
+    temperature = learner.log_temperature.exp().detach()[:, None]
+    cells, log_chance = sample(learner.actor, before, given, learner.chance, len(layout.channels))
+    frozen = {name: value.detach() for name, value in learner.critic.items()}
+    worth = worth_of_twins(frozen, before, _own(layout, cells, before), given)[:, :, 0].min(dim=1).values
+    _step(learner.actor_steps, (temperature * log_chance - worth).mean(dim=1).sum())
+    with torch.no_grad():
+        for name, value in learner.actor.items():
+            learner.calm[name].lerp_(value, learner.settings.calming)
+    gap = log_chance.detach().mean(dim=1) + learner.settings.entropy_per_number
+    _step(learner.temperature_steps, -(learner.log_temperature * gap).sum())
     return {
-        "critic_loss": float(critic_loss.detach()) / AGENTS,
         "worth": float(worth.detach().mean()),
-        "reward": float(reward.mean()),
         "entropy": -float(log_chance.detach().mean()),
         "temperature": float(temperature.mean()),
     }
 
 
 def sample(
-    actor: Mapping[str, Tensor], rows: RowTensors, preference: Tensor, chance: torch.Generator
+    actor: Mapping[str, Tensor], rows: RowTensors, preference: Tensor, chance: torch.Generator, channels: int
 ) -> tuple[Tensor, Tensor]:
     """Actions (J, N, V, D, C) between -1 and 1, and the log of how likely they were, per number that means something.
 
+    Those are the first ``channels`` numbers of an open row.
     A mean over the open rows' numbers rather than their sum: the entropy of a fleet of sixty sites then weighs against
     its worth as that of four does. (J, N)
     """
@@ -146,7 +165,8 @@ def sample(
     # log N(raw) - log |d tanh / d raw|, the latter in a form that does not round to log 0.
     log_chance = -0.5 * (noise**2 + np.log(2 * np.pi)) - log_std
     log_chance = log_chance - 2.0 * (np.log(2.0) - raw - torch.nn.functional.softplus(-2.0 * raw))
-    is_open = rows.mask[..., None].expand(*rows.mask.shape, mean.shape[-1])
+    means_something = (torch.arange(mean.shape[-1]) < channels).to(mean.dtype)
+    is_open = rows.mask[..., None] * means_something
     count = is_open.sum(dim=(1, 2, 3)).clamp(min=1.0)
     return torch.tanh(raw), (log_chance * is_open).sum(dim=(2, 3, 4)) / count
 

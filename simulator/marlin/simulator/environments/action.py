@@ -1,15 +1,17 @@
 """An action is a plan: numbers between -1 and 1 in, shares, orders and awake replicas out.
 
-Each (model, site) has one number per channel: ``preference`` always, ``fill`` under ordered dispatch, ``margin`` where
-a pool can power down. In between stands an ``Intent``, whose parts can be mixed: what four agents propose is blended
-there (marlin-model, section 7), never in raw actions. Sites that may not serve get exactly nothing.
+Each (model, site) has one number per channel: ``preference`` and ``fill`` always, ``margin`` where a pool can power
+down. In between stands an ``Intent``, whose parts can be mixed: what four agents propose is blended there
+(marlin-model, section 7), never in raw actions. Sites that may not serve get exactly nothing.
 
-An action of zeros is capacity-proportional routing under ``shares``; under ``ordered`` it is so with ``fill`` at -1.
+Both ways of dispatch read the same intent: shares are where requests are expected to go when sites are filled in the
+order of preference (``filling``), and an order with caps is the same said to a router that fills sites itself. An
+action of zeros is capacity-proportional routing under ``shares``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlin.api.plan import Dispatch
+from marlin.simulator.environments.filling import filled_shares, room_of
 from marlin.simulator.environments.lanes import Fleets, groups
 from marlin.simulator.environments.proportional import awake_replicas, by_capacity, expected_rps
 from marlin.simulator.fluid import Plans
 from marlin.simulator.physics import FloatArray
 
-PREFERENCE_SCALE: Final = 6.0
-"""Logit of a preference of 1: one site at 1 and another at -1 share e^12 to 1, which is all to nothing."""
+CHANNELS: Final = ("preference", "fill", "margin")
+"""Names of the numbers of a (model, site), in order; the last is there where a pool can power down."""
 
 MARGIN_OCTAVES: Final = 1.0
 """A margin of 1 keeps replicas awake for twice the rate that is expected, -1 for half of it."""
@@ -45,8 +48,7 @@ class ActionLayout:
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of a (model, site)'s numbers, in order."""
-        fill = ("fill",) if self.dispatch is Dispatch.ORDERED else ()
-        return ("preference", *fill, *(("margin",) if self.can_power_down else ()))
+        return CHANNELS if self.can_power_down else CHANNELS[:-1]
 
     @property
     def size(self) -> int:
@@ -73,7 +75,7 @@ class Intent:
     """What a decision maker wants. Any weighted mean of intents is one: leading axes are the caller's."""
 
     shares: FloatArray  # (..., V, D) on the simplex, 0 where masked
-    fill: FloatArray  # (..., V, D) part of the utilisation limit to fill a site to, in turn; 1 under shares
+    fill: FloatArray  # (..., V, D) part of the utilisation limit to fill a site to, in turn
     margin: FloatArray  # (..., V, D) awake capacity over what the expected rate needs; 1 where nothing sleeps
 
 
@@ -86,26 +88,46 @@ def equal_blend(proposals: Intent, observations: NDArray[np.float32]) -> Intent:
     return Intent(proposals.shares.mean(axis=0), proposals.fill.mean(axis=0), proposals.margin.mean(axis=0))
 
 
+def laid_out(layout: ActionLayout, cells: FloatArray) -> FloatArray:
+    """Numbers of all channels (..., V, D, 3) as actions (..., size): those that mean nothing here are left out."""
+    return np.asarray(cells[..., : len(layout.channels)].reshape(*cells.shape[:-3], -1))
+
+
+def blended(proposals: Intent, weights: FloatArray) -> Intent:
+    """One intent per lane of J proposals (J, N, V, D), with weights (N, J) on the simplex."""
+    by_agent = weights.T[:, :, None, None]
+    return Intent(*((by_agent * part).sum(axis=0) for part in (proposals.shares, proposals.fill, proposals.margin)))
+
+
+def each(proposals: Intent) -> Iterator[Intent]:
+    """J proposals (J, ...), one after the other."""
+    return map(Intent, proposals.shares, proposals.fill, proposals.margin)
+
+
 def intents(
     layout: ActionLayout,
     actions: Actions,  # (N, size), or more axes in front: (J, N, size)
     allowed: NDArray[np.bool_],  # (N, V, D)
     capacity_rps: FloatArray,  # (N, V, D)
+    demand_rps: FloatArray,  # (N, V) expected
+    limit: FloatArray,  # (N,) utilisation that no site is to exceed
 ) -> Intent:
-    """What actions mean: a softmax over the sites that may serve, each weighted by its capacity.
+    """What actions mean: sites filled in the order of preference, each to its fill (``filling``).
 
-    The capacity stands before the exponential, so that a preference says how far a site is favoured over its size and
-    does not have to learn the size.
+    Capacity is no part of a preference: a policy says where requests go first and does not have to learn sizes. A
+    model that no site may serve goes by capacity all the same: an engine needs a row that is not empty.
 
     Raises:
         ValueError: an action has the wrong size, or a number that is not finite.
     """
     parts = layout.split(actions)
-    one = np.ones_like(parts["preference"])
+    fill = (1.0 + parts["fill"]) / 2.0
+    shares = filled_shares(parts["preference"], room_of(fill, capacity_rps, allowed, limit), demand_rps)
+    closed = ~allowed.any(axis=-1, keepdims=True)
     return Intent(
-        shares=by_capacity(capacity_rps * np.exp(PREFERENCE_SCALE * parts["preference"]), allowed),
-        fill=(1.0 + parts["fill"]) / 2.0 if "fill" in parts else one,
-        margin=2.0 ** (MARGIN_OCTAVES * parts["margin"]) if "margin" in parts else one,
+        shares=np.where(closed, by_capacity(capacity_rps, allowed), shares),
+        fill=fill,
+        margin=2.0 ** (MARGIN_OCTAVES * parts["margin"]) if "margin" in parts else np.ones_like(fill),
     )
 
 
@@ -119,7 +141,8 @@ def plans(
 ) -> Plans:
     """The plans of N intents.
 
-    Under ``ordered`` sites are filled from the most to the least favoured for their size; ties go by position.
+    Under ``ordered`` sites are filled from the one whose room is used most to the one whose is used least; ties go by
+    position.
     """
     shares = np.ascontiguousarray(intent.shares)
     if dispatch is Dispatch.SHARES:
@@ -127,7 +150,8 @@ def plans(
         return Plans(shares=shares, awake=awake_replicas(fleets, index, rate * intent.margin))
     capacity = fleets.capacity_rps[index]  # (N, V, D)
     limit = capacity * fleets.max_utilization[index][:, None, None] * allowed
-    favour = np.where(allowed, shares / np.maximum(capacity, 1e-12), -1.0)
+    room = np.maximum(room_of(intent.fill, capacity, allowed, fleets.max_utilization[index]), 1e-12)
+    favour = np.where(allowed, shares / room, -1.0)
     order = np.argsort(-favour, axis=2, kind="stable")
     rate = _filled(order, intent.fill * limit, limit, high / fleets.epoch_s[index][:, None])
     awake = awake_replicas(fleets, index, rate * intent.margin)

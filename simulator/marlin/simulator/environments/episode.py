@@ -146,6 +146,7 @@ class Episodes:
     per_joule: FloatArray  # (E, N, D, 4)
     arrived: FloatArray  # (E, N, V)
     rtt_s: FloatArray  # (E, N, V, D)
+    expected: FloatArray  # (E + 1, N, V) forecast
     high: FloatArray  # (E + 1, N, V) upper forecast
     known: NDArray[np.float32]  # (E + 1, N, K)
     baseline_metrics: FloatArray  # (E, N, 4) of capacity-proportional routing
@@ -175,6 +176,7 @@ def side_by_side(episodes: Sequence[Episode]) -> Episodes:
         per_joule=np.stack([e.course.per_joule for e in episodes], axis=1),
         arrived=np.stack([e.arrived for e in episodes], axis=1),
         rtt_s=np.stack([e.rtt_s for e in episodes], axis=1),
+        expected=np.stack([e.forecast.mean for e in episodes], axis=1),
         high=np.stack([e.forecast.high for e in episodes], axis=1),
         known=np.stack([e.known for e in episodes], axis=1),
         baseline_metrics=np.stack([e.baseline.metrics for e in episodes], axis=1),

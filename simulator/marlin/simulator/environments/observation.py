@@ -2,8 +2,8 @@
 
 Signals are divided by fixed references, not by this fleet's own means, so that a number means the same on every fleet.
 What no draw changes is laid out once per course (``still_part``), the forecast once per episode (``known_part``); what
-follows from the plans so far, and whose preference it is, comes last (``moving_part``). ``of_fleet`` makes the same
-vector from the state that a planner gets, so that a policy serves on what it was trained on.
+follows from the plans so far, how they are carried out, and whose preference it is, comes last (``moving_part``).
+``of_fleet`` makes the same vector from the state that a planner gets: a policy serves on what it was trained on.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from marlin.api.plan import Dispatch
 from marlin.simulator.environments.forecast import Forecast
+from marlin.simulator.fluid import marginal_metrics
 from marlin.simulator.load_curves import KNOTS
 from marlin.simulator.machines import USUAL_UTILIZATION
 from marlin.simulator.physics import FloatArray
@@ -72,12 +74,14 @@ def layout(models: int, sites: int) -> dict[str, Slice]:
         "capacity": both,
         "rtt": both,
         "energy": both,
+        "marginal": (*both, 4),
         "carbon": d,
         "water": d,
         "price": d,
         "pue": d,
         "backlog": both,
         "awake": both,
+        "rules": (2,),
         "average_gain": (4,),
         "preference": (4,),
     }
@@ -88,8 +92,8 @@ def layout(models: int, sites: int) -> dict[str, Slice]:
     return slices
 
 
-MOVING: Final = ("backlog", "awake", "average_gain", "preference")
-"""What depends on the plans so far, and on whose preference it is; the last slices."""
+MOVING: Final = ("backlog", "awake", "rules", "average_gain", "preference")
+"""What depends on the plans so far, on how they are carried out, and on whose preference it is; the last slices."""
 
 
 def size(models: int, sites: int) -> int:
@@ -136,27 +140,36 @@ def known_part(
     return filled
 
 
-def moving_part(
-    backlog: FloatArray,  # (N, V) requests
-    awake: FloatArray,  # (N, V, D) replicas
-    capacity_rps: FloatArray,  # (N, V, D)
-    allowed: NDArray[np.bool_],  # (N, V, D)
-    all_replicas: FloatArray,  # (N, V, D)
-    patience_s: FloatArray,  # (N,)
-    average_gain: FloatArray,  # (N, 4)
-    preference: FloatArray,  # (N, 4)
-) -> NDArray[np.float32]:
-    """(N, 2 V D + 8) what depends on the plans so far, and whose preference it is.
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """N lanes: what depends on the plans so far, how they are carried out, and whose preference it is."""
+
+    backlog: FloatArray  # (N, V) requests
+    awake: FloatArray  # (N, V, D) replicas
+    capacity_rps: FloatArray  # (N, V, D)
+    allowed: NDArray[np.bool_]  # (N, V, D)
+    all_replicas: FloatArray  # (N, V, D)
+    patience_s: FloatArray  # (N,)
+    max_utilization: FloatArray  # (N,)
+    dispatch: Dispatch
+    average_gain: FloatArray  # (N, 4)
+    preference: FloatArray  # (N, 4)
+
+
+def moving_part(now: Moving) -> NDArray[np.float32]:
+    """(N, 2 V D + 10) the last slices.
 
     The engine has one queue per model before all sites: it waits at each open site in proportion to capacity, and is
     observed as the part of users' patience that it takes to work off.
     """
-    open_rps = (capacity_rps * allowed).sum(axis=2)  # (N, V)
-    wait_s = np.divide(backlog, open_rps, out=np.zeros_like(backlog), where=open_rps > 0)
-    waits = np.where(allowed, (wait_s / patience_s[:, None])[:, :, None], 0.0)
-    share = np.divide(awake, all_replicas, out=np.zeros_like(awake), where=all_replicas > 0)
-    lanes = len(backlog)
-    parts = [waits.reshape(lanes, -1), share.reshape(lanes, -1), average_gain, preference]
+    open_rps = (now.capacity_rps * now.allowed).sum(axis=2)  # (N, V)
+    wait_s = np.divide(now.backlog, open_rps, out=np.zeros_like(now.backlog), where=open_rps > 0)
+    waits = np.where(now.allowed, (wait_s / now.patience_s[:, None])[:, :, None], 0.0)
+    share = np.divide(now.awake, now.all_replicas, out=np.zeros_like(now.awake), where=now.all_replicas > 0)
+    lanes = len(now.backlog)
+    is_ordered = np.full(lanes, float(now.dispatch is Dispatch.ORDERED))
+    rules = np.stack([now.max_utilization, is_ordered], axis=1)
+    parts = [waits.reshape(lanes, -1), share.reshape(lanes, -1), rules, now.average_gain, now.preference]
     return _clipped(np.concatenate(parts, axis=1))
 
 
@@ -165,6 +178,7 @@ def of_fleet(
     start: datetime,
     forecast: Forecast,  # of this epoch alone: (1, V)
     preference: FloatArray,  # (4,) on the simplex
+    dispatch: Dispatch,
     average_gain: FloatArray | None = None,  # (4,) None: zeros
 ) -> NDArray[np.float32]:
     """(F,) what a policy is shown in service: the very numbers it was shown in training, from a planner's state.
@@ -174,19 +188,24 @@ def of_fleet(
         start: when the epoch starts.
         forecast: requests expected.
         preference: weights of the metrics.
+        dispatch: how the plan will be carried out.
         average_gain: nobody knows it in service, where capacity-proportional routing does not run beside.
     """
     allowed = (twin.allowed & (twin.capacity_rps > 0))[None]
     still = still_part([start], [twin], allowed)
     moving = moving_part(
-        backlog=twin.backlog_requests.sum(axis=1)[None],
-        awake=twin.awake_before[None],
-        capacity_rps=twin.capacity_rps[None],
-        allowed=allowed,
-        all_replicas=twin.all_replicas[None],
-        patience_s=np.array([twin.settings.patience_s]),
-        average_gain=np.zeros((1, 4)) if average_gain is None else average_gain[None],
-        preference=preference[None],
+        Moving(
+            backlog=twin.backlog_requests.sum(axis=1)[None],
+            awake=twin.awake_before[None],
+            capacity_rps=twin.capacity_rps[None],
+            allowed=allowed,
+            all_replicas=twin.all_replicas[None],
+            patience_s=np.array([twin.settings.patience_s]),
+            max_utilization=np.array([twin.max_utilization]),
+            dispatch=dispatch,
+            average_gain=np.zeros((1, 4)) if average_gain is None else average_gain[None],
+            preference=preference[None],
+        )
     )
     most = (twin.capacity_rps.sum(axis=1) * twin.epoch_s)[None]
     whole: NDArray[np.float32] = np.concatenate([known_part(still, forecast, most), moving], axis=1)
@@ -205,7 +224,7 @@ def _time(start: datetime) -> FloatArray:
 
 
 def _still(seen: TwinState, allowed: NDArray[np.bool_]) -> FloatArray:
-    """(4 V + 4 V D + 4 D,) of each model tokens, limit, capability; of each site what it is and what its kWh bring."""
+    """(4 V + 8 V D + 4 D,) of each model tokens, limit, capability; of each site what it is and what its kWh bring."""
     capacity = seen.capacity_rps
     energy_j = _joules_per_request(seen)
     usual_j = (energy_j * capacity).sum(axis=1, keepdims=True) / np.maximum(capacity.sum(axis=1, keepdims=True), 1e-12)
@@ -220,6 +239,7 @@ def _still(seen: TwinState, allowed: NDArray[np.bool_]) -> FloatArray:
         capacity / np.maximum(capacity.sum(axis=1, keepdims=True), 1e-12),
         seen.mean_rtt_s / RTT_S,
         energy_j / np.maximum(usual_j, 1e-12),
+        _marginal(seen),
     )
     signals = (
         seen.carbon_gco2_per_kwh / CARBON_GCO2_PER_KWH,
@@ -228,6 +248,18 @@ def _still(seen: TwinState, allowed: NDArray[np.bool_]) -> FloatArray:
         seen.total_over_it,
     )
     return np.concatenate([*of_models, *(part.reshape(-1) for part in of_both), *signals])
+
+
+def _marginal(seen: TwinState) -> FloatArray:
+    """(V, D, 4) what one more request costs at each site in each metric, over the mean by capacity of its size.
+
+    These are the figures that merit order sorts by: whoever learns starts from what a sort knows.
+    """
+    marginal = marginal_metrics(seen)
+    capacity = seen.capacity_rps
+    weight = capacity / np.maximum(capacity.sum(axis=1, keepdims=True), 1e-12)
+    mean = np.einsum("vd,vdm->vm", weight, np.abs(marginal))
+    return np.asarray(marginal / np.maximum(mean, 1e-30)[:, None, :])
 
 
 def _joules_per_request(seen: TwinState) -> FloatArray:

@@ -107,14 +107,18 @@ class Task:
         episodes, carried = lanes.episodes, lanes.carried
         fleets, index, allowed = _seen(lanes)
         moving = observation.moving_part(
-            carried.backlog,
-            carried.awake,
-            fleets.capacity_rps[index],
-            allowed,
-            fleets.all_replicas[index],
-            fleets.patience_s[index],
-            lanes.average_gain,
-            lanes.preference,
+            observation.Moving(
+                carried.backlog,
+                carried.awake,
+                fleets.capacity_rps[index],
+                allowed,
+                fleets.all_replicas[index],
+                fleets.patience_s[index],
+                fleets.max_utilization[index],
+                self.settings.dispatch,
+                lanes.average_gain,
+                lanes.preference,
+            )
         )
         return np.concatenate([episodes.known[carried.epoch], moving], axis=1)
 
@@ -125,7 +129,9 @@ class Task:
             ValueError: an action has the wrong size, or a number that is not finite.
         """
         fleets, index, allowed = _seen(lanes)
-        return intents(self.action, actions, allowed, fleets.capacity_rps[index])
+        demand_rps = lanes.episodes.expected[lanes.carried.epoch] / fleets.epoch_s[index][:, None]
+        limit = fleets.max_utilization[index]
+        return intents(self.action, actions, allowed, fleets.capacity_rps[index], demand_rps, limit)
 
     def step(self, lanes: Lanes, intent: Intent) -> tuple[Lanes, Step]:
         """One epoch under one intent per lane.
