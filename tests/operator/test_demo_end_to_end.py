@@ -121,6 +121,8 @@ def test_what_the_demo_cannot_do_is_refused_in_one_line(arguments: list[str], me
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 @pytest.mark.timeout(100)
 def test_however_a_demo_is_ended_its_processes_end_too(tmp_path: Path, number: signal.Signals) -> None:
+    # Whoever runs the suite in the background may have Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     demo = subprocess.Popen(
         [*MARLIN, "demo", "--epochs", "4", "--epoch-seconds", "5"],
         stdout=subprocess.DEVNULL,
