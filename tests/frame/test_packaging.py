@@ -41,7 +41,12 @@ def test_the_wheel_holds_every_component_with_its_data_and_nothing_else(wheel: P
     names = zipfile.ZipFile(wheel).namelist()
     for component in ("api", "simulator", "policy", "operator", "router"):
         assert f"marlin/{component}/__init__.py" in names
-    for data in ("simulator/data/serving_profiles.csv", "simulator/data/README.md", "operator/demo/fleet.yaml"):
+    for data in (
+        "simulator/data/serving_profiles.csv",
+        "simulator/data/README.md",
+        "operator/demo/fleet.yaml",
+        "policy/default_artifact/weights.safetensors",
+    ):
         assert f"marlin/{data}" in names
     top = {name.split("/")[0] for name in names}
     assert top == {"marlin", next(name for name in top if name.endswith(".dist-info"))}

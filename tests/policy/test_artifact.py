@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from hypothesis import strategies as st
 from small_networks import SMALL, weights
 
 from marlin.api.errors import InputError
+from marlin.api.metrics import METRIC_NAMES
+from marlin.api.plan import Dispatch
+from marlin.policy.agents import shipped
 from marlin.policy.artifact import CARD_FILE, WEIGHTS_FILE, load, save
 
 CARD: dict[str, Any] = {
@@ -134,3 +138,11 @@ def test_no_bytes_in_place_of_the_weights_do_more_than_be_refused(
     change_card(folder, weightsSha256=hashlib.sha256(data).hexdigest())
     with pytest.raises(InputError):
         load(folder)
+
+
+def test_the_shipped_policy_is_whole_and_small_and_says_what_it_was_seen_to_do() -> None:
+    shipped_ = shipped.load()
+    folder = Path(str(files("marlin.policy").joinpath("default_artifact")))
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 5_000_000
+    assert set(shipped_.card.dispatch) == set(Dispatch)
+    assert {row["metric"] for row in shipped_.card.evaluation} == set(METRIC_NAMES)

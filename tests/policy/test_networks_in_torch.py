@@ -97,3 +97,33 @@ def test_weights_survive_the_way_there_and_back() -> None:
     back = networks.arrays(networks.tensors(p, learns=True))
     assert all((back[name] == p[name]).all() for name in p)
     assert p["actor.head.weight"].shape[2] // 2 == CHANNEL_COUNT
+
+
+@given(seeds)
+def test_shares_have_the_derivatives_of_small_steps_the_moving_waterline_s_included(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    preference, fill = rng.uniform(-0.4, 0.4, (1, 2, 5)), rng.uniform(-0.9, 0.9, (1, 2, 5))
+    wanted = rng.normal(size=(1, 2, 5))
+    layout = ActionLayout(2, 5, Dispatch.SHARES, can_power_down=False)
+    mask, capacity, limit = np.ones((1, 2, 5), dtype=bool), rng.uniform(0.1, 1.0, (1, 2, 5)), np.array([0.9])
+    capacity /= capacity.sum(axis=2, keepdims=True)
+    demand = rng.uniform(0.05, 0.3, (1, 2))
+    rows = RowTensors(
+        *(torch.empty(0),) * 2, torch.as_tensor(capacity), *(torch.empty(0),) * 2, torch.as_tensor(demand),
+        torch.as_tensor(limit),
+    )  # fmt: skip
+    cells = torch.as_tensor(np.stack([preference, fill, np.zeros_like(fill)], axis=-1)).requires_grad_(True)
+    (networks.intents(layout, cells, rows).shares * torch.as_tensor(wanted)).sum().backward()
+    assert cells.grad is not None
+
+    def total(moved: np.ndarray) -> float:
+        found = action.intents(layout, action.laid_out(layout, moved), mask, capacity, demand, limit)
+        return float((found.shares * wanted).sum())
+
+    at, step = cells.detach().numpy(), 1e-4
+    for place in np.ndindex(1, 2, 5, 2):
+        nudge = np.zeros_like(at)
+        nudge[place] = step
+        slope = (total(at + nudge) - total(at - nudge)) / (2 * step)
+        # The search for the line leaves 4e-9 of it open, which a step of 1e-4 makes 1e-3 of a slope.
+        assert abs(float(cells.grad[place]) - slope) <= 5e-3 * max(1.0, float(np.abs(cells.grad.numpy()).max()))

@@ -57,7 +57,7 @@ class Card(ApiModel):
     marlin_version: str = Field(description="Version of the code that made it.")
     scenario_sha256: _Digest = Field(description="Digest of scenario and fleets it was trained in.")
     seed: int = Field(description="Of everything that was drawn.")
-    dispatch: tuple[Dispatch, ...] = Field(description="Ways its plans were carried out in training.")
+    dispatch: tuple[Dispatch, ...] = Field(min_length=1, description="Ways its plans were carried out in training.")
     conditioning: Conditioning = Field(description="What each agent goes by.")
     networks: Networks = Field(description="Sizes of the networks.")
     hyper_parameters: dict[str, Any] = Field(default_factory=dict, description="Of the training.")

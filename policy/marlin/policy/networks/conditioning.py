@@ -12,12 +12,12 @@ from typing import Final
 
 import numpy as np
 
+from marlin.policy.networks.parameters import AGENTS
 from marlin.simulator.physics import FloatArray
 
 OWN_PART: Final = 0.25
-"""How far an agent leans towards its own metric in ``film`` mode."""
-
-_METRICS: Final = 4
+"""How far an agent leans towards its own metric in ``film`` mode. Part of what an artifact means: whoever changes it
+trains anew."""
 
 
 class Conditioning(StrEnum):
@@ -30,8 +30,8 @@ class Conditioning(StrEnum):
 
 
 def goals(conditioning: Conditioning, preference: FloatArray) -> FloatArray:
-    """(4, N, 4) the weights that each agent goes by, on the simplex, for the preferences (N, 4) of N users."""
-    own = np.repeat(np.eye(_METRICS)[:, None], len(preference), axis=1)
+    """(J, N, 4) the weights that each agent goes by, on the simplex, for the preferences (N, 4) of N users."""
+    own = np.repeat(np.eye(AGENTS)[:, None], len(preference), axis=1)
     if conditioning is Conditioning.PAPER:
         return own
     return np.asarray(OWN_PART * own + (1.0 - OWN_PART) * preference[None])

@@ -28,13 +28,14 @@ _MODEL: Final = (
     "can_power_down",
 )
 _RULES: Final = 2
-_RELATIVE: Final = 4
+RELATIVE: Final = 4
+"""Relative costs come first in a row, in the order of METRIC_NAMES."""
 _MOST: Final = 4.0
 """Relative costs are clipped to plus and minus this."""
 _TINY: Final = 1e-6
 
-FEATURES: Final = _RELATIVE + len(_BOTH) + len(_SITE) + len(_MODEL) + _RULES + 4
-"""R, numbers in a row; the first four are relative costs in the order of METRIC_NAMES, the last four the time."""
+FEATURES: Final = RELATIVE + len(_BOTH) + len(_SITE) + len(_MODEL) + _RULES + 4
+"""R, numbers in a row; the last four are the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Rows:
     @property
     def relative(self) -> FloatArray:
         """(N, V, D, 4) how far one more request is above the mean of the open sites in each metric, in means."""
-        return self.features[..., :_RELATIVE]
+        return self.features[..., :RELATIVE]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -84,7 +85,7 @@ def rows_of(observations: NDArray[np.floating[Any]], models: int, sites: int) ->
     time = [np.broadcast_to(part["time"][:, i, None, None], shape) for i in range(4)]
     rules = [np.broadcast_to(part["rules"][:, i, None, None], shape) for i in range(_RULES)]
     columns = [
-        *(_relative(part["marginal"][..., m], weight) for m in range(_RELATIVE)),
+        *(_relative(part["marginal"][..., m], weight) for m in range(RELATIVE)),
         *(part[name] for name in _BOTH),
         *site.values(),
         *model.values(),

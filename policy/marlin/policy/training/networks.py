@@ -15,7 +15,7 @@ from torch import Tensor
 from marlin.policy.networks.actor import LOG_STD_HIGH, LOG_STD_LOW
 from marlin.policy.networks.critic import MOST_LOAD
 from marlin.policy.networks.parameters import AGENTS, TWINS, Parameters
-from marlin.policy.networks.rows import Rows
+from marlin.policy.networks.rows import RELATIVE, Rows
 from marlin.simulator.environments.action import MARGIN_OCTAVES, ActionLayout
 from marlin.simulator.environments.filling import HALVINGS, LEAST_FILL, LEAST_PLACED, MOST_PLACED, REACH, SHARPNESS
 
@@ -79,7 +79,7 @@ def propose(p: Weights, rows: RowTensors, preference: Tensor) -> tuple[Tensor, T
     mixed = _mixed(p, "actor", row, rows) * (1.0 + scale_2) + shift_2
     out = torch.baddbmm(p["actor.head.bias"], mixed.reshape(agents, n * v * d, hidden), p["actor.head.weight"])
     mean, log_std = out.reshape(agents, n, v, d, -1).chunk(2, dim=-1)
-    sort = torch.einsum("nvdm,jnm,jm->jnvd", rows.features[..., :4], preference, p["actor.sort.scale"])
+    sort = torch.einsum("nvdm,jnm,jm->jnvd", rows.features[..., :RELATIVE], preference, p["actor.sort.scale"])
     mean = mean - torch.nn.functional.pad(sort[..., None], (0, mean.shape[-1] - 1))
     middle, half = (LOG_STD_HIGH + LOG_STD_LOW) / 2.0, (LOG_STD_HIGH - LOG_STD_LOW) / 2.0
     return mean, middle + half * torch.tanh(log_std)
@@ -102,21 +102,19 @@ def worth_of_twins(p: Weights, rows: RowTensors, intent: IntentTensors, preferen
     many = action.shape[-5]  # M
     first = rows.features.shape[-1]
     weight = p["critic.row.weight"]
+    nets = len(weight)  # JT: agents times twins
     # The state's part is the same for every intent: it is worked out once.
     of_preference = preference.repeat_interleave(TWINS, dim=0) @ p["critic.row.of_preference"]  # (JT, N, H)
-    of_state = torch.baddbmm(p["critic.row.bias"], _for_each(rows.features, len(weight)), weight[:, :first])
-    of_state = of_state.reshape(len(weight), 1, n, v, d, -1) + of_preference[:, None, :, None, None]
+    of_state = torch.baddbmm(p["critic.row.bias"], _for_each(rows.features, nets), weight[:, :first])
+    of_state = of_state.reshape(nets, 1, n, v, d, -1) + of_preference[:, None, :, None, None]
     of_action = weight[:, first:]  # (JT, 4, H)
-    given = action.repeat_interleave(TWINS, dim=0) if own else action.expand(len(weight), *action.shape)
-    hidden = given.reshape(len(weight), -1, action.shape[-1]) @ of_action  # (JT, M N V D, H)
-    flat = torch.relu(hidden.reshape(len(weight), many, n, v, d, -1) + of_state).reshape(
-        len(weight), many * n, v, d, -1
-    )
+    given = action.repeat_interleave(TWINS, dim=0) if own else action.expand(nets, *action.shape)
+    hidden = given.reshape(nets, -1, action.shape[-1]) @ of_action  # (JT, M N V D, H)
+    row = torch.relu(hidden.reshape(nets, many, n, v, d, -1) + of_state)
     repeated = RowTensors(
         *(getattr(rows, f.name).repeat(many, *[1] * (getattr(rows, f.name).dim() - 1)) for f in fields(rows))
     )
-    mixed = _mixed(p, "critic", flat, repeated)
-    nets = AGENTS * TWINS
+    mixed = _mixed(p, "critic", row.reshape(nets, many * n, v, d, -1), repeated)
     each = shares.repeat_interleave(TWINS, dim=0) if own else shares.expand(nets, *shares.shape)
     by = torch.stack([repeated.weight.expand(nets, -1, -1, -1), each.reshape(nets, many * n, v, d)], dim=2)
     by = (by * repeated.demand[:, None, :, None]).reshape(nets, many * n, 2, v * d)

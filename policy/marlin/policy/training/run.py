@@ -3,13 +3,12 @@
 The unit is a *round*: on some of the fleets in turn, N lanes play one day each, and every epoch is followed by updates.
 In each epoch the twin also tries what each agent alone would have done from there: transitions that differ in nothing
 but the plan are what teaches a critic the plan's worth, and they cost next to nothing. After a round the agents are
-judged on the tuning days, without chance. State is whole between rounds, so that a
-checkpoint there is enough to go on exactly as if nothing had happened (``checkpoint``).
+judged on the tuning days, without chance. State is whole between rounds, so that a checkpoint there is enough to go on
+exactly as if nothing had happened (``checkpoint``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -108,27 +107,24 @@ def begin(fleets: Fleets, settings: TrainSettings, seed: int) -> Training:
     )
 
 
-def next_round(training: Training, fleets: Fleets, watch: Callable[[float], None] | None = None) -> dict[str, Any]:
+def next_round(training: Training, fleets: Fleets) -> dict[str, Any]:
     """Plays, learns and judges once; returns the line for the log.
 
     Args:
         training: changed.
         fleets: as given to ``begin``.
-        watch: hears how much of the round is done, 0 to 1.
     """
     settings = training.settings
     losses: list[dict[str, float]] = []
     if not training.log:
         training.log.append(_judgement(training, fleets))
     count = min(settings.fleets_per_round, len(fleets.train))
-    for i, which in enumerate(training.rng.choice(len(fleets.train), count, replace=False)):
-        play(training, fleets, which, losses)
-        if watch is not None:
-            watch((i + 1) / (count + 1))
+    for which in training.rng.choice(len(fleets.train), count, replace=False):
+        play(training, fleets, int(which), losses)
     training.round += 1
     line = _judgement(training, fleets)
     if losses:
-        said = list(dict.fromkeys(name for loss in losses for name in loss))
+        said = dict.fromkeys(name for loss in losses for name in loss)  # actors do not move from the first update on
         line |= {name: float(np.mean([loss[name] for loss in losses if name in loss])) for name in said}
     training.log.append(line)
     return line

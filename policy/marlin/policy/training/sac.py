@@ -155,9 +155,8 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """Actions (J, N, V, D, C) between -1 and 1, and the log of how likely they were, per number that means something.
 
-    Those are the first ``channels`` numbers of an open row.
-    A mean over the open rows' numbers rather than their sum: the entropy of a fleet of sixty sites then weighs against
-    its worth as that of four does. (J, N)
+    Those are the first ``channels`` numbers of an open row. A mean over the open rows' numbers rather than their sum:
+    the entropy of a fleet of sixty sites then weighs against its worth as that of four does. (J, N)
     """
     mean, log_std = propose(actor, rows, preference)
     noise = torch.randn(mean.shape, generator=chance)

@@ -17,18 +17,21 @@ from numpy.typing import NDArray
 from marlin.simulator.physics import FloatArray
 
 SHARPNESS: Final = 30.0
-"""Edges per unit of preference: sites whose preferences differ by 0.3 are filled one after the other."""
+"""Edges per unit of preference: sites whose preferences differ by 0.3 are filled one after the
+other. Part of what an artifact means: whoever changes it trains anew."""
 
 LEAST_FILL: Final = 0.02
 """Of the utilisation limit. A site without any room would have no place in the order."""
 
-LEAST_PLACED, MOST_PLACED = 1e-3, 0.999
+LEAST_PLACED: Final = 1e-3
+MOST_PLACED: Final = 0.999
 """The waterline is sought for at least and at most so much of the room: nothing lies at infinity."""
 
 REACH: Final = 1.0
 """How far beyond the preferences (-1 to 1) the waterline may lie: edges are 0.9999 and 0.0001 there."""
 
 HALVINGS: Final = 30
+"""Steps of the search: the line is known to 4e-9."""
 
 
 def edge(above: FloatArray) -> FloatArray:
