@@ -1,8 +1,7 @@
 """``policy.*``: what planning costs on this machine.
 
 Decisions are timed in a process of their own that does what ``marlin plan`` does: load an artifact, and for every epoch
-predict, propose, negotiate and explain, on twelve sites and one core. The artifact is the one shipped with the package;
-where there is none, one of the same sizes that has learnt nothing stands in: it costs the same.
+predict, propose, negotiate and explain, on twelve sites and one core. The artifact is the one shipped with the package.
 """
 
 from __future__ import annotations
@@ -13,8 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -50,30 +47,26 @@ def _median_us(call: Callable[[], object]) -> float:
 
 
 def _decisions() -> dict[str, float]:
-    with TemporaryDirectory() as folder:
-        began = time.time()
-        done = subprocess.run(
-            [sys.executable, __file__, folder, str(began)],
-            env={**ONE_CORE, "PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-        )
+    done = subprocess.run(
+        [sys.executable, __file__, str(time.time())],
+        env={**ONE_CORE, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
-def _decide_many(folder: Path, began: float) -> dict[str, float]:
+def _decide_many(began: float) -> dict[str, float]:
     """The other process: what a serving process loads, and what a decision takes."""
     from marlin.api.plan import Dispatch, PlannerKind, Scheme  # noqa: PLC0415
-    from marlin.policy.agents.shipped import has_shipped  # noqa: PLC0415
     from marlin.policy.planners import make_planner  # noqa: PLC0415
     from marlin.simulator.fleet import Builder, loaded_state  # noqa: PLC0415
     from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
 
-    artifact = None if has_shipped() else _untrained(folder)
-    planner = make_planner(PlannerKind.MARLIN, scheme=Scheme.BALANCED, dispatch=Dispatch.ORDERED, artifact=artifact)
+    planner = make_planner(PlannerKind.MARLIN, scheme=Scheme.BALANCED, dispatch=Dispatch.ORDERED)
     first = loaded_state(Builder(scenario_documents(FLEET)), datetime(2023, 6, 15, 12, tzinfo=UTC), 0.5)
     planner.decide(first)
     ready_s = time.time() - began
@@ -106,30 +99,6 @@ def _decide_many(folder: Path, began: float) -> dict[str, float]:
     }
 
 
-def _untrained(folder: Path) -> Path:
-    """An artifact of the shipped sizes that has learnt nothing."""
-    from marlin.policy.artifact import save  # noqa: PLC0415
-    from marlin.policy.networks.parameters import (  # noqa: PLC0415
-        NetworkSettings,
-        actor_shapes,
-        critic_shapes,
-        drawn,
-    )
-
-    sizes = NetworkSettings()
-    parameters = drawn(actor_shapes(sizes) | critic_shapes(sizes), np.random.default_rng(0))
-    card = {
-        "marlinVersion": "0",
-        "scenarioSha256": "0" * 64,
-        "seed": 0,
-        "dispatch": ["Ordered"],
-        "conditioning": "film",
-        "networks": {"actorHidden": 128, "criticHidden": 256, "pooled": 32, "filmHidden": 32},
-    }
-    save(folder / "untrained", card, parameters)
-    return folder / "untrained"
-
-
 def _peak_mb() -> float:
     """Most memory that this process held, MB."""
     import resource  # noqa: PLC0415
@@ -151,4 +120,4 @@ GROUP: Final = Group(
 )
 
 if __name__ == "__main__":
-    print(json.dumps(_decide_many(Path(sys.argv[1]), float(sys.argv[2]))))
+    print(json.dumps(_decide_many(float(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""The yardsticks on recorded days: the best simple policy and what oracles add .
+"""The yardsticks on recorded days: the best simple policy and what oracles add.
 
     python benchmarks/yardsticks.py DATA --load mean56 --scheme balanced --dispatch ordered
 
@@ -34,7 +34,7 @@ from marlin.simulator.workload.burstgpt import aggregates_from
 
 
 def main(arguments: list[str]) -> int:
-    """Prints one row of the table; returns the exit code."""
+    """Prints the table, a row for each planner; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--fleet", default="paper-8")
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         "best simple policy": best.planner,
         "capacity-proportional": make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES),
         "merit order": make_planner(PlannerKind.MERIT_ORDER, scheme=scheme, dispatch=dispatch),
-        "myopic oracle": Oracle(scheme, dispatch, weights),
+        "forecast-limited oracle": Oracle(scheme, dispatch, weights),
     }
     found = {one.name: one for one in scored(report, candidates.items(), weights, engine)}
     bound = clairvoyant(report, scheme, engine)
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     print(f"  best simple policy on the tuning days: {best.name} ({best.value:.4f} there)")
     for name, one in (*found.items(), (bound.name, bound)):
         print(
-            f"  {name:22} {one.value:.4f}  captured {captured_saving(one.value, bound.value):7.1%}  recovered "
+            f"  {name:23} {one.value:.4f}  captured {captured_saving(one.value, bound.value):7.1%}  recovered "
             f"{recovered_share(one.value, found['best simple policy'].value, bound.value):7.1%}  "
             f"served {one.summary.served_share:.3%}  late {one.summary.late_share:.3%}  "
             f"forecast error {one.summary.forecast_error:.0%}",

@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import agents
 import numpy as np
 import pytest
 from hypothesis import given
@@ -21,18 +22,7 @@ from marlin.api.plan import Dispatch
 from marlin.policy.agents import shipped
 from marlin.policy.artifact import CARD_FILE, WEIGHTS_FILE, load, save
 
-CARD: dict[str, Any] = {
-    "marlinVersion": "0",
-    "scenarioSha256": "0" * 64,
-    "seed": 7,
-    "dispatch": ["Ordered"],
-    "conditioning": "film",
-    "networks": {
-        "actorHidden": SMALL.actor_hidden,
-        "criticHidden": SMALL.critic_hidden,
-        "pooled": SMALL.pooled,
-        "filmHidden": SMALL.film_hidden,
-    },
+CARD: dict[str, Any] = agents.CARD | {
     "hyperParameters": {"discount": 0.95},
     "dataSources": ["BurstGPT"],
     "evaluation": [{"metric": "carbon", "gain": 0.1}],

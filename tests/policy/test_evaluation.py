@@ -21,6 +21,8 @@ from marlin.policy.evaluation.days import AZURE, BURSTGPT, SHIPPED, Split, chose
 from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE
 from marlin.policy.evaluation.scoring import Score
 from marlin.policy.evaluation.statistics import lines
+from marlin.simulator.workload.shipped import shipped_azure_2024, shipped_week
+from marlin.simulator.workload.trace import Trace
 
 
 def score(framework: str, value: float, seed: int = 0, artifact: str = "", day: int = 35) -> Score:
@@ -53,6 +55,13 @@ def test_no_day_and_no_date_is_both_chosen_on_and_reported(split: Split) -> None
     assert not {p.day for p in tune} & {p.day for p in report}
     assert not {p.start for p in tune} & {p.start for p in report}
     assert not set(split.train.all_days) & set(split.report.all_days)
+
+
+@pytest.mark.parametrize(("split", "trace"), [(SHIPPED, shipped_week()), (AZURE, shipped_azure_2024())])
+def test_every_day_that_is_agreed_on_is_there_and_the_last_is_reported(split: Split, trace: Trace) -> None:
+    days = [*split.train.all_days, *split.tune.all_days, *split.report.all_days]
+    assert min(days) == 0
+    assert max(days) == split.report.all_days[-1] == trace.days - 1
 
 
 def test_every_report_day_is_paired_with_six_dates_a_week_apart_all_before_the_year_ends() -> None:
@@ -172,7 +181,7 @@ def test_a_day_is_scored_for_everybody_and_written_down(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--days", "3"], "3 is not within 5 to 6"),
+        (["--days", "3"], "3 is not within 5 to 5"),
         (["--best-of", "many"], "--best-of: 'many' is not numbers"),
         (["--scheme", "min-carbn"], "scheme 'min-carbn' is not known"),
         (["--scenario", "paper-9"], "base: 'paper-9' is not known"),

@@ -15,11 +15,12 @@ from fleets import fleet, site
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from marlin.api.errors import InputError
 from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState
-from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing
-from marlin.policy.agents.critics import LearnedCritic, action_of, intent_of
+from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing, shipped
+from marlin.policy.agents.critics import USUAL_DISCOUNT, LearnedCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.guard import Guard
 from marlin.policy.agents.planner import Judge, Source
 from marlin.policy.agents.situation import situation_of
@@ -31,6 +32,7 @@ from marlin.policy.in_order import InOrder
 from marlin.policy.networks import critic
 from marlin.policy.objective import scheme_weights
 from marlin.policy.planner import Decision
+from marlin.policy.planners import make_planner
 from marlin.simulator.twin_state import arrays_from
 
 
@@ -276,10 +278,16 @@ def test_an_epoch_in_which_nobody_is_expected_has_a_plan_too(artifact: Artifact)
     assert decision.record["gaps"] == ["no requests expected: chat"]
 
 
-def test_a_folder_without_artifact_is_told_in_one_line(tmp_path: Path) -> None:
-    from marlin.api.errors import InputError
-    from marlin.policy.planners import make_planner
+def test_the_shipped_artifact_is_what_marlin_plans_with_where_none_is_named() -> None:
+    planner = make_planner(PlannerKind.MARLIN)
+    decision = planner.decide(varied(13))
+    assert isinstance(planner, Marlin)
+    assert decision.record["rung"] == "best of 9, negotiated"
+    assert decision.plan.artifact_sha256 == shipped.load().card.weights_sha256
+    assert discount_of(planner.artifact) == planner.artifact.card.hyper_parameters["sac"]["discount"] != USUAL_DISCOUNT
 
+
+def test_a_folder_without_artifact_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"card\.json: cannot be read"):
         make_planner(PlannerKind.MARLIN, artifact=tmp_path / "nothing")
 

@@ -3,7 +3,7 @@
 The best simple policy (BSP) is chosen per scenario, scheme and way of dispatch on the tuning days, and only there; then
 it is one planner that is reported on other days. Candidates are the baselines; merit order with its fill level, the
 quantile of the forecast it counts on and the load it keeps replicas awake for; the best static order in hindsight of
-the training days; and the myopic oracle. All of them get the same forecast (marlin-model, section 8).
+the training days; and the forecast-limited oracle. All of them get the same forecast (marlin-model, section 8).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def simple_policies(
         planner = InOrder(scheme, dispatch, weights, fill, quantile, load, order)
         text = f", awake for {load}" if powers_down else ""
         yield f"{planner.kind.option}, fill {fill}, quantile {quantile}{text}", planner
-    yield "myopic oracle", Oracle(scheme, dispatch, weights)
+    yield "forecast-limited oracle", Oracle(scheme, dispatch, weights)
 
 
 @dataclass(frozen=True, slots=True)

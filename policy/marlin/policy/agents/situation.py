@@ -6,7 +6,7 @@ what was taken instead, so that a plan made half blind says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,11 +95,6 @@ def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Sit
         trusted=trusted,
         gaps=gaps,
     )
-
-
-def with_weights(situation: Situation, weights: FloatArray) -> Objective:
-    """The objective of somebody who weighs differently, (4,), in the same units."""
-    return replace(situation.objective, weights=weights)
 
 
 def _forecast(state: FleetState) -> Forecast:

@@ -108,8 +108,9 @@ def figure(lines: Sequence[Line]) -> Figure:
         of_scheme = {line.framework: line for line in lines if line.scheme == scheme}
         for y, name in enumerate(reversed(names)):
             found = of_scheme[name].captured
-            ends = [[found.value - (found.low or found.value)], [(found.high or found.value) - found.value]]
-            panel.errorbar(100 * found.value, y, xerr=[[100 * e[0]] for e in ends], fmt="o", ms=4, color="#1f4e79")
+            low, high = (found.value if end is None else end for end in (found.low, found.high))
+            ends = [[100 * (found.value - low)], [100 * (high - found.value)]]
+            panel.errorbar(100 * found.value, y, xerr=ends, fmt="o", ms=4, color="#1f4e79")
         panel.set_yticks(range(len(names)), list(reversed(names)))
         panel.axvline(100 * of_scheme[SIMPLE].captured.value, color="#999999", lw=0.8, ls="--")
         panel.set_title(scheme, fontsize=10)
