@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin.api.documents import load_documents
-from marlin.api.plan import Dispatch, PlannerKind, PoolPlan, RoutingPlan
+from marlin.api.plan import Dispatch, PlannerKind, PoolPlan, RoutingPlan, Scheme
 from marlin.api.table import RoutingTable
 from marlin.operator.demo.loop import Arrivals, stamped, write_table
+from marlin.operator.demo.run import _column_name, _planner
+from marlin.operator.demo.settings import DemoSettings
+from marlin.simulator.fleet import Builder, loaded_state
+from marlin.simulator.scenario import scenario_documents
 
 START = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -86,3 +90,16 @@ def test_a_table_is_replaced_in_one_step_and_reads_back_as_it_was(tmp_path: Path
     write_table(file, table)
     assert load_documents(file.read_text(), "table.json").tables == (table,)
     assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
+
+
+@pytest.mark.parametrize("kind", [PlannerKind.NEAREST, PlannerKind.LEAST_LOADED, PlannerKind.ROUND_ROBIN])
+def test_a_planner_that_looks_at_no_signal_is_shown_as_shares_and_under_its_name_alone(kind: PlannerKind) -> None:
+    settings = DemoSettings(planner=kind, scheme=Scheme.MIN_CARBON)
+    plan = (
+        _planner(kind, settings)
+        .decide(loaded_state(Builder(scenario_documents("demo-3")), datetime(2023, 6, 15, tzinfo=UTC), 0.5))
+        .plan
+    )
+    assert {pool.dispatch for pool in plan.pools} == {Dispatch.SHARES}
+    assert _column_name(kind, settings) == kind.option
+    assert _column_name(PlannerKind.MERIT_ORDER, settings) == "merit-order min-carbon"

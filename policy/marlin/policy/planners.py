@@ -52,6 +52,9 @@ AVAILABLE: Final[tuple[PlannerKind, ...]] = (
 )
 """The kinds that can be made today."""
 
+FILLED_IN_TURN: Final = (PlannerKind.MARLIN, PlannerKind.MERIT_ORDER, PlannerKind.ORACLE)
+"""Planners that a scheme means something to, and whose own way is an order of sites; the others' is shares."""
+
 
 def planner_kind(option: str) -> PlannerKind:
     """The kind behind a command-line name.

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from marlin.api.metrics import METRIC_NAMES
+from marlin.policy.planners import FILLED_IN_TURN, planner_kind
 from marlin.policy.simulating import Experiment, Watch
 from marlin.simulator.experiment import EPOCHS_PER_DAY, Epoch, Summary, Tally
 from marlin.simulator.scenario_file import DEFAULT_BASE
@@ -31,9 +32,6 @@ def _whole_only_if_whole(share: float) -> str:
     """A share in percent, cut instead of rounded: 100.000% is said only where nobody was left out."""
     return f"{math.floor(share * 1e5 + 1e-7) / 1e5:.3%}"
 
-
-_LEANING: Final = ("marlin", "merit-order", "oracle")
-"""Planners that a scheme means something to."""
 
 _Row = tuple[str, Callable[[Summary], float], Callable[[float], str]]
 _COMPARED: Final[tuple[_Row, ...]] = (
@@ -134,7 +132,7 @@ def heading(experiment: Experiment) -> str:
     """What was simulated, in a line."""
     scenario = experiment.scenario
     leaning = scenario.scheme if scenario.weights is None else scenario.weights
-    scheme = f" {leaning}" if scenario.planner in _LEANING else ""
+    scheme = f" {leaning}" if planner_kind(scenario.planner) in FILLED_IN_TURN else ""
     days = f"{scenario.days} day{'s' if scenario.days > 1 else ''}"
     where = scenario.fleet or scenario.base or DEFAULT_BASE
     return f"{where}, {scenario.load}, {days}: {scenario.planner}{scheme}, {experiment.dispatch.value.lower()}"

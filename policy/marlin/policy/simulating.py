@@ -25,7 +25,7 @@ from marlin.policy.forecasting.studying import predicted
 from marlin.policy.objective import parse_weights
 from marlin.policy.origins import origin_aware
 from marlin.policy.planner import Planner
-from marlin.policy.planners import make_planner, planner_kind, scheme_of
+from marlin.policy.planners import FILLED_IN_TURN, make_planner, planner_kind, scheme_of
 from marlin.policy.sensitivity import with_power_down
 from marlin.simulator.demand import Origins, day_demand
 from marlin.simulator.engines import Engine, FluidEngine
@@ -45,9 +45,6 @@ Watch = Callable[[Epoch, Tally], None]
 
 MANY_REQUESTS: Final = 200_000_000
 """More in a day take the request-level engine minutes."""
-
-_FILLED_IN_TURN: Final = (PlannerKind.MARLIN, PlannerKind.MERIT_ORDER, PlannerKind.ORACLE)
-"""Planners whose own way is an order of sites; the others' is shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +170,7 @@ def prepare(scenario: Scenario, where: Where = lambda location: str(location[0])
     if scenario.power_down is not None:
         study = with_power_down(study, PowerDown(scenario.power_down))
     kind = planner_kind(scenario.planner)
-    own = Dispatch.ORDERED if kind in _FILLED_IN_TURN else Dispatch.SHARES
+    own = Dispatch.ORDERED if kind in FILLED_IN_TURN else Dispatch.SHARES
     dispatch = own if scenario.dispatch is None else Dispatch(scenario.dispatch.capitalize())
     planner = _planner(kind, dispatch, scenario, where)
     if scenario.origin_aware:

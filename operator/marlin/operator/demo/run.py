@@ -31,9 +31,9 @@ from marlin.operator.demo.loop import Arrivals, PlanningLoop, write_table
 from marlin.operator.demo.processes import Processes, Service
 from marlin.operator.demo.report import Column, make_column, to_json
 from marlin.operator.demo.schedule import PlannedRequest, make_schedule
-from marlin.operator.demo.settings import BASELINES, DemoSettings
+from marlin.operator.demo.settings import DemoSettings
 from marlin.policy.planner import Planner
-from marlin.policy.planners import make_planner
+from marlin.policy.planners import FILLED_IN_TURN, make_planner
 
 T = TypeVar("T")
 
@@ -242,15 +242,15 @@ async def _serve(settings: DemoSettings, port: int, console: Console) -> None:
 
 
 def _planner(kind: PlannerKind, settings: DemoSettings) -> Planner:
-    scheme = Scheme.BALANCED if kind in BASELINES else settings.scheme
+    scheme = settings.scheme if kind in FILLED_IN_TURN else Scheme.BALANCED
     # Nearest means fixed rows by origin; filling one order for everybody would be another planner.
-    dispatch = Dispatch.SHARES if kind in BASELINES else Dispatch.ORDERED
+    dispatch = Dispatch.ORDERED if kind in FILLED_IN_TURN else Dispatch.SHARES
     artifact = settings.artifact if kind is PlannerKind.MARLIN else None
     return make_planner(kind, scheme=scheme, dispatch=dispatch, artifact=artifact)
 
 
 def _column_name(kind: PlannerKind, settings: DemoSettings) -> str:
-    return kind.option if kind in BASELINES else f"{kind.option} {settings.scheme.option}"
+    return f"{kind.option} {settings.scheme.option}" if kind in FILLED_IN_TURN else kind.option
 
 
 def _notes(settings: DemoSettings, seconds: float, reference: str) -> list[str]:
