@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from click.testing import CliRunner
 from fake_backend import FakeBackend, Seen
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from router_client import Client, Start, table
 from router_process import running
 from tenancy import KEY, USAGE, hash_of, listed, priced, saying, tenant, with_key
 
+from marlin.router.cli import router
 from marlin.router.ledger import Ledger
 from marlin.router.limits import MAX_TENANTS, MINUTE_NS, Rate, period_end_s, period_of
 from marlin.router.peers import count_peers
@@ -436,3 +438,17 @@ async def test_two_routers_grant_half_each(guarded: Any, backend: FakeBackend) -
             async with client.post(headers=with_key()) as response:
                 codes.append(response.status)
     assert codes == [200] * 4 + [429] * 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "needed"),
+    [
+        ("--peers", "routers", "--tenants"),
+        ("--budget-store", "redis://x", "--tenants"),
+        ("--budget-store-password-file", __file__, "--budget-store"),
+    ],
+)
+def test_an_option_that_would_limit_nobody_is_refused(option: str, value: str, needed: str) -> None:
+    result = CliRunner().invoke(router, ["--config", __file__, option, value])
+    assert result.exit_code == 2
+    assert f"{option} needs {needed}\n" in result.output

@@ -217,6 +217,14 @@ async def test_an_engine_is_asked_for_its_metrics_and_its_own_part_is_taken_out(
         (await asking).release()
 
 
+async def test_metrics_that_come_in_many_pieces_are_read_to_their_end(start: Start, backend: FakeBackend) -> None:
+    """A vLLM's metrics are too large for one read; whatever is cut off must not be taken for all of them."""
+    backend.metrics = EXPOSITION[: EXPOSITION.index(b"vllm:num_requests_waiting")] + b"# more\n" * 200_000 + EXPOSITION
+    async with start(document_of(backend.url), scrape_interval_s=0.05) as client:
+        await asyncio.wait_for(outside(client, 22), 10)
+        assert client.page.waiting(0) == 12
+
+
 async def test_a_router_before_a_member_router_hears_what_that_holds(start: Start, backend: FakeBackend) -> None:
     """Two routers in a row: what others send to the member router is part of the first one's view."""
     go_on = asyncio.Event()

@@ -32,9 +32,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d
 
 
 def saying(body: bytes) -> Behaviour:
-    return reply(
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    )
+    return reply(HEAD % len(body) + body)
 
 
 def priced(url: str) -> dict[str, Any]:

@@ -120,6 +120,7 @@ def router(**options: Any) -> None:
         fast_loop = None  # type: ignore[assignment]
 
     _check_tls(options)
+    _check_tenants(options)
     configure(options["log_format"])
     try:
         with asyncio.Runner(loop_factory=fast_loop) as runner:
@@ -146,6 +147,17 @@ def _check_tls(options: dict[str, Any]) -> None:
         ServerTls(certificate, key, client_ca)
     except OSError as error:
         raise click.UsageError(f"--tls-certificate-file, --tls-key-file or --tls-client-ca-file: {error}") from None
+
+
+def _check_tenants(options: dict[str, Any]) -> None:
+    """Refuses what would limit nobody: limits are those of a list of tenants."""
+    for name, needed in (
+        ("peers", "tenants"),
+        ("budget_store", "tenants"),
+        ("budget_store_password_file", "budget_store"),
+    ):
+        if options[name] is not None and options[needed] is None:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --{needed.replace('_', '-')}")
 
 
 if __name__ == "__main__":

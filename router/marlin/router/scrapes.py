@@ -144,4 +144,10 @@ class Scrapes:
         ) as reply:
             if reply.status != 200:
                 return b""
-            return await reply.content.read(_MAX_BYTES)
+            answer = bytearray()
+            # Until its end: one read gives what has arrived, and a line that is cut may still look whole.
+            async for piece in reply.content.iter_any():
+                answer += piece
+                if len(answer) > _MAX_BYTES:
+                    return b""
+            return bytes(answer)

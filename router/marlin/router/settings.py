@@ -21,7 +21,7 @@ class Settings:
     """0: any free one, written to ``port_file``."""
     admin_host: str = "127.0.0.1"
     admin_port: int = 8081
-    """Port of /metrics, /healthz, /readyz and /debug/table; 0: any free one."""
+    """Port of /metrics, /healthz, /readyz and /debug; 0: any free one."""
     workers: int = 1
     """Processes that serve requests. One core each is what they can use."""
     origin: str | None = None

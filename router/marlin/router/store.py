@@ -74,13 +74,18 @@ class BudgetStore:
         clock: Callable[[], float],
         instance: str,
     ) -> None:
-        parts = urlsplit(url)
+        usage = "give redis://HOST[:PORT][/DATABASE], or rediss:// for TLS"
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 6379
+        except ValueError:
+            raise InputError(f"--budget-store: its host or port is none; {usage}") from None
         database = parts.path.strip("/") or "0"
         if parts.scheme not in {"redis", "rediss"} or not parts.hostname or not database.isdigit():
-            raise InputError(f"--budget-store {parts.scheme}: give redis://HOST[:PORT][/DATABASE]")
+            raise InputError(f"--budget-store {parts.scheme}: {usage}")
         if parts.password or parts.username:
             raise InputError("--budget-store: holds credentials; use --budget-store-password-file instead")
-        self._host, self._port = parts.hostname, parts.port or 6379
+        self._host, self._port = parts.hostname, port
         self._ssl = ssl.create_default_context() if parts.scheme == "rediss" else None
         self._greeting: list[tuple[bytes, ...]] = [] if password is None else [(b"AUTH", password.encode())]
         self._greeting.append((b"SELECT", database.encode()))
