@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marlin.api.errors import InputError
+from marlin.api.errors import InputError, MarlinError
 from marlin.operator.report.cli import moment, report
-from marlin.operator.report.method import Usage, carbon_per_1000_tokens, counterfactual
+from marlin.operator.report.method import Usage, carbon_per_1000_tokens, counterfactual, saved_percent
 from marlin.operator.report.prometheus import PrometheusError
 
 # Clean and dirty have equal capacity; three of four tokens went to the clean one.
@@ -49,6 +50,19 @@ def test_pools_are_compared_apart() -> None:
     found = counterfactual({("a", "clean"): CLEAN, ("b", "dirty"): DIRTY})
     assert found is not None
     assert found.carbon_gco2 == pytest.approx(800)
+
+
+def test_a_site_without_a_capacity_is_on_neither_side_of_what_was_saved() -> None:
+    both = {("chat", "clean"): CLEAN, ("chat", "dirty"): DIRTY}
+    unstated = {
+        ("chat", "unstated"): replace(DIRTY, capacity_requests=0),
+        ("other", "unstated"): replace(DIRTY, capacity_requests=0),
+    }
+    saved = saved_percent(both | unstated)
+    assert saved is not None
+    assert saved == saved_percent(both)
+    assert saved["carbon_gco2"] == pytest.approx(100 / 3)
+    assert saved_percent(unstated) is None
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(1, 1e3)), min_size=1, max_size=6))
@@ -171,6 +185,11 @@ def test_a_page_is_written_and_says_its_method(fake: FakePrometheus, tmp_path: P
     assert "Uncertainty" in page
     assert "1,200" in page
     assert "<script" not in page
+
+
+def test_a_file_that_cannot_be_written_is_named(fake: FakePrometheus, tmp_path: Path) -> None:
+    with pytest.raises(MarlinError, match=r"--out: .*report\.html cannot be written: No such file"):
+        _run(fake, "--out", str(tmp_path / "missing" / "report.html"))
 
 
 def test_a_prometheus_that_is_not_there_is_named() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from marlin.api.errors import InputError
+from marlin.api.errors import InputError, MarlinError
 
 
 @click.command()
@@ -62,8 +62,11 @@ def report(url: str, start: str, end: str, selector: str, embodied_gco2: float, 
     text = write(document(seen, begins, ends, embodied_gco2))
     if str(out) == "-":
         click.echo(text, nl=False)
-    else:
+        return
+    try:
         out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MarlinError(f"--out: {out} cannot be written: {error.strerror or error}") from error
 
 
 def moment(option: str, text: str) -> datetime:

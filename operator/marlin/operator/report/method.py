@@ -3,8 +3,9 @@
 The counterfactual asks: had the same tokens of a pool gone to its sites in proportion to their capacity, each at what
 a token there really took in the interval, what would they have cost? Both sides are the routers' estimates from tokens,
 so idle power and what machines that are powered down save are on neither side: the same power-down capability is
-assumed on both. A site that answered nothing has no figure per token; the counterfactual then leaves it out, and
-``covered`` says how much of the pool's capacity it speaks of.
+assumed on both. A site that answered nothing has no figure per token, and one without a capacity no part by it: the
+counterfactual leaves both out, savings are those of the others alone, and ``covered`` says how much of the pools'
+capacity they are.
 
 SCI (ISO/IEC 21031) is (E * I + M) / R with R = 1,000 tokens: E * I are the estimates of carbon, M is what the person
 states of embodied emissions, 0 unless they do.
@@ -86,7 +87,7 @@ def counterfactual(usages: dict[tuple[str, str], Usage]) -> Counterfactual | Non
     capacity = covered = 0.0
     for pool in {pool for pool, _ in usages}:
         sites = [usage for (name, _), usage in usages.items() if name == pool and usage.capacity_requests > 0]
-        answering = [usage for usage in sites if usage.tokens > 0]
+        answering = [usage for usage in sites if _is_comparable(usage)]
         weight = sum(usage.capacity_requests for usage in answering)
         if not weight:
             continue
@@ -98,6 +99,29 @@ def counterfactual(usages: dict[tuple[str, str], Usage]) -> Counterfactual | Non
         capacity += sum(usage.capacity_requests for usage in sites)
         covered += weight
     return Counterfactual(**figures, covered=covered / capacity) if capacity else None
+
+
+def saved_percent(usages: dict[tuple[str, str], Usage]) -> dict[str, float | None] | None:
+    """What was saved against the counterfactual, % of each figure, by the sites that it speaks of.
+
+    Args:
+        usages: by (pool, datacenter).
+
+    Returns:
+        None where there is no counterfactual; a figure that it has at nothing cannot be saved.
+    """
+    other = counterfactual(usages)
+    if other is None:
+        return None
+    routed = total(usage for usage in usages.values() if _is_comparable(usage))
+    return {
+        name: 100.0 * (1.0 - getattr(routed, name) / getattr(other, name)) if getattr(other, name) else None
+        for name in FIGURES
+    }
+
+
+def _is_comparable(usage: Usage) -> bool:
+    return usage.capacity_requests > 0 and usage.tokens > 0
 
 
 def carbon_per_1000_tokens(usage: Usage, embodied_gco2: float = 0.0) -> float | None:

@@ -70,7 +70,7 @@ async def read(url: str, start: datetime, end: datetime, selector: str) -> Seen:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session:
 
         async def ask(expression: str, labels: tuple[str, ...]) -> dict[tuple[str, ...], float]:
-            return await _ask(session, url, f"{expression}", end, labels)
+            return await _ask(session, url, expression, end, labels)
 
         sites: dict[tuple[str, ...], Usage] = {}
         tenants: dict[tuple[str, ...], Usage] = {}

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
-from marlin.operator.report.method import Usage, by_pool, carbon_per_1000_tokens, counterfactual, total
+from marlin.operator.report.method import Usage, by_pool, carbon_per_1000_tokens, counterfactual, saved_percent, total
 from marlin.operator.report.prometheus import Seen
 
 METHOD: Final = (
@@ -31,12 +31,6 @@ def document(seen: Seen, start: datetime, end: datetime, embodied_gco2: float) -
     """Everything the report says, as plain values."""
     everything = total(seen.sites.values())
     other = counterfactual(seen.sites)
-    saved = None
-    if other is not None:
-        saved = {
-            name: 100.0 * (1.0 - getattr(everything, name) / getattr(other, name)) if getattr(other, name) else None
-            for name in ("energy_kwh", "carbon_gco2", "water_l", "cost_usd")
-        }
     sites = {f"{pool} / {site}": usage for (pool, site), usage in sorted(seen.sites.items())}
     groups = {
         "pools": by_pool(seen.sites, 0),
@@ -51,7 +45,7 @@ def document(seen: Seen, start: datetime, end: datetime, embodied_gco2: float) -
         "sciGco2PerThousandTokens": carbon_per_1000_tokens(everything, embodied_gco2),
         "embodiedGco2": embodied_gco2,
         "counterfactual": None if other is None else asdict(other),
-        "savedPercent": saved,
+        "savedPercent": saved_percent(seen.sites),
         "requestsWithoutEstimate": seen.without_estimate,
         **{group: {name: _row(usage) for name, usage in rows.items()} for group, rows in groups.items()},
         "method": list(METHOD),
