@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from socket import AF_INET, SOCK_STREAM
 from typing import Any
 
 import pytest
@@ -216,3 +217,29 @@ async def test_with_a_router_missing_the_while_is_not_watched() -> None:
     await arrivals.close()
     assert watcher.history.requests == {"llama-2-70b": (None,)}
     assert arrivals.failures > 0
+
+
+async def test_a_source_of_several_routers_is_read_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of its routers would look like half of its requests."""
+
+    async def resolved(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(AF_INET, SOCK_STREAM, 6, "", (host, 80)) for host in ("127.0.0.1", "127.0.0.2")]
+
+    class OneIsDown(Pages):
+        async def get(self, request: Request) -> bytes:
+            if is_down and "127.0.0.2" in request.url:
+                raise SignalError("127.0.0.2 cannot be reached")
+            return page(1.0)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    model = read_policy(the(observing(), "MarlinPolicy")).model
+    assert model is not None
+    assert model.spec.observation is not None
+    arrivals = Arrivals(Hub(), OneIsDown(), 3600.0, {}, clock_s=lambda: 0.0)
+    is_down = False
+    assert len(await arrivals.read(model.spec.observation.routers[0])) == 2
+    is_down = True
+    with pytest.raises(SignalError, match=r"127\.0\.0\.2"):
+        await arrivals.read(model.spec.observation.routers[0])
+    assert arrivals.failures == 1
+    await arrivals.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -14,7 +15,7 @@ from agents import small_artifact
 from worlds import Cluster, Raw, sample, the
 
 from marlin.api.errors import InputError
-from marlin.operator.artifacts import Artifacts, unpack
+from marlin.operator.artifacts import MOST_BYTES, Artifacts, unpack
 from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.observed import read_policy
 from marlin.operator.signals.http import Request, SignalError
@@ -73,6 +74,34 @@ def test_an_archive_gives_its_two_files_and_nothing_else(tmp_path: Path) -> None
 def test_what_is_no_archive_is_refused_in_one_line(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"not a tar file|holds no card"):
         unpack(data, tmp_path)
+
+
+def problem_of(data: bytes, into: Path) -> str:
+    """Why an archive is refused; empty where it is not."""
+    try:
+        unpack(data, into)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_a_compressed_archive_that_was_damaged_is_refused_in_one_line(tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(archive(tmp_path / "a"), mtime=0))
+    said = []
+    for place in range(20, len(data), len(data) // 60):
+        damaged = data.copy()
+        damaged[place] ^= 0xFF
+        said.append(problem_of(bytes(damaged), tmp_path / "cache"))
+    assert not any("\n" in text for text in said)
+    assert any(said), "what the archive's own format lets pass the weights' digest finds"
+
+
+def test_what_would_be_skipped_is_not_unpacked_without_end(tmp_path: Path) -> None:
+    bomb = tarfile.TarInfo("bomb")
+    bomb.size = 2 * MOST_BYTES + 1
+    # The head, and a few bytes of what it promises: nobody is to read on.
+    with pytest.raises(InputError, match="unpacks to more than"):
+        unpack(bomb.tobuf() + bytes(1024), tmp_path)
 
 
 async def test_a_bad_artifact_leaves_the_one_before_it_in_use(tmp_path: Path) -> None:

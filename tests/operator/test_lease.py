@@ -1,10 +1,14 @@
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import selectors
+from typing import Any, cast
 
+import pytest
 from worlds import NOON
 
-from marlin.operator.kube.lease import LEASE_S, RENEW_S, RETRY_S, Seen, held, may_lead
+from marlin.operator.kube.client import ApiError, Client
+from marlin.operator.kube.lease import LEASE_S, RENEW_S, RETRY_S, Elector, Seen, held, may_lead
 
 KEY = ("marlin-system", "marlin-operator")
 
@@ -39,6 +43,58 @@ def test_taking_over_counts_and_renewing_does_not() -> None:
     assert theirs["spec"]["renewTime"] == "2026-05-04T12:03:07.000000Z"
 
 
-def test_a_leader_stops_before_anybody_else_may_begin() -> None:
-    # A renewal may begin RETRY_S after the last one and hang for half of RENEW_S before it is given up.
+class Leases:
+    """An API server for one Lease, as one client sees it: what it answers is given, the last answer for ever."""
+
+    def __init__(self, *answers: int | None) -> None:
+        self.answers = list(answers)
+        """Status of each attempt: 200, an error, or None for an answer that never comes."""
+
+    async def get(self, path: str) -> dict[str, Any]:
+        return {**lease_of("me"), "metadata": {"resourceVersion": "1"}}
+
+    async def replace(self, path: str, body: dict[str, Any]) -> None:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer is None:
+            await asyncio.Event().wait()
+        elif answer != 200:
+            raise ApiError(answer, "no")
+
+
+class Skipping(selectors.SelectSelector):
+    """Waits for nothing: a loop's clock is put on by what it would have slept."""
+
+    slept_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.slept_s += timeout or 0.0
+        return super().select(0)
+
+
+def led_s(*answers: int | None) -> float:
+    """How long a leader goes on whose renewals are answered so, s."""
+    selector = Skipping()
+    loop = asyncio.SelectorEventLoop(selector)
+    loop.time = lambda: selector.slept_s  # type: ignore[method-assign]
+
+    async def lead() -> None:
+        election = Elector(cast("Client", Leases(200, *answers)), *KEY, "me", loop.time)
+        assert await election.attempt()
+        assert not await election.hold(asyncio.Event())
+        assert not election.is_leader
+
+    try:
+        loop.run_until_complete(lead())
+    finally:
+        loop.close()
+    return selector.slept_s
+
+
+@pytest.mark.parametrize("answers", [(503,), (None,), (409,), (503, 503, None), (409, 409, 409, None)])
+def test_a_leader_whose_renewals_fail_stops_before_anybody_else_may_begin(answers: tuple[int | None, ...]) -> None:
+    assert led_s(*answers) == pytest.approx(RENEW_S)
     assert RENEW_S + RETRY_S < LEASE_S
+
+
+def test_a_renewal_counts_from_when_it_began() -> None:
+    assert led_s(200, 200, 200, None) == pytest.approx(3 * RETRY_S + RENEW_S)

@@ -11,8 +11,10 @@ import asyncio
 import hashlib
 import io
 import logging
+import lzma
 import tarfile
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,9 +207,13 @@ def unpack(data: bytes, into: Path) -> Path:
     if (folder / CARD_FILE).is_file() and (folder / WEIGHTS_FILE).is_file():
         return folder
     parts: dict[str, bytes] = {}
+    whole = 0
     try:
         with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for member in archive:
+                whole += member.size  # what is skipped is decompressed too
+                if whole > 2 * MOST_BYTES:
+                    raise InputError(f"the archive unpacks to more than {2 * MOST_BYTES // 2**20} MiB")
                 name = Path(member.name).name
                 if not member.isfile() or name not in {CARD_FILE, WEIGHTS_FILE}:
                     continue
@@ -215,8 +221,9 @@ def unpack(data: bytes, into: Path) -> Path:
                 if name in parts or file is None or member.size > MOST_BYTES:
                     raise InputError(f"the archive holds {name} twice, or larger than {MOST_BYTES // 2**20} MiB")
                 parts[name] = file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(f"the archive is not a tar file: {error}") from None
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+        raise InputError(f"the archive is not a tar file, or was damaged: {reason}") from None
     if missing := {CARD_FILE, WEIGHTS_FILE} - parts.keys():
         raise InputError(f"the archive holds no {' and no '.join(sorted(missing))}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,9 @@ def find_access(kubeconfig: Path | None, environment: Mapping[str, str]) -> Acce
     return access
 
 
+MOST_PORT: Final = 65_535
+
+
 def serve(access: Access, settings: Settings, *, health_address: str, log_level: str) -> None:
     """Runs the operator until SIGTERM or SIGINT.
 
@@ -48,7 +51,7 @@ def serve(access: Access, settings: Settings, *, health_address: str, log_level:
     """
     logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     host, _, port = health_address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not (port.isascii() and port.isdigit() and int(port) <= MOST_PORT):
         raise InputError(f"--health-address: {health_address!r} should look like 127.0.0.1:8081")
     asyncio.run(_serve(Operator(access, settings), host.strip("[]"), int(port)))
 

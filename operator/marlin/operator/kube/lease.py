@@ -83,6 +83,8 @@ class Elector:
         self.last_problem = ""
         """Why the last attempt failed; empty when it did not."""
         self._seen: Seen | None = None
+        self._renewed_s = clock_s()
+        """When the last attempt that succeeded began."""
         self.is_leader = False
 
     async def attempt(self) -> bool:
@@ -92,6 +94,7 @@ class Elector:
             ApiError: the API server did not let it, or could not be asked.
         """
         path = f"/apis/coordination.k8s.io/v1/namespaces/{self._key[0]}/leases"
+        began_s = self._clock_s()
         try:
             lease: dict[str, Any] | None = await self._client.get(f"{path}/{self._key[1]}")
         except ApiError as error:
@@ -116,6 +119,7 @@ class Elector:
             if error.status != 409:
                 raise
             return False  # somebody else was faster; the next attempt sees who
+        self._renewed_s = began_s
         self.is_leader = True
         return True
 
@@ -143,19 +147,23 @@ class Elector:
         return False
 
     async def hold(self, stop: asyncio.Event) -> bool:
-        """Renews until told to stop; False when leadership was lost."""
-        renewed_s = self._clock_s()
+        """Renews until told to stop; False when leadership was lost: at the latest RENEW_S after a renewal began.
+
+        Neither a pause nor an answer that does not come is waited for beyond that: who stands by counts from when it
+        saw the last renewal, and begins LEASE_S later.
+        """
         while not stop.is_set():
-            await _pause(stop, RETRY_S)
+            await _pause(stop, min(RETRY_S, self._left_s()))
             try:
-                if not await asyncio.wait_for(self.attempt(), timeout=RENEW_S / 2) and self._lost():
-                    return False
-                if self.is_leader:
-                    renewed_s, self.last_problem = self._clock_s(), ""
+                async with asyncio.timeout(min(RENEW_S / 2, self._left_s())):
+                    if await self.attempt():
+                        self.last_problem = ""
+                    elif not self.is_leader:
+                        return False
             except (ApiError, TimeoutError) as error:
                 self.last_problem = str(error) or "the API server did not answer in time"
                 _log.warning("lease: %s", self.last_problem)
-            if self._clock_s() - renewed_s >= RENEW_S:
+            if self._left_s() <= 0:
                 self.is_leader = False
                 return False
         return True
@@ -174,8 +182,9 @@ class Elector:
         except ApiError as error:
             _log.info("lease: %s", error)
 
-    def _lost(self) -> bool:
-        return not self.is_leader
+    def _left_s(self) -> float:
+        """Time until leadership ends unless it is renewed, s."""
+        return max(0.0, self._renewed_s + RENEW_S - self._clock_s())
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
