@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,17 +68,21 @@ class Load:
     replies: list[Reply] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _pool: ThreadPoolExecutor | None = None
+    _asking: list[Future[None]] = field(default_factory=list)
 
     def __enter__(self) -> Load:
         self._pool = ThreadPoolExecutor(self.senders)
-        for _ in range(self.senders):
-            self._pool.submit(self._send)
+        self._asking = [self._pool.submit(self._send) for _ in range(self.senders)]
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         assert self._pool is not None
         self._pool.shutdown()
+        if kind is None:
+            for one in self._asking:
+                one.result()  # a sender that ended by an error of its own asked no more
+            assert self.replies, "nobody asked anything"
 
     def _send(self) -> None:
         while not self._stop.is_set():

@@ -81,7 +81,11 @@ async def read(url: str, start: datetime, end: datetime, selector: str) -> Seen:
             for field, expression in sums(prefix, selector, seconds).items():
                 for key, value in (await ask(f"sum by ({', '.join(labels)}) ({expression})", labels)).items():
                     found[key] = replace(found.get(key, Usage()), **{field: value})
-        mean = f"sum by (pool, datacenter) (avg_over_time(marlin_router_capacity_requests{{{selector}}}[{seconds}s]))"
+        # Every pod of a router states the whole router's part: pods are not added up, routers are.
+        mean = (
+            "sum by (pool, datacenter) (max by (namespace, job, pool, datacenter) "
+            f"(avg_over_time(marlin_router_capacity_requests{{{selector}}}[{seconds}s])))"
+        )
         extra = {"capacity_requests": mean}
         buckets = (
             f"sum by (pool, datacenter, le) (increase(marlin_router_ttft_seconds_bucket{{{selector}}}[{seconds}s]))"
