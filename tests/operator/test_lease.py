@@ -71,30 +71,36 @@ class Skipping(selectors.SelectSelector):
         return super().select(0)
 
 
-def led_s(*answers: int | None) -> float:
-    """How long a leader goes on whose renewals are answered so, s."""
+def led(*answers: int | None) -> tuple[float, str]:
+    """How long a leader goes on whose renewals are answered so, s, and what it says of them in the end."""
     selector = Skipping()
     loop = asyncio.SelectorEventLoop(selector)
     loop.time = lambda: selector.slept_s  # type: ignore[method-assign]
 
+    elector = Elector(cast("Client", Leases(200, *answers)), *KEY, "me", loop.time)
+
     async def lead() -> None:
-        election = Elector(cast("Client", Leases(200, *answers)), *KEY, "me", loop.time)
-        assert await election.attempt()
-        assert not await election.hold(asyncio.Event())
-        assert not election.is_leader
+        assert await elector.attempt()
+        assert not await elector.hold(asyncio.Event())
+        assert not elector.is_leader
 
     try:
         loop.run_until_complete(lead())
     finally:
         loop.close()
-    return selector.slept_s
+    return selector.slept_s, elector.last_problem
 
 
 @pytest.mark.parametrize("answers", [(503,), (None,), (409,), (503, 503, None), (409, 409, 409, None)])
 def test_a_leader_whose_renewals_fail_stops_before_anybody_else_may_begin(answers: tuple[int | None, ...]) -> None:
-    assert led_s(*answers) == pytest.approx(RENEW_S)
+    assert led(*answers)[0] == pytest.approx(RENEW_S)
     assert RENEW_S + RETRY_S < LEASE_S
 
 
 def test_a_renewal_counts_from_when_it_began() -> None:
-    assert led_s(200, 200, 200, None) == pytest.approx(3 * RETRY_S + RENEW_S)
+    assert led(200, 200, 200, None)[0] == pytest.approx(3 * RETRY_S + RENEW_S)
+
+
+def test_a_refusal_is_said_in_the_end_even_where_the_last_answer_did_not_come() -> None:
+    assert led(403, 403, None)[1] == "no"
+    assert led(None)[1] == "the API server did not answer in time"

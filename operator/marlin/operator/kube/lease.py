@@ -154,18 +154,22 @@ class Elector:
         """
         while not stop.is_set():
             await _pause(stop, min(RETRY_S, self._left_s()))
+            if self._left_s() <= 0:
+                self.is_leader = False
+                return False
             try:
                 async with asyncio.timeout(min(RENEW_S / 2, self._left_s())):
                     if await self.attempt():
                         self.last_problem = ""
                     elif not self.is_leader:
                         return False
-            except (ApiError, TimeoutError) as error:
-                self.last_problem = str(error) or "the API server did not answer in time"
-                _log.warning("lease: %s", self.last_problem)
-            if self._left_s() <= 0:
-                self.is_leader = False
-                return False
+            except ApiError as error:
+                self.last_problem = str(error)
+                _log.warning("lease: %s", error)
+            except TimeoutError:
+                # The last attempt is cut short by the end of leadership: a refusal before it says more.
+                self.last_problem = self.last_problem or "the API server did not answer in time"
+                _log.warning("lease: the API server did not answer in time")
         return True
 
     async def release(self) -> None:
