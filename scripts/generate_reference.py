@@ -1,4 +1,4 @@
-"""Writes what follows from the code under docs/reference: cli.md, crds.md, scenario-files.md and its JSON schema.
+"""Writes what follows from the code under docs/reference: pages of commands, kinds, metrics, scenario files; a schema.
 
 scripts/generate_reference.py           write them
 scripts/generate_reference.py --check   write nothing; exit with 1 when one differs
@@ -17,6 +17,7 @@ import click
 from marlin.api.cli import COMMANDS, marlin
 from marlin.api.conditions import REASONS
 from marlin.api.crds import crd_documents
+from marlin.operator.telemetry.catalogue import MEASURES, PREFIX
 from marlin.simulator.constants import CONSTANTS
 from marlin.simulator.results import TABLES, Column
 from marlin.simulator.scenario_file import scenario_keys, scenario_schema
@@ -32,6 +33,7 @@ def main(arguments: list[str]) -> int:
     pages = {
         "cli.md": cli_page(),
         "crds.md": crd_page(),
+        "operator-metrics.md": metrics_page(),
         "scenario-files.md": scenario_page(),
         "scenario.schema.json": scenario_schema(),
     }
@@ -90,6 +92,26 @@ def crd_page() -> str:
                 parts.append(f"- `{path or 'spec'}`: {rule['message']}\n")
         parts.append("\n### Conditions\n\n| type | reasons |\n|---|---|\n")
         parts += [f"| `{kind}` | {', '.join(r)} |\n" for kind, r in REASONS[names["kind"]].items()]
+    return "".join(parts)
+
+
+def metrics_page() -> str:
+    """Every metric of the operator, by what it is about."""
+    parts = [
+        GENERATED,
+        "# The operator's metrics\n\nOn `/metrics` of its health address. All names begin with ",
+        f"`{PREFIX}`. A metric of which nothing is known is missing; only the leader tells of objects, plans and ",
+        "decisions. A policy is named by `policy_namespace` and `policy`, a pool by `pool_namespace` and `pool`; the ",
+        "pools of a policy are in its namespace. After a restart the plan in force is told of at once, out of its ",
+        "status; what agents thought, and predictions, come with the next decision.\n",
+    ]
+    for group in dict.fromkeys(measure.group for measure in MEASURES.values()):
+        parts.append(f"\n## {group}\n\n| name | kind | labels | meaning |\n|---|---|---|---|\n")
+        parts += [
+            f"| `{m.exposed.removeprefix(PREFIX)}` | {m.kind} | {', '.join(f'`{x}`' for x in m.labels)} | {m.help} |\n"
+            for m in MEASURES.values()
+            if m.group == group
+        ]
     return "".join(parts)
 
 

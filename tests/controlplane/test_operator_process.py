@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import signal
 import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from agents import small_artifact
 from cluster_fleet import Fleet
 from control_plane import Process, eventually
@@ -32,6 +34,10 @@ def test_objects_become_a_plan_a_table_conditions_and_events(fleet: Fleet, opera
     assert sum(backend["weight"] for backend in fleet.pool()["status"]["backends"]) == 10_000
     assert "event " not in process.log.read_text()
     assert eventually(lambda: fleet.events("PlanPublished"))
+    page = process.page("/metrics")[1]
+    for row in plan.pools:
+        shares = re.findall(rf'plan_share{{.*policy_namespace="{fleet.namespace}",pool="{row.name}"}} (\S+)', page)
+        assert sum(map(float, shares)) == pytest.approx(1.0)
     assert process.end() == 0
 
 

@@ -43,6 +43,8 @@ from marlin.operator.signals.background import SignalTask
 from marlin.operator.signals.http import WebHttp
 from marlin.operator.signals.providers import provider_for
 from marlin.operator.signals.reader import Reader
+from marlin.operator.telemetry.ledger import Ledger
+from marlin.operator.telemetry.levels import Levels
 from marlin.operator.writing import Writer
 
 _log: Final = logging.getLogger(__name__)
@@ -116,6 +118,9 @@ class Operator:
         """Monotonic time of the last round that was read and decided; None before the first."""
         self.watch: Watch | None = None
         self.writer: Writer | None = None
+        self.ledger = Ledger()
+        self.levels = Levels()
+        """What is so since the last round, for metrics."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until told to stop.
@@ -153,8 +158,8 @@ class Operator:
             if outcome is False and not stop.is_set():
                 why = f"could not be renewed: {elector.last_problem}" if elector.last_problem else "has another holder"
                 raise LeadershipLostError(f"the Lease {why}")
-            if working.done() and not working.cancelled() and working.exception() is not None:
-                raise working.exception() or AssertionError
+            if working.done() and not working.cancelled() and (failed := working.exception()) is not None:
+                raise failed
 
     def _ringer(self) -> Callable[[], None]:
         """What the watch's thread calls."""
@@ -257,6 +262,7 @@ class Operator:
         Raises:
             ApiError: the objects could not be read, or the API server went away while they were written.
         """
+        began_s = time.monotonic()
         raw = dict(zip(PLURALS, await asyncio.gather(*(_listed(client, kind) for kind in PLURALS)), strict=True))
         sites = tuple(read_site(o) for o in raw["Datacenter"])
         readable = [site.model for site in sites if site.model is not None]
@@ -284,8 +290,11 @@ class Operator:
         actions = await asyncio.to_thread(reconcile, world)
         self.rounds += 1
         self.last_round_s = time.monotonic()
+        self.ledger.heard(actions.report)
+        self.levels = Levels(actions.report, self.ledger.last, known.arrivals.ended())
         if await writer.write(actions):
             self._bell.set()  # what was refused is to be said at once
+        self.ledger.took(time.monotonic() - began_s)
         return actions
 
 

@@ -7,6 +7,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from prometheus_client.registry import Collector
 from marlin.api.errors import InputError
 from marlin.operator.kube.access import Access, KubeconfigError, from_kubeconfig, in_cluster
 from marlin.operator.running import Operator, Settings
+from marlin.operator.telemetry.catalogue import MEASURES, PREFIX
 
 _log: Final = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ async def _serve(operator: Operator, host: str, port: int) -> None:
 
 def pages(operator: Operator) -> web.Application:
     """``/healthz`` (restart it when not 200), ``/readyz`` and ``/metrics``."""
+    registry = CollectorRegistry()
+    registry.register(Collected(operator))
 
     async def healthz(_: web.Request) -> web.Response:
         wrong = operator.health(time.monotonic())
@@ -91,17 +95,16 @@ def pages(operator: Operator) -> web.Application:
         return web.Response(text="\n".join(["leader" if operator.is_leader else "standby", *refused[:10]]))
 
     async def metrics(_: web.Request) -> web.Response:
-        registry = CollectorRegistry()
-        registry.register(_Metrics(operator))
-        return web.Response(body=generate_latest(registry), content_type="text/plain", charset="utf-8")
+        body = generate_latest(registry) + generate_latest(operator.ledger.registry)
+        return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     return app
 
 
-class _Metrics(Collector):
-    """What the process knows of itself."""
+class Collected(Collector):
+    """What the process knows of itself, and what is so in the world."""
 
     def __init__(self, operator: Operator) -> None:
         self._operator = operator
@@ -109,23 +112,22 @@ class _Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """See prometheus_client."""
         operator = self._operator
-        leads = "Whether this process leads: 1 or 0."
-        yield GaugeMetricFamily("marlin_operator_is_leader", leads, value=float(operator.is_leader))
-        yield CounterMetricFamily("marlin_operator_rounds", "Rounds read and decided.", value=operator.rounds)
-        yield CounterMetricFamily(
-            "marlin_operator_failed_rounds", "Rounds that could not be read or written.", value=operator.failed_rounds
-        )
+        yield _gauge("is_leader", float(operator.is_leader))
+        yield _counter("rounds", operator.rounds)
+        yield _counter("failed_rounds", operator.failed_rounds)
         if (writer := operator.writer) is not None:
-            yield GaugeMetricFamily(
-                "marlin_operator_refused_writes", "Objects whose last write was refused.", value=len(writer.refused)
-            )
-            yield CounterMetricFamily(
-                "marlin_operator_refused_events", "Events that were refused.", value=writer.events_refused
-            )
-        restarts = operator.watch.restarts if operator.watch is not None else 0
-        yield CounterMetricFamily(
-            "marlin_operator_watch_restarts", "Times the watch was started again.", value=restarts
-        )
+            yield _gauge("refused_writes", len(writer.refused))
+            yield _counter("refused_events", writer.events_refused)
+        yield _counter("watch_restarts", operator.watch.restarts if operator.watch is not None else 0)
         if operator.last_round_s is not None:
-            age_s = time.monotonic() - operator.last_round_s
-            yield GaugeMetricFamily("marlin_operator_last_round_age_seconds", "Since the last round, s.", value=age_s)
+            yield _gauge("last_round_age_seconds", time.monotonic() - operator.last_round_s)
+        if operator.is_leader:  # what a standby knew once is not so any more
+            yield from operator.levels.families(datetime.now(UTC))
+
+
+def _gauge(name: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{PREFIX}{name}", MEASURES[name].help, value=value)
+
+
+def _counter(name: str, value: float) -> Metric:
+    return CounterMetricFamily(f"{PREFIX}{name}", MEASURES[name].help, value=value)

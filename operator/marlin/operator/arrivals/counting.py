@@ -27,6 +27,10 @@ class Counts:
     """Requests whose tokens are known."""
     prompt_tokens: Mapping[str, float] = field(default_factory=dict)
     output_tokens: Mapping[str, float] = field(default_factory=dict)
+    first_tokens: Mapping[str, float] = field(default_factory=dict)
+    """Replies whose first byte was timed."""
+    first_token_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds until then, all of them together."""
 
     def plus(self, other: Counts) -> Counts:
         """The sum."""
@@ -42,8 +46,15 @@ class Counts:
         return Counts(*({name: value * factor for name, value in part.items()} for part in self.parts()))
 
     def parts(self) -> tuple[Mapping[str, float], ...]:
-        """The four of them, in order."""
-        return (self.requests, self.measured, self.prompt_tokens, self.output_tokens)
+        """All of them, in order."""
+        return (
+            self.requests,
+            self.measured,
+            self.prompt_tokens,
+            self.output_tokens,
+            self.first_tokens,
+            self.first_token_s,
+        )
 
 
 def counts_of(exposition: bytes) -> Counts:
@@ -56,6 +67,8 @@ def counts_of(exposition: bytes) -> Counts:
     answered: defaultdict[str, float] = defaultdict(float)
     unknown: defaultdict[str, float] = defaultdict(float)
     tokens: dict[str, defaultdict[str, float]] = {"prompt": defaultdict(float), "output": defaultdict(float)}
+    timed: defaultdict[str, float] = defaultdict(float)
+    timed_s: defaultdict[str, float] = defaultdict(float)
     is_router = False
     try:
         for family in text_string_to_metric_families(exposition.decode()):
@@ -70,12 +83,16 @@ def counts_of(exposition: bytes) -> Counts:
                         unknown[pool] += sample.value
                     case "tokens_total" if sample.labels.get("kind") in tokens:
                         tokens[sample.labels["kind"]][pool] += sample.value
+                    case "ttft_seconds_count":
+                        timed[pool] += sample.value
+                    case "ttft_seconds_sum":
+                        timed_s[pool] += sample.value
     except (ValueError, KeyError):
         raise SignalError("the page is not in Prometheus' format") from None
     if not is_router:
         raise SignalError("the page is not that of a MARLIN router's admin port")
     measured = {pool: max(0.0, answered[pool] - unknown[pool]) for pool in answered}
-    return Counts(dict(requests), measured, dict(tokens["prompt"]), dict(tokens["output"]))
+    return Counts(dict(requests), measured, dict(tokens["prompt"]), dict(tokens["output"]), dict(timed), dict(timed_s))
 
 
 def increase(now: Counts, before: Counts) -> Counts:

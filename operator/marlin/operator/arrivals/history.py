@@ -41,6 +41,17 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """What was seen of an epoch that is over."""
+
+    epoch: int
+    requests: Mapping[str, float]
+    """Pool to requests, scaled up to the whole epoch."""
+    ttft_s: Mapping[str, float]
+    """Pool to the mean time to first byte, s; pools of which no reply was timed are missing."""
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """What one policy's pools were asked for."""
 
@@ -54,6 +65,8 @@ class History:
     origins: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Pool to the share of its requests by origin."""
     running: Running | None = None
+    ended: Ended | None = None
+    """The newest epoch that was watched to its end by this process; None: none yet."""
 
     def heard(self, arrived: Mapping[str, Counts], start_s: float, end_s: float) -> History:
         """The history after a while in which something came.
@@ -114,7 +127,8 @@ class History:
         tokens, origins = dict(found.tokens), {pool: dict(shares) for pool, shares in found.origins.items()}
         if is_known:
             _learn(tokens, origins, running)
-        return replace(found, last=last, requests=rows, tokens=tokens, origins=origins, running=None)
+        ended = _ended(running, watched) if is_known else self.ended
+        return replace(found, last=last, requests=rows, tokens=tokens, origins=origins, running=None, ended=ended)
 
     def to_json(self) -> str:
         """As a ConfigMap holds it; the running epoch is not in it."""
@@ -129,6 +143,17 @@ class History:
             },
         }
         return json.dumps(document, separators=(",", ":"))
+
+
+def _ended(running: Running, watched: float) -> Ended:
+    total = Counts()
+    for counts in running.by_origin.values():
+        total = total.plus(counts)
+    return Ended(
+        running.epoch,
+        {pool: count / watched for pool, count in total.requests.items()},
+        {pool: total.first_token_s.get(pool, 0.0) / count for pool, count in total.first_tokens.items() if count > 0},
+    )
 
 
 def _with_gaps(history: History, count: int) -> History:

@@ -21,7 +21,7 @@ from marlin.api.policy import RouterSource
 from marlin.api.values import Verification
 from marlin.operator.arrivals.counting import Counts, counts_of, increase
 from marlin.operator.arrivals.expecting import forecasts
-from marlin.operator.arrivals.history import History, history_of
+from marlin.operator.arrivals.history import Ended, History, history_of
 from marlin.operator.core.applies import Apply, apply_record
 from marlin.operator.core.fleet import Forecast
 from marlin.operator.core.observed import Key, ObservedPolicy
@@ -100,6 +100,10 @@ class Arrivals:
             for pool, forecast in watcher.expected(epoch).items():
                 found[key[0], pool] = forecast
         return found
+
+    def ended(self) -> dict[Key, Ended]:
+        """Policy to what its routers saw of the newest epoch that is over; policies without one are missing."""
+        return {key: watcher.history.ended for key, watcher in self._watchers.items() if watcher.history.ended}
 
     def now(self) -> datetime:
         """The time."""

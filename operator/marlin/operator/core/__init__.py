@@ -7,10 +7,13 @@
 - ``standing``    the agents' capital, as a status keeps it
 - ``fleet``       a policy's objects and readings as a ``FleetState``
 - ``planning``    one epoch's plan for one policy, inside its guardrails
+- ``predicting``  what the twin expects of each pool under it
+- ``negotiation`` how the agents came to it
 - ``guardrails``  how far a plan may move away from the one before it
 - ``tables``      plan to ``RoutingTable``, one per origin
 - ``statements``  conditions: types, reasons, since when
 - ``statuses``    the status of each kind
 - ``applies``     what is to be written, as values
+- ``report``      what a round saw and decided, for metrics
 - ``reconcile``   all of it together: a ``World`` in, ``Actions`` out
 """

@@ -7,6 +7,7 @@ that comes out is valid as it stands: its times are those at which it can be in 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -22,7 +23,9 @@ from marlin.api.state import FleetState
 from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.fleet import Forecast, fleet_of
 from marlin.operator.core.guardrails import within_change
+from marlin.operator.core.negotiation import Negotiation, negotiation_of
 from marlin.operator.core.observed import Key
+from marlin.operator.core.predicting import Prediction, predictions
 from marlin.operator.core.standing import agents_after, standing_document
 from marlin.operator.epochs import Epoch, takes_effect
 from marlin.operator.signals.values import SiteReadings
@@ -81,6 +84,12 @@ class Planned:
     shadow_problem: str = ""
     agents: tuple[AgentStatus, ...] = ()
     """The agents' standing after it; empty where no planner of kind Marlin decided."""
+    negotiation: Negotiation | None = None
+    """How the agents came to it; None where none did."""
+    predicted: Mapping[str, Prediction] = field(default_factory=dict)
+    """Pool to what the twin expects of the plan as it is published."""
+    took_s: float = 0.0
+    """Time that the decision took, s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,8 @@ class Refusal:
     reason: str
     """Of the condition Planned."""
     message: str
+    took_s: float = 0.0
+    """Time that the attempt took, s."""
 
 
 def active_override(policy: MarlinPolicy, at: datetime) -> OverrideMode | None:
@@ -106,7 +117,13 @@ def is_paused(policy: MarlinPolicy, at: datetime) -> bool:
 
 
 def make_plan(task: Task) -> Planned | Refusal:
-    """The plan of one epoch."""
+    """The plan of one epoch, and how long it took: a stopwatch, which nothing is decided by."""
+    began_s = time.perf_counter()
+    outcome = _made(task)
+    return replace(outcome, took_s=time.perf_counter() - began_s)
+
+
+def _made(task: Task) -> Planned | Refusal:
     try:
         return _planned(task)
     except MarlinError as error:
@@ -164,6 +181,8 @@ def _planned(task: Task) -> Planned | Refusal:
         shadow_estimate=None if shadow is None else shadow.estimate,
         shadow_problem=shadow_problem,
         agents=() if standing is None else agents_after(standing, task.agents, task.now),
+        negotiation=None if standing is None else negotiation_of(standing),
+        predicted=predictions(fleet.state, plan),
     )
 
 

@@ -27,6 +27,7 @@ from marlin.operator.core.fleet import Forecast, fleet_of
 from marlin.operator.core.found import pool_as_found, site_as_found
 from marlin.operator.core.observed import Key, ObservedPolicy, ObservedPool, ObservedSite
 from marlin.operator.core.planning import Planned, Refusal, Task, is_paused, make_plan
+from marlin.operator.core.report import PolicyReport, PoolReport, Report, SiteReport
 from marlin.operator.core.statements import changed
 from marlin.operator.core.statuses import policy_status, pool_status, site_status
 from marlin.operator.core.tables import TableTooLargeError, content, routing_table, succeeding, table_names
@@ -72,6 +73,8 @@ class Actions:
     events: tuple[EventNote, ...]
     wake_at: datetime
     """When to look again at the latest."""
+    report: Report = field(default_factory=Report)
+    """What was seen and decided, for metrics."""
 
 
 def reconcile(world: World) -> Actions:
@@ -87,10 +90,14 @@ def reconcile(world: World) -> Actions:
     enforced: dict[Key, RoutingPlan] = {}
     planned_by: dict[Key, Key] = {}
     wake = [now + LONGEST_REST]
+    policy_reports: list[PolicyReport] = []
+    pool_reports: list[PoolReport] = []
+    site_reports: list[SiteReport] = []
     for policy in world.policies:
         result = _policy(world, policy, accepted[policy.key], readings)
         applies += result.applies
         events += result.events
+        policy_reports.append(result.report)
         planned_by.update(dict.fromkeys(result.programmed, policy.key))
         if result.enforced is not None:
             enforced.update(dict.fromkeys(result.programmed, result.enforced))
@@ -102,11 +109,14 @@ def reconcile(world: World) -> Actions:
         status = pool_status(
             pool, sites, enforced.get(pool.key), owner is not None and not refused, now, world.sightings
         )
+        pool_reports.append(PoolReport(pool.key, status))
         _write("InferencePool", pool, status, applies, events, None if refused else owner)
     for site in world.sites:
         site_now = site_status(site, readings.get(site.name), now, world.sightings.get(site.name))
+        site_reports.append(SiteReport(site.name, site_now, readings.get(site.name)))
         _write("Datacenter", site, site_now, applies, events)
-    return Actions(tuple(applies), tuple(events), min(wake))
+    report = Report(tuple(policy_reports), tuple(pool_reports), tuple(site_reports))
+    return Actions(tuple(applies), tuple(events), min(wake), report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,7 @@ class _Result:
     events: list[EventNote]
     programmed: set[Key]
     enforced: RoutingPlan | None
+    report: PolicyReport
 
 
 def _policy(world: World, policy: ObservedPolicy, verdict: Verdict, readings: Mapping[str, SiteReadings]) -> _Result:
@@ -150,7 +161,8 @@ def _policy(world: World, policy: ObservedPolicy, verdict: Verdict, readings: Ma
     _write("MarlinPolicy", policy, status, applies, events, None if refused else policy.key)
     if isinstance(outcome, Planned):
         events.append(_note("MarlinPolicy", policy, "Normal", "PlanPublished", _published(outcome, policy)))
-    return _Result(applies, events, programmed, enforced)
+    mode = "" if policy.model is None else policy.model.spec.mode.value
+    return _Result(applies, events, programmed, enforced, PolicyReport(policy.key, mode, status, outcome))
 
 
 def _plan_if_due(world: World, policy: ObservedPolicy, verdict: Verdict) -> Planned | Refusal | None:

@@ -1,0 +1,40 @@
+"""How the agents came to a plan, as numbers: out of the planner's own account of its decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from marlin.policy.planner import Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiation:
+    """One epoch's game. Mappings are by agent; they are empty where no game was played."""
+
+    utility: Mapping[str, float] = field(default_factory=dict)
+    """What each proposal is worth to its agent."""
+    worth: Mapping[str, float] = field(default_factory=dict)
+    """What the consensus is worth to each."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Of the proposals in the consensus."""
+    pulls: Mapping[str, float] = field(default_factory=dict)
+    """How far each veto pulled, 0 to 1; agents that did not object are missing."""
+    guard: str = ""
+    """Whose plan is published instead; empty: that of the agents."""
+
+
+def negotiation_of(decision: Decision) -> Negotiation | None:
+    """None where the planner does not negotiate."""
+    if decision.carried is None:
+        return None
+    record: Mapping[str, Any] = decision.record
+    game = record.get("game") or {}
+    return Negotiation(
+        utility=game.get("utility", {}),
+        worth=game.get("worth", {}),
+        weights=game.get("final_weights", {}),
+        pulls={turn["agent"]: turn["pull"] for turn in game.get("vetoes", ()) if turn["pull"] > 0},
+        guard=record.get("guard") or "",
+    )
