@@ -27,7 +27,7 @@ from marlin.policy.agents.situation import situation_of
 from marlin.policy.agents.standing import standing_of
 from marlin.policy.artifact import Artifact
 from marlin.policy.building import InfeasibleError
-from marlin.policy.game.critics import Selective
+from marlin.policy.game.critics import OneByOne
 from marlin.policy.in_order import InOrder
 from marlin.policy.networks import critic
 from marlin.policy.objective import scheme_weights
@@ -295,22 +295,20 @@ def test_a_folder_without_artifact_is_told_in_one_line(tmp_path: Path) -> None:
 # --- critics -------------------------------------------------------------------------------------------------------
 
 
-def test_the_critic_says_the_same_whoever_is_asked_and_however_often(artifact: Artifact) -> None:
+def test_the_critic_says_the_same_of_blends_whichever_way_it_is_asked(artifact: Artifact) -> None:
     situation = situation_of(varied(11), Dispatch.ORDERED, (0.25,) * 4)
     rows, goal = situation.rows((0.25,) * 4), np.eye(4)
     actions = action_of(proposing.best(proposing.propose(artifact, rows, goal), situation))  # (J, 3, V, D)
-    asked, again = (LearnedCritic(artifact, rows, goal, 0.05) for _ in range(2))
-    worth = asked.values(actions)
-    assert isinstance(asked, Selective)
-    for j in range(4):
-        assert again.values_of(actions, j) == pytest.approx(worth[:, j], abs=1e-6)
-        again.gradients(actions[j])  # which tells it the worth as well
-    assert again.values(actions) == pytest.approx(worth, abs=1e-6)
+    asked = LearnedCritic(artifact, rows, goal, 0.05)
+    table, plainly = asked.among(actions), OneByOne(asked, actions)
+    assert not isinstance(table, OneByOne), "these proposals are within what the short way can do"
+    for weights in (np.array([0.4, 0.3, 0.2, 0.1]), *np.eye(4)):
+        assert table.worth(weights) == pytest.approx(plainly.worth(weights), abs=1e-6)
     whole = critic.worth(
         {name: value.astype(np.float64) for name, value in artifact.parameters.items()}, rows, intent_of(actions[:1]),
         goal[:, None],
     )  # fmt: skip
-    assert worth[0] == pytest.approx(0.05 * whole[0], abs=1e-5)
+    assert asked.values(actions)[0] == pytest.approx(0.05 * whole[0], abs=1e-5)
 
 
 def test_the_critics_slope_is_that_of_its_worth(artifact: Artifact) -> None:

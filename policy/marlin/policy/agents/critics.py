@@ -17,8 +17,9 @@ import numpy as np
 
 from marlin.policy.agents.situation import Situation
 from marlin.policy.artifact import Artifact
-from marlin.policy.networks import critic
-from marlin.policy.networks.parameters import Parameters
+from marlin.policy.game.critics import Blends, OneByOne
+from marlin.policy.networks.critic import Critics
+from marlin.policy.networks.hull import Hull
 from marlin.policy.networks.rows import Rows
 from marlin.policy.trials import Tried
 from marlin.simulator.environments.action import Intent
@@ -53,8 +54,7 @@ def discount_of(artifact: Artifact) -> float:
 class LearnedCritic:
     """An artifact's critics in one situation.
 
-    Evaluated in single precision, as stored: twice as fast, and far below what a critic can know. The game asks for the
-    same blends again (on the way up, and when it looks back), so that answers are kept.
+    Evaluated in single precision, as stored: twice as fast, and far below what a critic can know.
     """
 
     def __init__(self, artifact: Artifact, rows: Rows, goal: FloatArray, scale: float) -> None:
@@ -66,40 +66,41 @@ class LearnedCritic:
             goal: (J, 4) weights that each goes by.
             scale: from a discounted sum to a mean.
         """
-        self._parameters = artifact.parameters
-        self._rows = Rows(**{f.name: _single(getattr(rows, f.name)) for f in fields(Rows)})
-        self._goal = _single(goal)
+        single = Rows(**{f.name: _single(getattr(rows, f.name)) for f in fields(Rows)})
+        self._critics = Critics.of(artifact.parameters, single, _single(goal)[:, None])
         self._scale = scale
-        self._known: dict[bytes, FloatArray] = {}  # (J,) of actions asked for
 
     def values(self, actions: FloatArray) -> FloatArray:
         """Worth (N, J) of N actions (N, 3, V, D)."""
-        keys = [action.tobytes() for action in actions]
-        asked = [n for n, key in enumerate(keys) if key not in self._known]
-        if asked:
-            found = self._asked(self._parameters, actions[asked], self._goal)
-            self._known.update({keys[n]: row for n, row in zip(asked, found, strict=True)})
-        return np.stack([self._known[key] for key in keys])
-
-    def values_of(self, actions: FloatArray, agent: int) -> FloatArray:
-        """Worth (N,) of N actions to one agent."""
-        if all(action.tobytes() in self._known for action in actions):
-            return self.values(actions)[:, agent]
-        own = critic.of_agent(self._parameters, agent)
-        return self._asked(own, actions, self._goal[agent : agent + 1])[:, 0]
+        worth = self._critics.worth(intent_of(_single(actions)[:, None]))[:, 0]
+        return self._scale * np.asarray(worth, dtype=np.float64)
 
     def gradients(self, action: FloatArray) -> FloatArray:
         """Derivatives (J, 3, V, D) at one action (3, V, D)."""
-        intent = intent_of(_single(action)[None])
-        worth, slopes = critic.worth_and_derivatives(self._parameters, self._rows, intent, self._goal[:, None])
-        self._known[action.tobytes()] = self._scale * np.asarray(worth[0], dtype=np.float64)
+        _, slopes = self._critics.worth_and_derivatives(intent_of(_single(action)[None]))
         return self._scale * np.asarray(action_of(slopes)[:, 0], dtype=np.float64)
 
-    def _asked(self, parameters: Parameters, actions: FloatArray, goal: FloatArray) -> FloatArray:
-        many = len(actions)
-        goals = np.broadcast_to(goal[:, None], (len(goal), many, goal.shape[1]))
-        found = critic.worth(parameters, _repeated(self._rows, many), intent_of(_single(actions)), goals)
-        return self._scale * np.asarray(found, dtype=np.float64)
+    def among(self, proposals: FloatArray) -> Blends:
+        """What the critics say of blends of proposals (J, 3, V, D)."""
+        hull = Hull.of(self._critics, intent_of(_single(proposals)))
+        return OneByOne(self, proposals) if hull is None else _Scaled(hull, self._scale)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """Critics on blends, in the game's unit."""
+
+    hull: Hull
+    scale: float
+
+    def worth(self, weights: FloatArray) -> FloatArray:
+        """See ``Blends``."""
+        return self.scale * np.asarray(self.hull.worth(weights), dtype=np.float64)
+
+    def worth_and_slopes(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """See ``Blends``."""
+        worth, slopes = self.hull.worth_and_slopes(weights)
+        return self.scale * np.asarray(worth, dtype=np.float64), self.scale * np.asarray(slopes, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +134,3 @@ def worth_over(baseline: Tried, outcome: Tried, goal: FloatArray, situation: Sit
 
 def _single(values: FloatArray) -> FloatArray:
     return np.asarray(values, dtype=np.float32)
-
-
-def _repeated(rows: Rows, many: int) -> Rows:
-    if many == 1:
-        return rows
-
-    def alike(values: FloatArray) -> FloatArray:
-        return np.broadcast_to(values, (many, *values.shape[1:]))
-
-    return Rows(**{f.name: alike(getattr(rows, f.name)) for f in fields(Rows)})

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from marlin.policy.game.critics import Critic, values
+from marlin.policy.game.critics import Critic, Table, blend
 from marlin.policy.game.veto import Objections, VetoSettings, object_in_turn
-from marlin.policy.game.weights import ascend, blend, first_weights, utilities
+from marlin.policy.game.weights import ascend, first_weights, utilities
 from marlin.simulator.physics import FloatArray
 
 
@@ -47,11 +47,8 @@ class Consensus:
 
     @property
     def final_weights(self) -> FloatArray:
-        """(J,) weights of the consensus: a pull towards a proposal is a blend with it."""
-        weights = self.weights
-        for turn in self.objections.turns:
-            weights = (1.0 - turn.pull) * weights + turn.pull * np.eye(len(weights))[turn.agent]
-        return np.asarray(weights)
+        """(J,) weights of the consensus."""
+        return self.objections.weights
 
 
 def negotiate(
@@ -84,27 +81,26 @@ def negotiate(
         raise ValueError("importance must be above 0 for one agent")
     weight = weight / weight.sum()
 
-    utility = utilities(critic, proposals)
+    table = Table(critic, proposals)
+    utility = utilities(table)
     start = first_weights(utility, capital, weight)
     if settings.blends:
-        path = ascend(critic, proposals, start, weight, steps=settings.steps, rate=settings.rate)
+        path = ascend(table, start, weight, steps=settings.steps, rate=settings.rate)
     else:
         path = np.eye(agents)[[int(start.argmax())]]
     # The best of the path and not its end: a step can be too long, and then negotiating would do harm.
-    blends = np.array([blend(weights, proposals) for weights in path])
-    worth = values(critic, blends, agents)  # (K + 1, J)
+    worth = np.array([table.worth(weights) for weights in path])  # (K + 1, J)
     chosen = int((worth @ weight).argmax())
-    objections = object_in_turn(
-        critic, proposals, blends[chosen], utility, capital, (weight > 0).astype(np.float64), settings.veto
-    )
+    entitled = (weight > 0).astype(np.float64)
+    objections = object_in_turn(table, path[chosen], utility, capital, entitled, settings.veto)
     return Consensus(
-        action=objections.action,
+        action=blend(objections.weights, proposals),
         utility=utility,
         path=path,
         chosen=chosen,
         blended=worth[chosen],
         objections=objections,
-        worth=values(critic, objections.action[None], agents)[0],
+        worth=table.worth(objections.weights),
     )
 
 

@@ -6,6 +6,7 @@ critics, the twin itself and a formula in a test all fit; the game calls nothing
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,56 +28,87 @@ class Critic(Protocol):
         """Derivatives (J, *A) of each agent's worth at one action (*A)."""
 
 
+class Blends(Protocol):
+    """A critic of the blends of J proposals, one of each agent; weights lie on the simplex."""
+
+    def worth(self, weights: FloatArray) -> FloatArray:
+        """Worth (J,) of the blend by weights (J,) to each agent."""
+
+    def worth_and_slopes(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """That, and its derivatives (J, J) by the weights, agent first; up to a constant for each agent."""
+
+
 @runtime_checkable
-class Selective(Critic, Protocol):
-    """A critic that answers one agent in less time than all of them."""
+class Blending(Critic, Protocol):
+    """A critic that has a shorter way for blends, which are all that a negotiation asks about."""
 
-    def values_of(self, actions: FloatArray, agent: int) -> FloatArray:
-        """Worth (N,) of N actions (N, *A) to one agent: the same as in ``values``."""
-
-
-def values_of(critic: Critic, actions: FloatArray, agent: int, agents: int) -> FloatArray:
-    """Worth (N,) of actions (N, *A) to one of the agents, checked.
-
-    Raises:
-        ValueError: the critic answers with another shape, or not with numbers.
-    """
-    if not isinstance(critic, Selective):
-        return values(critic, actions, agents)[:, agent]
-    found = np.asarray(critic.values_of(actions, agent), dtype=np.float64)
-    if found.shape != (len(actions),):
-        raise ValueError(f"the critic's values must be {(len(actions),)}, not {found.shape}")
-    if not np.isfinite(found).all():
-        raise ValueError("the critic's values must be finite")
-    return found
+    def among(self, proposals: FloatArray) -> Blends:
+        """What it says of blends of proposals (J, *A)."""
 
 
-def values(critic: Critic, actions: FloatArray, agents: int) -> FloatArray:
-    """Worth (N, J) of actions (N, *A), checked.
-
-    Raises:
-        ValueError: the critic answers with another shape, or not with numbers.
-    """
-    found = np.asarray(critic.values(actions), dtype=np.float64)
-    if found.shape != (len(actions), agents):
-        raise ValueError(f"the critic's values must be {(len(actions), agents)}, not {found.shape}")
-    if not np.isfinite(found).all():
-        raise ValueError("the critic's values must be finite")
-    return found
+def blend(weights: FloatArray, proposals: FloatArray) -> FloatArray:
+    """The blend a = sum_j omega_j a_j, (*A). Lines 5 and 11."""
+    return np.asarray(np.tensordot(weights, proposals, axes=1))
 
 
-def gradients(critic: Critic, action: FloatArray, agents: int) -> FloatArray:
-    """Derivatives (J, *A) at one action, checked.
+@dataclass(frozen=True, slots=True)
+class OneByOne:
+    """Blends as any critic judges them: every blend is made, and asked about."""
 
-    Raises:
-        ValueError: the critic answers with another shape, or not with numbers.
-    """
-    found = np.asarray(critic.gradients(action), dtype=np.float64)
-    if found.shape != (agents, *action.shape):
-        raise ValueError(f"the critic's gradients must be {(agents, *action.shape)}, not {found.shape}")
-    if not np.isfinite(found).all():
-        raise ValueError("the critic's gradients must be finite")
-    return found
+    critic: Critic
+    proposals: FloatArray  # (J, *A)
+
+    def worth(self, weights: FloatArray) -> FloatArray:
+        """See ``Blends``."""
+        return np.asarray(self.critic.values(blend(weights, self.proposals)[None])[0], dtype=np.float64)
+
+    def worth_and_slopes(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """See ``Blends``."""
+        slopes = np.asarray(self.critic.gradients(blend(weights, self.proposals)), dtype=np.float64)  # (J, *A)
+        expected = self.proposals.shape
+        if slopes.shape != expected:
+            raise ValueError(f"the critic's gradients must be {expected}, not {slopes.shape}")
+        flat = (len(slopes), -1)
+        return self.worth(weights), slopes.reshape(flat) @ self.proposals.reshape(flat).T
+
+
+class Table:
+    """What blends are worth: asked once for each, and checked."""
+
+    def __init__(self, critic: Critic, proposals: FloatArray) -> None:
+        """For blends of proposals (J, *A)."""
+        self.agents = len(proposals)
+        self._blends = critic.among(proposals) if isinstance(critic, Blending) else OneByOne(critic, proposals)
+        self._known: dict[bytes, FloatArray] = {}
+
+    def worth(self, weights: FloatArray) -> FloatArray:
+        """Worth (J,) of one blend to each agent.
+
+        Raises:
+            ValueError: the critic answers with another shape, or not with numbers.
+        """
+        key = weights.tobytes()
+        if key not in self._known:
+            self._known[key] = self._checked(self._blends.worth(weights), (self.agents,), "values")
+        return self._known[key]
+
+    def slopes(self, weights: FloatArray) -> FloatArray:
+        """Derivatives (J, J) of each agent's worth by the weights.
+
+        Raises:
+            ValueError: the critic answers with another shape, or not with numbers.
+        """
+        worth, slopes = self._blends.worth_and_slopes(weights)
+        self._known.setdefault(weights.tobytes(), self._checked(worth, (self.agents,), "values"))
+        return self._checked(slopes, (self.agents, self.agents), "gradients")
+
+    def _checked(self, found: FloatArray, shape: tuple[int, ...], what: str) -> FloatArray:
+        found = np.asarray(found, dtype=np.float64)
+        if found.shape != shape:
+            raise ValueError(f"the critic's {what} must be {shape}, not {found.shape}")
+        if not np.isfinite(found).all():
+            raise ValueError(f"the critic's {what} must be finite")
+        return found
 
 
 def floored(worth: FloatArray) -> FloatArray:

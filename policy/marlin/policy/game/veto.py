@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from marlin.policy.game.critics import Critic, floored, values, values_of
+from marlin.policy.game.critics import Table, floored
 from marlin.simulator.physics import FloatArray
 
 _HALVINGS: Final = 6
@@ -66,7 +66,7 @@ class Turn:
 class Objections:
     """The consensus after everyone had a turn."""
 
-    action: FloatArray  # (*A)
+    weights: FloatArray  # (J,) of the blend that it is: a pull towards a proposal is a blend with it
     turns: tuple[Turn, ...]
     """Of the entitled agents, in the order of their capital."""
     unsatisfied: tuple[int, ...]
@@ -74,9 +74,8 @@ class Objections:
 
 
 def object_in_turn(
-    critic: Critic,
-    proposals: FloatArray,  # (J, *A)
-    action: FloatArray,  # (*A) the consensus so far
+    table: Table,
+    weights: FloatArray,  # (J,) of the consensus so far
     utility: FloatArray,  # (J,) floored worth of each agent's own proposal
     capital: FloatArray,  # (J,)
     entitled: FloatArray,  # (J,) 1 where the agent may object at all
@@ -87,44 +86,42 @@ def object_in_turn(
     An agent's bound is what it put up with, or, where its pull did not reach that far, what it had after its own turn.
     With at most one entitled agent nobody comes after it, so nobody ends unsatisfied.
     """
-    agents = len(proposals)
     turns: list[Turn] = []
     for j in (int(j) for j in np.argsort(-capital, kind="stable")):
         if settings.rule is VetoRule.NONE or not entitled[j] or capital[j] < settings.capital:
             continue
-        worth = float(values_of(critic, action[None], j, agents)[0])
+        worth = float(table.worth(weights)[j])
         loss = max(0.0, float(utility[j] - floored(np.array(worth))) / float(utility[j]))
         asked = 0.0
         if loss > settings.loss:
             share = capital[j] if settings.rule is VetoRule.PAPER else capital[j] / capital.sum()
             asked = min(settings.most, loss * float(share))
-        action, pull, after = _pulled(critic, action, proposals, j, asked, worth)
-        turns.append(Turn(j, loss, asked, pull, worth, after))
+        weights, pull = _pulled(table, weights, j, asked)
+        turns.append(Turn(j, loss, asked, pull, worth, float(table.worth(weights)[j])))
     if not turns:
-        return Objections(action, (), ())
-    final = floored(values(critic, action[None], agents)[0])  # (J,)
+        return Objections(weights, (), ())
+    final = floored(table.worth(weights))  # (J,)
     unsatisfied = [
         turn.agent
         for turn in turns
         if final[turn.agent] < _bound(turn, float(utility[turn.agent]), settings) - _ROUNDING * utility[turn.agent]
     ]
-    return Objections(action, tuple(turns), tuple(unsatisfied))
+    return Objections(weights, tuple(turns), tuple(unsatisfied))
 
 
 def _bound(turn: Turn, utility: float, settings: VetoSettings) -> float:
     return min((1.0 - settings.loss) * utility, float(floored(np.array(turn.value_after))))
 
 
-def _pulled(
-    critic: Critic, action: FloatArray, proposals: FloatArray, j: int, asked: float, before: float
-) -> tuple[FloatArray, float, float]:
-    """The action after the longest pull, of ``asked`` and its halves, that does not lower agent j's value."""
+def _pulled(table: Table, weights: FloatArray, j: int, asked: float) -> tuple[FloatArray, float]:
+    """The weights after the longest pull, of ``asked`` and its halves, that does not lower agent j's value."""
     if asked == 0.0:
-        return action, 0.0, before
+        return weights, 0.0
+    before = table.worth(weights)[j]
+    own = np.eye(len(weights))[j]
     for halvings in range(_HALVINGS + 1):  # mostly the first one will do
         pull = asked * 0.5**halvings
-        tried = (1.0 - pull) * action + pull * proposals[j]
-        after = float(values_of(critic, tried[None], j, len(proposals))[0])
-        if after >= before:
-            return tried, pull, after
-    return action, 0.0, before
+        tried = (1.0 - pull) * weights + pull * own
+        if table.worth(tried)[j] >= before:
+            return tried, pull
+    return weights, 0.0

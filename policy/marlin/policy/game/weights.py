@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from marlin.policy.game.critics import Critic, floored, gradients, values_of
+from marlin.policy.game.critics import Table, floored
 from marlin.policy.game.simplex import project
 from marlin.simulator.physics import FloatArray
 
 
-def utilities(critic: Critic, proposals: FloatArray) -> FloatArray:
-    """q_j = Q_j(a_j), floored: what each agent's own proposal (J, *A) is worth to it, (J,). Lines 1-3."""
-    agents = len(proposals)
-    own = [values_of(critic, proposals[j : j + 1], j, agents) for j in range(agents)]
-    return floored(np.concatenate(own))
+def utilities(table: Table) -> FloatArray:
+    """q_j = Q_j(a_j), floored: what each agent's own proposal is worth to it, (J,). Lines 1-3."""
+    return floored(np.array([table.worth(alone)[j] for j, alone in enumerate(np.eye(table.agents))]))
 
 
 def first_weights(utility: FloatArray, capital: FloatArray, importance: FloatArray) -> FloatArray:
@@ -31,14 +29,8 @@ def first_weights(utility: FloatArray, capital: FloatArray, importance: FloatArr
     return np.asarray(share / share.sum())
 
 
-def blend(weights: FloatArray, proposals: FloatArray) -> FloatArray:
-    """The blend a = sum_j omega_j a_j, (*A). Lines 5 and 11."""
-    return np.asarray(np.tensordot(weights, proposals, axes=1))
-
-
 def ascend(
-    critic: Critic,
-    proposals: FloatArray,  # (J, *A)
+    table: Table,
     start: FloatArray,  # (J,) on the simplex
     importance: FloatArray,  # (J,) on the simplex
     *,
@@ -52,8 +44,5 @@ def ascend(
     """
     path = [start]
     for _ in range(steps):
-        slopes = gradients(critic, blend(path[-1], proposals), len(proposals))  # (J, *A)
-        uphill = np.tensordot(importance, slopes, axes=1)  # (*A)
-        along = (proposals * uphill).reshape(len(proposals), -1).sum(axis=1)  # (J,) dQ_tot / domega
-        path.append(project(path[-1] + rate * along))
+        path.append(project(path[-1] + rate * (importance @ table.slopes(path[-1]))))
     return np.array(path)

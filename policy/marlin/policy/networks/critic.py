@@ -4,16 +4,19 @@ A critic sees an intent (``environments.action``): what four agents propose can 
 the derivative. Of an intent a row shows its share, the utilisation that the share leads to if the forecast comes true
 (which means the same on a fleet of four sites and of sixty), fill and margin. The worth of a fleet is read off two
 means of its rows: one by capacity, one by where the requests go.
+
+What no intent has a part in is worked out once for a situation (``Critics.of``). For the blends of a few intents, which
+is all that a negotiation looks at, ``hull`` has a shorter way to the same numbers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
-from marlin.policy.networks.parameters import ACTION_FEATURES, TWINS, Parameters, Weight
+from marlin.policy.networks.parameters import ACTION_FEATURES, TWINS, Parameters
 from marlin.policy.networks.rows import Rows
 from marlin.simulator.environments.action import Intent
 from marlin.simulator.physics import FloatArray
@@ -22,117 +25,176 @@ MOST_LOAD: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Pass:
-    """What the way back needs of the way there; J here is agents times twins."""
+class Second:
+    """What the way back needs of the second layer; B intents, each for a fleet."""
 
-    row: FloatArray  # (J, N, V, D, H) after relu
-    of_model: FloatArray  # (J, N, V, P) after tanh
-    mixed: FloatArray  # (J, N, V, D, H) after relu
-    worth: FloatArray  # (J, N)
+    by: FloatArray  # (B, 2, V x D) what the two means weigh each row by
+    of_model: FloatArray  # (K, B, V, P) after tanh
+    mixed: FloatArray  # (K, B, V, D, H) after relu
+    worth: FloatArray  # (K, B)
 
 
-def of_agent(parameters: Parameters, agent: int) -> dict[str, Weight]:
-    """The critics of one agent: what is asked of fewer networks is answered in less time."""
-    twins = slice(TWINS * agent, TWINS * (agent + 1))
-    return {name: value[twins] for name, value in parameters.items() if name.startswith("critic.")}
+@dataclass(frozen=True, slots=True)
+class Back:
+    """Derivatives of worth by what the second layer gets."""
+
+    mixed: FloatArray  # (K, B, V, D, H) by what comes of the row itself
+    pooled: FloatArray  # (K, B, V, P) by what the pools get, before tanh
+    share: FloatArray  # (K, B, V, D) by the share, where the head weighs rows by it
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """The weights from the second layer on, networks in front: K of them, agents times twins."""
+
+    of_model: FloatArray  # (K, P, H)
+    of_fleet: FloatArray  # (K, P, H)
+    bias: FloatArray  # (K, 1, H)
+    head: FloatArray  # (K, 2, H) of the mean by capacity, and of that by share
+    head_bias: FloatArray  # (K, 1)
+
+    def forward(self, rows: Rows, shares: FloatArray, mixed: FloatArray, pooled: FloatArray) -> Second:
+        """From what the second layer gets to worth.
+
+        Args:
+            rows: N fleets.
+            shares: (M, N, V, D) of M intents for each fleet; B = M x N. Of closed sites 0.
+            mixed: (K, B, V, D, H) what comes of each row itself; written over.
+            pooled: (K, B, V, P) what the pools get.
+        """
+        count, models, sites = mixed.shape[1:4]
+        demand = np.broadcast_to(rows.demand, shares.shape[:3]).reshape(count, models)
+        of_model = np.tanh(pooled)
+        of_fleet = (demand[:, None] @ of_model)[:, :, 0]  # (K, B, P)
+        of_others = of_model @ self.of_model[:, None]  # (K, B, V, H)
+        of_others += (of_fleet @ self.of_fleet + self.bias)[:, :, None]
+        mixed += of_others[..., None, :]
+        np.maximum(mixed, 0.0, out=mixed)
+        by = np.stack(np.broadcast_arrays(rows.weight, shares), axis=2) * rows.demand[:, None, :, None]
+        by = by.reshape(count, 2, models * sites)
+        means = by @ mixed.reshape(len(mixed), count, models * sites, -1)  # (K, B, 2, H)
+        return Second(by, of_model, mixed, (means * self.head[:, None]).sum(axis=(2, 3)) + self.head_bias)
+
+    def back(self, rows: Rows, there: Second) -> Back:
+        """The way back; one intent for each fleet (M = 1)."""
+        mixed, demand = there.mixed, rows.demand
+        back = (there.by.swapaxes(1, 2) @ self.head[:, None]).reshape(mixed.shape)
+        back *= mixed > 0
+        over_sites = back.sum(axis=3)  # (K, B, V, H)
+        to_fleet = over_sites.sum(axis=2) @ self.of_fleet.swapaxes(1, 2)  # (K, B, P)
+        to_model = over_sites @ self.of_model.swapaxes(1, 2)[:, None]  # (K, B, V, P)
+        to_model += demand[..., None] * to_fleet[:, :, None]
+        to_model *= 1.0 - there.of_model**2
+        of_share = self.head[:, 1, :, None]  # (K, H, 1)
+        share = (mixed.reshape(len(mixed), -1, mixed.shape[-1]) @ of_share).reshape(mixed.shape[:-1])
+        return Back(back, to_model, share * demand[..., None])
+
+
+@dataclass(frozen=True, slots=True)
+class Critics:
+    """Critics in the situation of N fleets. All that is given in single precision is evaluated in it."""
+
+    rows: Rows
+    of_state: FloatArray  # (K, N, V, D, H) what the first layer makes of fleet and preference
+    action: FloatArray  # (K, 4, H) what it makes of an action
+    pool: FloatArray  # (K, H, P)
+    mix: FloatArray  # (K, H, H)
+    layers: Layers
+
+    @classmethod
+    def of(cls, parameters: Parameters, rows: Rows, preference: FloatArray) -> Self:
+        """Prepares for N fleets.
+
+        Args:
+            parameters: with the names and shapes of ``critic_shapes``.
+            rows: the fleets.
+            preference: (agents, N, 4) the weights of the metrics that each agent goes by.
+        """
+        p: dict[str, FloatArray] = {
+            name.removeprefix("critic."): np.asarray(value)  # in the precision that they are in
+            for name, value in parameters.items()
+            if name.startswith("critic.")
+        }
+        first = rows.features.shape[-1]  # what comes after it is the action's
+        weight = p["row.weight"]
+        of_rows = rows.features.reshape(1, -1, first) @ weight[:, :first] + p["row.bias"]
+        of_preference = np.repeat(preference, TWINS, axis=0) @ p["row.of_preference"]  # (K, N, H)
+        return cls(
+            rows=rows,
+            of_state=of_rows.reshape(len(weight), *rows.shape, -1) + of_preference[:, :, None, None],
+            action=weight[:, first:],
+            pool=p["pool.weight"],
+            mix=p["mix.weight"],
+            layers=Layers(
+                of_model=p["mix.of_model"],
+                of_fleet=p["mix.of_fleet"],
+                bias=p["mix.bias"],
+                head=np.concatenate([p["head.of_mean"], p["head.of_share"]], axis=2).swapaxes(1, 2),
+                head_bias=p["head.bias"][..., 0],
+            ),
+        )
+
+    def worth(self, intent: Intent) -> FloatArray:
+        """(M, N, agents) worth of M intents for each fleet (M, N, V, D): the lesser of the twins, as in training."""
+        found = by_twin(self._forward(intent)[1].worth).min(axis=1)  # (agents, B)
+        return np.asarray(found.reshape(len(found), *intent.shares.shape[:2]).transpose(1, 2, 0))
+
+    def worth_and_derivatives(self, intent: Intent) -> tuple[FloatArray, Intent]:
+        """Worth (N, agents) of one intent for each fleet (N, V, D), and its derivatives (agents, N, V, D)."""
+        row, there = self._forward(Intent(intent.shares[None], intent.fill[None], intent.margin[None]))
+        back = self.layers.back(self.rows, there)
+        many, _, _, _, hidden = row.shape
+        to_row = (back.mixed.reshape(many, -1, hidden) @ self.mix.swapaxes(1, 2)).reshape(row.shape)
+        to_row += self.rows.weight[..., None] * (back.pooled @ self.pool.swapaxes(1, 2)[:, None])[..., None, :]
+        to_row *= row > 0
+        slopes = (to_row.reshape(many, -1, hidden) @ self.action.swapaxes(1, 2)).reshape(*row.shape[:-1], -1)
+        slopes[..., 0] += back.share
+        each = by_twin(there.worth)  # (agents, TWINS, N)
+        speaks = each.argmin(axis=1)  # (agents, N)
+        agents, fleets = np.indices(speaks.shape)
+        share, load, fill, margin = np.moveaxis(slopes[TWINS * agents + speaks, fleets], -1, 0)  # (agents, N, V, D)
+        is_inside = intent.shares * self.rows.load < MOST_LOAD
+        parts = (share + load * self.rows.load * is_inside, fill, margin)
+        return np.asarray(each.min(axis=1).T), Intent(*(part * self.rows.mask for part in parts))
+
+    def _forward(self, intent: Intent) -> tuple[FloatArray, Second]:
+        """Of M intents for each fleet, (M, N, V, D), rows after the first layer, (K, B, V, D, H), and the second."""
+        rows, features = self.rows, action_features(intent, self.rows)  # (M, N, V, D, 4)
+        many, hidden = len(self.mix), self.mix.shape[2]
+        row = (features.reshape(-1, ACTION_FEATURES) @ self.action).reshape(many, *features.shape[:4], hidden)
+        row += self.of_state[:, None]
+        np.maximum(row, 0.0, out=row)
+        pooled = (rows.weight[..., None, :] @ row)[..., 0, :].reshape(many, -1, hidden) @ self.pool  # (K, B V, P)
+        row = row.reshape(many, -1, *row.shape[3:])  # (K, B, V, D, H)
+        mixed = (row.reshape(many, -1, hidden) @ self.mix).reshape(row.shape)
+        return row, self.layers.forward(rows, features[..., 0], mixed, pooled.reshape(*row.shape[:3], -1))
+
+
+def action_features(intent: Intent, rows: Rows) -> FloatArray:
+    """What critics see of intents (..., N, V, D) in a row: (..., N, V, D, 4)."""
+    shares = intent.shares * rows.mask
+    load = np.minimum(shares * rows.load, MOST_LOAD)
+    return np.stack([shares, load, intent.fill * rows.mask, (intent.margin - 1.0) * rows.mask], axis=-1)
+
+
+def by_twin(worth: FloatArray) -> FloatArray:
+    """(K, B) to (agents, TWINS, B). Only the lesser twin speaks; where both agree the first one does."""
+    return worth.reshape(-1, TWINS, worth.shape[-1])
 
 
 def worth(parameters: Parameters, rows: Rows, intent: Intent, preference: FloatArray) -> FloatArray:
-    """(N, agents) worth of N intents: the lesser of the twins, as in training.
+    """(N, agents) worth of one intent for each of N fleets.
 
     Args:
-        parameters: with the names and shapes of ``critic_shapes``, or of ``of_agent``. All that is given in single
-            precision is evaluated in it.
-        rows: N fleets.
+        parameters: with the names and shapes of ``critic_shapes``.
+        rows: the fleets.
         intent: parts of shape (N, V, D).
         preference: (agents, N, 4) the weights of the metrics that each agent goes by.
     """
-    each = _by_twin(_forward(_named(parameters), rows, intent, preference).worth)
-    return np.asarray(each.min(axis=1).T)
+    one = Intent(intent.shares[None], intent.fill[None], intent.margin[None])
+    return np.asarray(Critics.of(parameters, rows, preference).worth(one)[0])
 
 
 def derivatives(parameters: Parameters, rows: Rows, intent: Intent, preference: FloatArray) -> Intent:
     """Derivatives of each agent's worth at N intents; parts of shape (agents, N, V, D). Arguments as of ``worth``."""
-    return worth_and_derivatives(parameters, rows, intent, preference)[1]
-
-
-def worth_and_derivatives(
-    parameters: Parameters, rows: Rows, intent: Intent, preference: FloatArray
-) -> tuple[FloatArray, Intent]:
-    """Both, for little more than the latter alone. Arguments as of ``worth``."""
-    p = _named(parameters)
-    there = _forward(p, rows, intent, preference)
-    each = _by_twin(there.worth)  # (agents, TWINS, N)
-    # Only the lesser twin speaks; where both agree the first one does.
-    speaks = np.zeros_like(each)
-    np.put_along_axis(speaks, each.argmin(axis=1)[:, None], 1.0, axis=1)
-    seed = speaks.reshape(there.worth.shape)  # (J, N)
-    by_share, demand = intent.shares * rows.mask, rows.demand
-    of_mean, of_share = p["head.of_mean"][:, None, None, None, :, 0], p["head.of_share"][:, None, None, None, :, 0]
-    seeded = (seed[:, :, None] * demand)[..., None, None]  # (J, N, V, 1, 1)
-    to_share = (there.mixed * of_share).sum(axis=-1) * seeded[..., 0]  # (J, N, V, D)
-    back = seeded * (rows.weight[..., None] * of_mean + by_share[..., None] * of_share) * (there.mixed > 0)
-    to_row = _through(back, p["mix.weight"].swapaxes(1, 2))
-    over_sites = back.sum(axis=3)  # (J, N, V, H)
-    to_model = over_sites @ p["mix.of_model"].swapaxes(1, 2)[:, None]  # (J, N, V, P)
-    to_fleet = over_sites.sum(axis=2) @ p["mix.of_fleet"].swapaxes(1, 2)  # (J, N, P)
-    to_model = (to_model + to_fleet[:, :, None] * demand[None, ..., None]) * (1.0 - there.of_model**2)
-    to_row += (to_model @ p["pool.weight"].swapaxes(1, 2)[:, None])[..., None, :] * rows.weight[None, ..., None]
-    first = rows.features.shape[-1]  # what comes after it is the action's: nobody asks for the slope of a feature
-    to_action = _through(to_row * (there.row > 0), p["row.weight"][:, first:].swapaxes(1, 2))
-    share, load, fill, margin = (to_action[..., i] for i in range(ACTION_FEATURES))
-    is_inside = intent.shares * rows.load < MOST_LOAD
-    parts = (share + load * rows.load * is_inside + to_share, fill, margin)
-    agents = len(seed) // TWINS
-    shares, fills, margins = ((part * rows.mask).reshape(agents, TWINS, *part.shape[1:]).sum(axis=1) for part in parts)
-    return np.asarray(each.min(axis=1).T), Intent(shares, fills, margins)
-
-
-def _by_twin(worth: FloatArray) -> FloatArray:
-    """(J, N) to (agents, TWINS, N)."""
-    return worth.reshape(-1, TWINS, worth.shape[-1])
-
-
-def _named(parameters: Parameters) -> dict[str, FloatArray]:
-    return {
-        name.removeprefix("critic."): np.asarray(value)
-        for name, value in parameters.items()
-        if name.startswith("critic.")
-    }
-
-
-def _through(cells: FloatArray, weight: FloatArray) -> FloatArray:
-    """Cells (J, N, V, D, H) through weights (J, H, K): one product per network, not one per model of each fleet."""
-    flat = cells.reshape(len(cells), -1, cells.shape[-1])
-    return (flat @ weight).reshape(*cells.shape[:-1], -1)
-
-
-def _forward(p: dict[str, FloatArray], rows: Rows, intent: Intent, preference: FloatArray) -> _Pass:
-    n, v, d = rows.shape
-    shares = intent.shares * rows.mask
-    action = np.stack(
-        [
-            shares,
-            np.minimum(shares * rows.load, MOST_LOAD),
-            intent.fill * rows.mask,
-            (intent.margin - 1.0) * rows.mask,
-        ],
-        axis=-1,
-    )
-    given = np.concatenate([rows.features, action], axis=-1)
-    many = len(p["row.weight"])
-    of_preference = np.repeat(preference, TWINS, axis=0) @ p["row.of_preference"]  # (J, N, H)
-    row = (given.reshape(1, -1, given.shape[-1]) @ p["row.weight"] + p["row.bias"]).reshape(many, n, v, d, -1)
-    row = np.maximum(row + of_preference[:, :, None, None], 0.0)
-    over_sites = (rows.weight[..., None, :] @ row)[..., 0, :]  # (J, N, V, H)
-    of_model = np.tanh(over_sites @ p["pool.weight"][:, None])
-    of_fleet = (rows.demand[:, None] @ of_model)[:, :, 0]  # (J, N, P)
-    mixed = _through(row, p["mix.weight"])
-    mixed += (of_model @ p["mix.of_model"][:, None])[..., None, :]
-    mixed += (of_fleet @ p["mix.of_fleet"] + p["mix.bias"])[:, :, None, None, :]
-    np.maximum(mixed, 0.0, out=mixed)
-    cells = mixed.reshape(many, n, v * d, -1)
-    by_capacity = ((rows.weight * rows.demand[..., None]).reshape(n, 1, v * d) @ cells)[:, :, 0]  # (J, N, H)
-    by_share = ((shares * rows.demand[..., None]).reshape(n, 1, v * d) @ cells)[:, :, 0]
-    out = by_capacity @ p["head.of_mean"] + by_share @ p["head.of_share"] + p["head.bias"]
-    return _Pass(row, of_model, mixed, out[..., 0])
+    return Critics.of(parameters, rows, preference).worth_and_derivatives(intent)[1]
