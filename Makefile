@@ -61,6 +61,10 @@ e2e-vllm: setup-dev ## The emulator's contract tests against a real vLLM on CPU 
 e2e-kind: setup-dev ## A hub and two member clusters with kind: plans, changes, failures, upgrade (docker, kind, images; fifteen minutes)
 	@scripts/e2e_kind.sh $(ARGS)
 
+.PHONY: soak
+soak: setup-dev ## The router under mixed load, kills and plan changes for half an hour (ARGS="--minutes 5")
+	@$(V)/python tests/support/router_soak.py $(ARGS)
+
 .PHONY: bench
 bench: setup-dev ## Benchmarks, one line per figure (ONLY=demo|twin|environments|policy|router|operator)
 	@$(V)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY))

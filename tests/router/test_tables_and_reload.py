@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import Counter
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_backend import FakeBackend
+from fake_backend import OK, FakeBackend, Seen
 from router_client import Client, Start, table, write
 
 from marlin.api.documents import DocumentError
@@ -157,6 +158,29 @@ async def test_a_changed_file_takes_over_and_a_bad_one_changes_nothing(start: St
         await client.control.step()
         await served(client, 1)
         assert len(two.seen) == 3, "a table of an older generation is ignored"
+
+
+async def test_connections_to_a_backend_that_left_the_table_are_closed_as_their_replies_end(
+    start: Start, backend: FakeBackend
+) -> None:
+    go_on = asyncio.Event()
+
+    async def think(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(OK)
+
+    async with FakeBackend(think) as leaving, start(table(leaving.url)) as client:
+        asking = asyncio.ensure_future(client.post())
+        await leaving.arrived.wait()
+        (live,) = client.plane.balancer.all_live()
+        for generation in (2, 3):
+            write(client.config, table(backend.url, generation=generation))
+            await client.control.step()
+        go_on.set()
+        async with await asking as response:
+            assert response.status == 200
+            await response.read()
+        assert not live.peer.idle, "nobody looks after connections that are kept for nobody"
 
 
 async def test_a_plan_is_taken_over_at_its_time(start: Start) -> None:

@@ -295,8 +295,7 @@ class Flow:
     def was_connected(self, link: Link) -> None:
         """There is a connection to the backend; the client may have left meanwhile."""
         if self.is_over or self.live is None or self.live.peer is not link.peer:
-            link.idle_since_s = self._plane.clock()
-            link.peer.idle[link] = None
+            link.peer.keep(link, self._plane.clock())
             return
         self._send(link, self.live)
 

@@ -132,7 +132,7 @@ class Plane:
         kept = {id(live) for pool in self.balancer.pools for live in pool.backends()}
         for live in before:
             if id(live) not in kept:
-                live.peer.close()
+                live.peer.retire()
 
     def adopt_tenants(self, tenants: Sequence[Tenant]) -> None:
         """Takes a list of tenants over."""
@@ -258,7 +258,7 @@ class Plane:
         for client in list(self.clients):
             client.transport.abort()
         for live in self.balancer.all_live():
-            live.peer.close()
+            live.peer.retire()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

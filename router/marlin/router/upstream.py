@@ -45,6 +45,7 @@ class Peer:
         cell: where its requests are counted.
         log: how the access log names it.
         is_heard: set whenever it sends something; taken back by whoever looks.
+        is_retired: whether it has left the table: its connections are closed as their replies end.
         idle: connections without a request, the one used last at the end.
     """
 
@@ -60,6 +61,7 @@ class Peer:
         "host_line",
         "idle",
         "is_heard",
+        "is_retired",
         "log",
         "prefix",
         "reply_tail",
@@ -74,6 +76,7 @@ class Peer:
         self._connect_timeout_s = connect_timeout_s
         self.idle: dict[Link, None] = {}
         self.is_heard = False
+        self.is_retired = False
 
     def describe(
         self, backend: Backend, ssl_of: Callable[[BackendTls], ssl.SSLContext], origin: str | None, epoch: int | None
@@ -86,6 +89,7 @@ class Peer:
             origin: name of this router's origin.
             epoch: epoch of the plan that its pool follows; None: of none.
         """
+        self.is_retired = False
         url = urlsplit(backend.url)
         is_secure = url.scheme == "https"
         self._host = url.hostname or ""
@@ -137,8 +141,17 @@ class Peer:
             return
         flow.was_connected(link)
 
-    def close(self) -> None:
-        """Closes all idle connections."""
+    def keep(self, link: Link, now_s: float) -> None:
+        """Takes a connection that has no request, to use it again."""
+        if self.is_retired:
+            link.transport.close()
+            return
+        link.idle_since_s = now_s
+        self.idle[link] = None
+
+    def retire(self) -> None:
+        """Closes all idle connections now, and the others when their replies end."""
+        self.is_retired = True
         for link in list(self.idle):
             link.transport.close()
         self.idle.clear()
@@ -292,8 +305,7 @@ class Link(asyncio.Protocol):
         if self._keeps_alive and not self.transport.is_closing():
             self._waits_for = _HEAD
             self.is_reused = True
-            self.idle_since_s = now_s
-            self.peer.idle[self] = None
+            self.peer.keep(self, now_s)
         else:
             self.transport.close()
         flow.end(now_s)

@@ -73,6 +73,7 @@ class Worker:
         self._write_log = write_log
         self._plane: Plane | None = None
         self._server: asyncio.Server | None = None
+        self._is_asked_to_listen = False
         self._tls: ServerTls | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
@@ -127,7 +128,9 @@ class Worker:
         except OSError as error:
             _LOG.error("table not taken, the one before stays: a certificate cannot be used: %s", error)
             return
-        if self._server is None:
+        # Not "no server yet": the next table may come while the first one's server is being made.
+        if not self._is_asked_to_listen:
+            self._is_asked_to_listen = True
             self._spawn(self._listen(plane))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
