@@ -49,6 +49,10 @@ promtool: ## The promtool that chart tests run, into the user's cache (Debian)
 redis: ## The redis-server that tests of shared budgets run, into the user's cache (Debian)
 	@scripts/redis.sh
 
+.PHONY: nginx
+nginx: ## The nginx whose verdicts on odd requests tests compare with, into the user's cache (Debian)
+	@scripts/nginx.sh
+
 .PHONY: control-plane
 control-plane: ## The API server and etcd that tests run against, into the user's cache (nine minutes, once; needs Go)
 	@scripts/control_plane.sh

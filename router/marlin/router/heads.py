@@ -102,6 +102,9 @@ _LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++):[ \t]*+([\t -~\x80-\xff]*+
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!-~]+) HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t -~\x80-\xff]*+)?")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|(?:[0-9A-Za-z\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*+)(?::[0-9]{0,5})?"  # RFC 3986, 3.2
+)
 
 
 _NOTHING: Final[frozenset[bytes]] = frozenset()
@@ -563,6 +566,8 @@ def _kind_in_request(line: bytes) -> int:
         if _DIGITS.fullmatch(digits) is None:
             raise BadRequestError("Content-Length is not a number of bytes", reason="bad_head")
         kind = LENGTH_IS + int(digits)
+    elif kind == HOST and _HOST.fullmatch(match[2].rstrip()) is None:
+        raise BadRequestError("the Host header is not valid", reason="bad_head")  # RFC 9112, 3.2 asks for that
     _remember(_request_lines, line, kind)
     return kind
 
