@@ -56,7 +56,7 @@ def test_worth_and_slopes_are_those_of_the_critics(seed: int, size: tuple[int, i
         worth, slopes = short.worth_and_slopes(by)
         expected, by_action = critics.worth_and_derivatives(blended(intents, by))
         assert worth == pytest.approx(expected[0], rel=1e-9, abs=1e-9)
-        assert short.worth(by) == pytest.approx(worth)
+        assert short.worth(np.stack([by, by]))[1] == pytest.approx(worth)
         along = sum(
             np.tensordot(getattr(by_action, name)[:, 0], getattr(intents, name), axes=([1, 2], [1, 2]))
             for name in ("shares", "fill", "margin")

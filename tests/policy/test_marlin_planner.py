@@ -302,8 +302,8 @@ def test_the_critic_says_the_same_of_blends_whichever_way_it_is_asked(artifact: 
     asked = LearnedCritic(artifact, rows, goal, 0.05)
     table, plainly = asked.among(actions), OneByOne(asked, actions)
     assert not isinstance(table, OneByOne), "these proposals are within what the short way can do"
-    for weights in (np.array([0.4, 0.3, 0.2, 0.1]), *np.eye(4)):
-        assert table.worth(weights) == pytest.approx(plainly.worth(weights), abs=1e-6)
+    weights = np.stack([np.array([0.4, 0.3, 0.2, 0.1]), *np.eye(4)])
+    assert table.worth(weights) == pytest.approx(plainly.worth(weights), abs=1e-6)
     whole = critic.worth(
         {name: value.astype(np.float64) for name, value in artifact.parameters.items()}, rows, intent_of(actions[:1]),
         goal[:, None],

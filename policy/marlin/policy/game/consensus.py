@@ -89,7 +89,7 @@ def negotiate(
     else:
         path = np.eye(agents)[[int(start.argmax())]]
     # The best of the path and not its end: a step can be too long, and then negotiating would do harm.
-    worth = np.array([table.worth(weights) for weights in path])  # (K + 1, J)
+    worth = table.worths(path)  # (K + 1, J)
     chosen = int((worth @ weight).argmax())
     entitled = (weight > 0).astype(np.float64)
     objections = object_in_turn(table, path[chosen], utility, capital, entitled, settings.veto)

@@ -32,10 +32,13 @@ class Blends(Protocol):
     """A critic of the blends of J proposals, one of each agent; weights lie on the simplex."""
 
     def worth(self, weights: FloatArray) -> FloatArray:
-        """Worth (J,) of the blend by weights (J,) to each agent."""
+        """Worth (N, J) of N blends by weights (N, J) to each agent."""
 
     def worth_and_slopes(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """That, and its derivatives (J, J) by the weights, agent first; up to a constant for each agent."""
+        """Worth (J,) of one blend by weights (J,), and its derivatives (J, J) by them, agent first.
+
+        Weights add up to one, so that a constant for each agent may be missing from its derivatives.
+        """
 
 
 @runtime_checkable
@@ -60,7 +63,7 @@ class OneByOne:
 
     def worth(self, weights: FloatArray) -> FloatArray:
         """See ``Blends``."""
-        return np.asarray(self.critic.values(blend(weights, self.proposals)[None])[0], dtype=np.float64)
+        return np.asarray(self.critic.values(np.array([blend(w, self.proposals) for w in weights])), dtype=np.float64)
 
     def worth_and_slopes(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
         """See ``Blends``."""
@@ -69,7 +72,7 @@ class OneByOne:
         if slopes.shape != expected:
             raise ValueError(f"the critic's gradients must be {expected}, not {slopes.shape}")
         flat = (len(slopes), -1)
-        return self.worth(weights), slopes.reshape(flat) @ self.proposals.reshape(flat).T
+        return self.worth(weights[None])[0], slopes.reshape(flat) @ self.proposals.reshape(flat).T
 
 
 class Table:
@@ -87,10 +90,16 @@ class Table:
         Raises:
             ValueError: the critic answers with another shape, or not with numbers.
         """
-        key = weights.tobytes()
-        if key not in self._known:
-            self._known[key] = self._checked(self._blends.worth(weights), (self.agents,), "values")
-        return self._known[key]
+        return np.asarray(self.worths(weights[None])[0])
+
+    def worths(self, weights: FloatArray) -> FloatArray:
+        """Worth (N, J) of N blends. Raises as ``worth``."""
+        keys = [row.tobytes() for row in weights]
+        new = [n for n, key in enumerate(keys) if key not in self._known]
+        if new:
+            found = self._checked(self._blends.worth(weights[new]), (len(new), self.agents), "values")
+            self._known.update({keys[n]: row for n, row in zip(new, found, strict=True)})
+        return np.stack([self._known[key] for key in keys])
 
     def slopes(self, weights: FloatArray) -> FloatArray:
         """Derivatives (J, J) of each agent's worth by the weights.

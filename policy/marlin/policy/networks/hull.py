@@ -100,18 +100,18 @@ class Hull:
         )
 
     def worth(self, weights: FloatArray) -> FloatArray:
-        """(agents,) worth of the blend by weights (I,) on the simplex: the lesser of the twins."""
-        return np.asarray(by_twin(self._at(weights)[1].worth)[..., 0].min(axis=1))
+        """(M, agents) worth of M blends by weights (M, I) on the simplex: the lesser of the twins."""
+        return np.asarray(by_twin(self._at(weights)[1].worth).min(axis=1).T)
 
     def worth_and_slopes(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """That, and its derivatives (agents, I) by the weights, up to a constant for each agent.
+        """Worth (agents,) of one blend by weights (I,), and derivatives (agents, I) up to a constant for each agent.
 
         Weights add up to one, so that a constant means nothing: the state's part is blended as well.
         """
-        is_on, there = self._at(weights)
+        is_on, there = self._at(weights[None])
         s, many = self.switching, len(self.mixed)
         back = self.layers.back(self.rows, there)
-        to_mixed = back.mixed.reshape(many, is_on.shape[1], -1)  # (K, C, H)
+        to_mixed = back.mixed.reshape(many, is_on.shape[2], -1)  # (K, C, H)
         to_more = to_mixed @ s.mix.swapaxes(1, 2)  # (K, C, S)
         of_pools = self.rows.weight[0][..., None] * (back.pooled[:, 0] @ s.pool.swapaxes(1, 2))[:, :, None]
         to_more += of_pools.reshape(to_more.shape)
@@ -119,32 +119,35 @@ class Hull:
         found = self.mixed @ to_mixed.reshape(many, -1, 1)  # (K, I, 1)
         found += self.pooled @ back.pooled.reshape(many, -1, 1)
         found += self.shares.reshape(1, len(self.shares), -1) @ back.share.reshape(many, -1, 1)
-        found += s.before.reshape(flat) @ (to_more * is_on).reshape(many, -1, 1)
+        found += s.before.reshape(flat) @ (to_more * is_on[:, 0]).reshape(many, -1, 1)
         found -= s.after.reshape(flat) @ to_more.reshape(many, -1, 1)
         each = by_twin(there.worth)[..., 0]  # (agents, TWINS)
         speaks = each.argmin(axis=1)
         return np.asarray(each.min(axis=1)), np.asarray(found[TWINS * np.arange(len(speaks)) + speaks, :, 0])
 
     def _at(self, weights: FloatArray) -> tuple[NDArray[np.bool_], Second]:
-        """Where the switching units are on (K, C, S), and the rest of the way."""
+        """Where the switching units are on (K, M, C, S) at M blends, and the rest of the way."""
         s, rows = self.switching, self.rows
-        by = np.asarray(weights, dtype=self.mixed.dtype)[None]  # (1, I)
+        by = np.asarray(weights, dtype=self.mixed.dtype)  # (M, I)
         many, size, cells, _ = s.before.shape
-        before, after = ((by @ part.reshape(many, size, -1)).reshape(many, cells, -1) for part in (s.before, s.after))
+        each = (len(by), *rows.mask.shape[1:])  # M, V, D
+        before, after = (
+            (by @ part.reshape(many, size, -1)).reshape(many, len(by), cells, -1) for part in (s.before, s.after)
+        )
         is_on = before > 0
-        more = before * is_on - after  # (K, C, S) than the blend of what they were
-        each = rows.mask.shape[1:]  # V, D
-        mixed = (more @ s.mix).reshape(many, 1, *each, -1)
+        more = before * is_on - after  # (K, M, C, S) than the blend of what they were
+        mixed = (more.reshape(many, len(by) * cells, -1) @ s.mix).reshape(many, *each, -1)
         mixed += (by @ self.mixed).reshape(mixed.shape)
-        pooled = (rows.weight[0][:, None] @ more.reshape(many, *each, -1))[:, :, 0] @ s.pool  # (K, V, P)
+        over_sites = (rows.weight[0][:, None] @ more.reshape(many, *each, -1))[..., 0, :]  # (K, M, V, S)
+        pooled = (over_sites.reshape(many, -1, over_sites.shape[-1]) @ s.pool).reshape(many, *each[:2], -1)
         pooled += (by @ self.pooled).reshape(pooled.shape)
-        shares = np.tensordot(by[0], self.shares, axes=1)
-        return is_on, self.layers.forward(rows, shares[None, None], mixed, pooled[:, None])
+        shares = np.tensordot(by, self.shares, axes=1)[:, None]  # (M, N, V, D)
+        return is_on, self.layers.forward(rows, shares, mixed, pooled)
 
 
 def _first(marked: NDArray[np.bool_]) -> Units:
     """Positions of what is marked (K, H), as many for each network (K, S): others make up for what one lacks."""
-    return np.argsort(~marked, axis=1, kind="stable")[:, : int(marked.sum(axis=1).max())]
+    return np.argsort(~marked, axis=1, kind="stable")[:, : max(int(marked.sum(axis=1).max()), 1)]
 
 
 def _of(values: FloatArray, units: Units) -> FloatArray:

@@ -96,8 +96,13 @@ def _evaluate_piece(c: Coefficients, now: Conditions, plans: Plans, out: Buffers
 
 
 def _over_sites(values: FloatArray) -> FloatArray:
-    """The sum of (D, B) over sites, one after the other: NumPy's own sum rounds by the number of plans."""
-    total = np.zeros(values.shape[1])
+    """The sum of (D, B) over sites, one after the other whatever B is: a plan alone rounds as it does among others.
+
+    Rows of plans are added up in turn; NumPy adds one column, or values that lie the other way, in pairs.
+    """
+    if values.shape[1] > 1:
+        return np.asarray(np.add.reduce(np.ascontiguousarray(values), axis=0))
+    total = np.zeros(1)
     for row in values:
         total = total + row
     return total
