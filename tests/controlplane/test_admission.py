@@ -11,7 +11,7 @@ from documents import GOOD, MISTAKES, changed
 
 from marlin.operator.core.observed import read_site
 
-SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
+SAMPLES = sorted((ROOT / "manifests" / "samples").rglob("*.yaml"))
 
 NOT_FOR_A_SERVER = {"metadata.name", "apiVersion", "kind", "spec.signals.energyPrice.schedule.timeZone"}
 """Mistakes about the address of the object, which cannot even be asked for; and names of time zones, which the operator
