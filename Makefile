@@ -69,6 +69,10 @@ e2e-kind: setup-dev ## A hub and two member clusters with kind: plans, changes, 
 soak: setup-dev ## The router under mixed load, kills and plan changes for half an hour (ARGS="--minutes 5")
 	@$(V)/python tests/support/router_soak.py $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup-dev ## Broken bytes for the router's readers and its sockets for half an hour (ARGS="--minutes 5")
+	@$(V)/python tests/support/router_fuzz.py $(ARGS)
+
 .PHONY: bench
 bench: setup-dev ## Benchmarks, one line per figure (ONLY=demo|twin|environments|policy|router|operator)
 	@$(V)/python benchmarks/run.py $(if $(ONLY),--only $(ONLY))

@@ -7,7 +7,7 @@ from httptools import HttpParserError, HttpRequestParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marlin.router.framing import HOLD_BYTES, ChunkReader, ChunkScanner, FramingError
+from marlin.router.framing import HOLD_BYTES, MAX_TRAILER_BYTES, ChunkReader, ChunkScanner, FramingError
 
 payloads = st.lists(st.binary(min_size=1, max_size=40), max_size=8)
 ENDINGS = (b"0\r\n\r\n", b"000\r\n\r\n", b"0\r\nX-Sum: 1\r\nY: 2\r\n\r\n", b"0;last\r\n\r\n")
@@ -39,6 +39,22 @@ def test_whatever_the_reads_every_byte_is_passed_on_and_the_end_is_found(
     assert scanner.is_done
     assert out == body
     scanner.close()
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("more", [b"\r\n", b"\n", b"\r\n\r\n", b"\n\n", b"x", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_what_follows_the_end_in_the_same_read_is_never_passed_on(ending: bytes, more: bytes) -> None:
+    with pytest.raises(FramingError):
+        ChunkScanner().feed(chunked([b"abc"], ending) + more)
+
+
+def test_a_trailer_is_too_long_however_it_comes() -> None:
+    data = b"0\r\nX: " + b"a" * MAX_TRAILER_BYTES + b"\r\n\r\n"
+    for cut_at in (0, 3, 9000):
+        reader = ChunkReader()
+        reader.feed(data[:cut_at])
+        with pytest.raises(FramingError, match="too long"):
+            reader.feed(data[cut_at:])
 
 
 def ends_of(parts: list[bytes]) -> set[int]:

@@ -1,17 +1,15 @@
-"""Whatever comes, reading it ends with a value or with an error that was meant for it."""
+"""Whatever comes, reading it ends with a value or with an error meant for it; the short form of ``make fuzz``."""
 
 from __future__ import annotations
 
-import contextlib
+from pathlib import Path
+from random import Random
 
+import pytest
+from fuzz_targets import TARGETS
 from hypothesis import given
 from hypothesis import strategies as st
-
-from marlin.router.body_fields import read_fields
-from marlin.router.errors import RouterError
-from marlin.router.framing import ChunkReader, ChunkScanner, FramingError
-from marlin.router.heads import HeadError, read_reply, read_request
-from marlin.router.usage import find_usage
+from router_fuzz import SEEDS, FindError, fuzz_readers, fuzz_sockets, try_one
 
 PIECES = (
     b"POST /v1/completions HTTP/1.1",
@@ -41,16 +39,28 @@ anything = st.lists(st.sampled_from(PIECES) | st.binary(max_size=4), max_size=12
 @given(anything)
 def test_any_bytes_are_read_or_refused(pieces: list[bytes]) -> None:
     for data in (b"".join(pieces), b"\r\n".join(pieces)):
-        with contextlib.suppress(RouterError):
-            request = read_request(data)
-            assert request.length >= -1
-            assert request.line.is_http10 or request.lines[request.host_at].lower().startswith(b"host:")
-        with contextlib.suppress(HeadError):
-            assert read_reply(data).status >= 100
-        with contextlib.suppress(RouterError):
-            read_fields(data)
-        with contextlib.suppress(FramingError):
-            ChunkReader().feed(data)
-        with contextlib.suppress(FramingError):
-            ChunkScanner().feed(data)
-        find_usage(data)
+        for target in TARGETS:
+            try_one(target, data)
+
+
+@pytest.mark.parametrize("seed", sorted(SEEDS.glob("*/*")), ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_what_fuzzing_found_once_stays_mended(seed: Path) -> None:
+    try_one(seed.parent.name, seed.read_bytes())
+
+
+def test_mutations_of_all_seeds_are_read_or_refused() -> None:
+    assert fuzz_readers(Random(0), lambda tried: tried >= 6000) >= 6000
+
+
+async def test_broken_requests_and_replies_reach_nobody_as_http_and_leave_nothing_behind() -> None:
+    assert await fuzz_sockets(Random(0), lambda tried: tried >= 1000) >= 1000
+
+
+def test_a_find_says_what_broke_and_with_which_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(data: bytes) -> str:
+        raise IndexError("out of range")
+
+    monkeypatch.setitem(TARGETS, "load", broken)
+    with pytest.raises(FindError, match="load: IndexError: out of range") as find:
+        fuzz_readers(Random(0), lambda tried: tried > 100)
+    assert find.value.target == "load"

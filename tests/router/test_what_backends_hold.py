@@ -19,7 +19,7 @@ from router_client import table as document_of
 from marlin.api.footprint import Intensity
 from marlin.router.balancer import Balancer
 from marlin.router.choice import in_time
-from marlin.router.held import Held, held_of_engine, held_of_member, summary_of
+from marlin.router.held import MAX_HELD, Held, SummaryError, held_of_engine, held_of_member, summary_of
 from marlin.router.loads import LoadPage
 from marlin.router.view import Backend, Datacenter, Ordered, Pool, Shares, Site, Table
 
@@ -141,7 +141,44 @@ def test_an_engine_s_metrics_are_added_up_over_its_engines() -> None:
     assert held_of_engine(b"go_goroutines 7\n") is None
 
 
-@given(st.dictionaries(st.text(), st.builds(Held, st.integers(0, 2**31), st.integers(0, 2**31), st.floats(0, 1e9))))
+@pytest.mark.parametrize("value", [b"NaN", b"+Inf", b"-3", b"..", b"1e", b"x"])
+def test_a_figure_that_is_no_number_of_requests_is_left_out_and_the_others_count(value: bytes) -> None:
+    unreadable: list[str] = []
+    exposition = EXPOSITION + b'vllm:num_requests_running{engine="2"} %b\n' % value
+    assert held_of_engine(exposition, unreadable.append) == Held(in_flight=17, waiting=12)
+    assert unreadable == [f"vllm:num_requests_running {value.decode()}"]
+
+
+@pytest.mark.parametrize("answer", [b"\xff", b"[" * 10_000, b"{}", b'{"models":{"m":{"in_flight":1e999}}}'])
+def test_an_answer_that_is_no_summary_is_an_error_that_is_meant_for_it(answer: bytes) -> None:
+    with pytest.raises(SummaryError):
+        held_of_member(answer, "m")
+
+
+def test_figures_that_cannot_be_are_bounded() -> None:
+    absurd = b'{"models":{"m":{"in_flight":9223372036854775807,"waiting":-5,"capacity":1e300}}}'
+    assert held_of_member(absurd, "m") == Held(MAX_HELD, 0, float(MAX_HELD))
+    assert held_of_engine(b"vllm:num_requests_running 1e300\n") == Held(MAX_HELD, 0)
+
+
+async def test_a_backend_whose_load_cannot_be_read_is_told_of_once(
+    start: Start, backend: FakeBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend.metrics = b"vllm:num_requests_running NaN\n"
+    async with start(document_of(backend.url), scrape_interval_s=0.01):
+        for _ in range(500):
+            if backend.asked >= 3:
+                break
+            await asyncio.sleep(0.01)
+    assert backend.asked >= 3
+    assert len([record for record in caplog.records if "cannot be read" in record.getMessage()]) == 1
+
+
+@given(
+    st.dictionaries(
+        st.text(), st.builds(Held, st.integers(0, MAX_HELD), st.integers(0, MAX_HELD), st.floats(0, MAX_HELD))
+    )
+)
 def test_a_summary_is_read_as_it_was_told(models: dict[str, Held]) -> None:
     for model, held in models.items():
         assert held_of_member(summary_of(models), model) == held

@@ -54,6 +54,8 @@ class FakeBackend:
     behaviour: Behaviour = answer_ok
     metrics: bytes = b""
     """What it answers on /metrics."""
+    asked: int = 0
+    """How often it was asked for them."""
     seen: list[Seen] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the first request is there."""
@@ -88,6 +90,7 @@ class FakeBackend:
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
                     continue
                 if b"GET /metrics" in seen.head:
+                    self.asked += 1
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(self.metrics), self.metrics))
                     continue
                 self.seen.append(seen)

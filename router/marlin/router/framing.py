@@ -19,6 +19,7 @@ HOLD_BYTES: Final = 256 * 1024
 
 _CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+_USUAL_END: Final = b"\r\n0\r\n\r\n"
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+\r\n)*+\r\n")
 
@@ -105,6 +106,11 @@ class ChunkScanner:
             self._parser.feed_data(data)  # type: ignore[union-attr] # it is there until ``close``
         except HttpParserError as error:
             raise FramingError(f"its chunks are not valid: {error}") from None
+        if self.is_done and not data.endswith(_USUAL_END):
+            # llhttp takes empty lines before the next message for nothing; a client may take them for something.
+            ending = data[len(data.rstrip(b"\r\n")) :]
+            if not b"\r\n\r\n".endswith(ending):
+                raise FramingError("there are bytes after its end")
         return data
 
     def is_between_chunks(self) -> bool:
@@ -196,9 +202,10 @@ class ChunkReader:
             end = trailer_at + 2
         else:
             found = data.find(b"\r\n\r\n", trailer_at)
+            # The same limit however it comes: in one read or in many.
+            if (len(data) if found < 0 else found) - trailer_at > MAX_TRAILER_BYTES:
+                raise FramingError("the trailer is too long")
             if found < 0:
-                if len(data) - trailer_at > MAX_TRAILER_BYTES:
-                    raise FramingError("the trailer is too long")
                 self._held = data[at:]
                 return b""
             end = found + 4

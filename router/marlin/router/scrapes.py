@@ -10,17 +10,19 @@ forgotten: vLLM may answer late when it is busy, and that says nothing about its
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
 
 import aiohttp
-import msgspec
 
-from marlin.router.held import SUMMARY_PATH, Held, held_of_engine, held_of_member
+from marlin.router.held import SUMMARY_PATH, Held, SummaryError, held_of_engine, held_of_member
 from marlin.router.upstream import Contexts
 from marlin.router.view import Backend, Table
+
+_LOG = logging.getLogger("marlin.router")
 
 MEMBER_INTERVAL_S: Final = 0.1
 MEMBER_TIMEOUT_S: Final = 0.5
@@ -73,6 +75,7 @@ class Scrapes:
         self._contexts = Contexts(secrets_dir)
         self._clock = clock
         self._asked: dict[tuple[str, str, str], _Asked] = {}
+        self._complained: set[tuple[str, str, str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession
 
@@ -105,6 +108,7 @@ class Scrapes:
         now_s = self._clock()
         backends = self._table().backends()
         self._asked = {b.key: self._asked.get(b.key) or _Asked(answered_s=now_s) for b in backends}
+        self._complained &= self._asked.keys()
         for backend in backends:
             asked = self._asked[backend.key]
             if now_s - asked.answered_s > MAX_AGE_S:
@@ -123,14 +127,29 @@ class Scrapes:
             async with asyncio.timeout(MEMBER_TIMEOUT_S if is_member else ENGINE_TIMEOUT_S):
                 answer = await self._get(backend, SUMMARY_PATH if is_member else "/metrics")
             model = next(pool.model_name for pool in self._table().pools if pool.name == backend.pool)
-            held = held_of_member(answer, model) if is_member else held_of_engine(answer)
-        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, StopIteration):
+            if is_member:
+                held = held_of_member(answer, model)
+            else:
+                held = held_of_engine(answer, lambda sample: self._complain(backend, sample))
+        except SummaryError as error:
+            self._complain(backend, f"{SUMMARY_PATH}: {error}")
+            return
+        except (aiohttp.ClientError, OSError, TimeoutError, StopIteration):
             return
         finally:
             asked.is_running = False
         if held is not None:
             asked.answered_s = self._clock()
             self._on_held(backend, held)
+
+    def _complain(self, backend: Backend, what: str) -> None:
+        """Says once of a backend that what it tells of its load cannot be read."""
+        if backend.key not in self._complained:
+            self._complained.add(backend.key)
+            _LOG.warning(
+                "backend %s of pool %s tells its load in a way that cannot be read, and it is left out: %s",
+                *(backend.name, backend.pool, what),
+            )
 
     async def _get(self, backend: Backend, path: str) -> bytes:
         headers = {} if backend.authorization is None else {"Authorization": backend.authorization}
