@@ -269,7 +269,15 @@ class Process:
     """``marlin operator`` as its own service account."""
 
     def __init__(
-        self, cluster: Cluster, folder: Path, instance: str, token: str, *, server: str = "", ca: str = ""
+        self,
+        cluster: Cluster,
+        folder: Path,
+        instance: str,
+        token: str,
+        *,
+        server: str = "",
+        ca: str = "",
+        log_level: str = "info",
     ) -> None:
         self.log = folder / f"{instance}.log"
         config = folder / f"{instance}.kubeconfig"
@@ -279,6 +287,7 @@ class Process:
                 *(sys.executable, "-m", "marlin.api.cli", "operator"),
                 *("--kubeconfig", str(config), "--namespace", "marlin-system", "--instance", instance),
                 *("--health-address", "127.0.0.1:0", "--patience", "2", "--look-every", "2"),
+                *("--log-level", log_level),
             ],
             stdout=_log(self.log),
             stderr=subprocess.STDOUT,

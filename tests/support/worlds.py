@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +63,15 @@ class Cluster:
 
     def reconcile(self) -> Actions:
         """One round, written back."""
-        actions = reconcile(replace(world_of(self.objects, self.now, tables=self.tables), **self.known))
+        return self.decide(reconcile)
+
+    def world(self) -> World:
+        """All that is known of it."""
+        return replace(world_of(self.objects, self.now, tables=self.tables), **self.known)
+
+    def decide(self, by: Callable[[World], Actions]) -> Actions:
+        """One round of another operator, written back."""
+        actions = by(self.world())
         for apply in actions.applies:
             self.write(apply)
         return actions

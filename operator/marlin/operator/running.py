@@ -21,22 +21,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
-
-from pydantic import ValidationError
+from typing import Final
 
 from marlin.api.errors import MarlinError
-from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
-from marlin.api.values import API_VERSION
 from marlin.operator.arrivals.task import Arrivals
 from marlin.operator.artifacts import Artifacts
-from marlin.operator.core.applies import FIELD_MANAGER, MANAGED_BY, RECORD_LABEL
-from marlin.operator.core.observed import PLURALS, Key, read_policy, read_pool, read_site
+from marlin.operator.core.applies import FIELD_MANAGER, RECORD_LABEL
+from marlin.operator.core.memory import Memory
+from marlin.operator.core.observed import Key
 from marlin.operator.core.reconcile import LONGEST_REST, Actions, World, reconcile
 from marlin.operator.kube.access import Access
 from marlin.operator.kube.client import ApiError, Client
 from marlin.operator.kube.lease import PATIENCE_S, Elector
 from marlin.operator.kube.namespace import OwnNamespace
+from marlin.operator.kube.objects import Hub
 from marlin.operator.kube.watch import Watch
 from marlin.operator.members.tasks import LOOK_EVERY_S, Members
 from marlin.operator.signals.background import SignalTask
@@ -118,6 +116,7 @@ class Operator:
         """Monotonic time of the last round that was read and decided; None before the first."""
         self.watch: Watch | None = None
         self.writer: Writer | None = None
+        self._memory = Memory()
         self.ledger = Ledger()
         self.levels = Levels()
         """What is so since the last round, for metrics."""
@@ -195,7 +194,8 @@ class Operator:
         artifacts = Artifacts(namespace, http, Path(unpacked.name), self._settings.artifact_volumes, self._bell.set)
         arrivals: Arrivals | None = None
         members = Members(self._access, namespace, http, self._bell.set, self._settings.look_every_s)
-        self.writer = Writer(client, self._settings.instance)
+        hub = Hub(client, self._memory)
+        self.writer = Writer(client, self._settings.instance, hub.wrote)
         pause_s = FIRST_RETRY_S
         denied_since_s: float | None = None
         try:
@@ -207,7 +207,7 @@ class Operator:
                             client, http, self._settings.look_every_s, await _records(client, "arrivals")
                         )
                     known = Sources(signals, members, arrivals, artifacts)
-                    actions = await self._round(client, known, self.writer)
+                    actions = await self._round(hub, known, self.writer)
                     rest_s = (actions.wake_at - datetime.now(UTC)).total_seconds()
                     self.last_failure, denied_since_s = "", None
                     if self.writer.refused:
@@ -256,19 +256,17 @@ class Operator:
         except TimeoutError:
             return
 
-    async def _round(self, client: Client, known: Sources, writer: Writer) -> Actions:
+    async def _round(self, hub: Hub, known: Sources, writer: Writer) -> Actions:
         """Looks, decides, writes.
 
         Raises:
             ApiError: the objects could not be read, or the API server went away while they were written.
         """
         began_s = time.monotonic()
-        raw = dict(zip(PLURALS, await asyncio.gather(*(_listed(client, kind) for kind in PLURALS)), strict=True))
-        sites = tuple(read_site(o) for o in raw["Datacenter"])
+        objects = await hub.objects()
+        sites, pools, policies = objects.sites, objects.pools, objects.policies
         readable = [site.model for site in sites if site.model is not None]
         now = datetime.now(UTC).replace(microsecond=0)
-        pools = tuple(read_pool(o) for o in raw["InferencePool"])
-        policies = tuple(read_policy(o) for o in raw["MarlinPolicy"])
         feeds, sightings, uses = await asyncio.gather(
             known.signals.feeds(readable),
             known.members.sightings(readable, [pool.model for pool in pools if pool.model is not None]),
@@ -283,40 +281,25 @@ class Operator:
             feeds=feeds,
             sightings=sightings,
             artifacts=uses,
-            tables=await _tables(client),
+            tables=await hub.tables(),
             write_problems=dict(writer.problems),
         )
+        read_s = time.monotonic()
         # In a thread: a large fleet takes longer than a Lease should have to wait for.
-        actions = await asyncio.to_thread(reconcile, world)
+        actions = await asyncio.to_thread(reconcile, world, self._memory)
         self.rounds += 1
         self.last_round_s = time.monotonic()
         self.ledger.heard(actions.report)
         self.levels = Levels(actions.report, self.ledger.last, known.arrivals.ended())
         if await writer.write(actions):
             self._bell.set()  # what was refused is to be said at once
-        self.ledger.took(time.monotonic() - began_s)
+        ended_s = time.monotonic()
+        phases = (read_s - began_s, self.last_round_s - read_s, ended_s - self.last_round_s)
+        self.ledger.took(*phases)
+        _log.debug(
+            "round: read in %.3f s, decided in %.3f s, wrote %d in %.3f s", *phases[:2], len(actions.applies), phases[2]
+        )
         return actions
-
-
-async def _listed(client: Client, kind: str) -> list[dict[str, Any]]:
-    """All objects of one of our kinds."""
-    return list((await client.get(f"/apis/{API_VERSION}/{PLURALS[kind]}")).get("items") or ())
-
-
-async def _tables(client: Client) -> dict[Key, RoutingTable]:
-    """The routing tables that are published and can be read."""
-    selector = ",".join([*(f"{key}={value}" for key, value in MANAGED_BY.items()), f"!{RECORD_LABEL}"])
-    found: dict[Key, RoutingTable] = {}
-    for item in (await client.get("/api/v1/configmaps", {"labelSelector": selector})).get("items") or ():
-        text = (item.get("data") or {}).get(CONFIG_MAP_KEY)
-        if not isinstance(text, str):
-            continue
-        metadata = item["metadata"]
-        try:
-            found[metadata["namespace"], metadata["name"]] = RoutingTable.model_validate_json(text)
-        except ValidationError:
-            continue  # it is written anew
-    return found
 
 
 async def _records(client: Client, record: str) -> dict[Key, str]:

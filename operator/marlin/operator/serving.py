@@ -95,7 +95,8 @@ def pages(operator: Operator) -> web.Application:
         return web.Response(text="\n".join(["leader" if operator.is_leader else "standby", *refused[:10]]))
 
     async def metrics(_: web.Request) -> web.Response:
-        body = generate_latest(registry) + generate_latest(operator.ledger.registry)
+        # In a thread: a thousand pools over a dozen sites are many lines, and a Lease is renewed meanwhile.
+        body = await asyncio.to_thread(lambda: generate_latest(registry) + generate_latest(operator.ledger.registry))
         return web.Response(body=body, content_type="text/plain", charset="utf-8")
 
     app = web.Application()

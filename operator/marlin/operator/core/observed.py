@@ -7,7 +7,7 @@ object unreadable. What cannot be read is kept with the one line that says why, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
@@ -19,6 +19,12 @@ from marlin.api.pool import InferencePool, InferencePoolStatus
 
 M = TypeVar("M", Datacenter, InferencePool, MarlinPolicy)
 S = TypeVar("S", DatacenterStatus, InferencePoolStatus, MarlinPolicyStatus)
+
+_STATUS_MODELS: Final[dict[type[Any], type[Any]]] = {
+    Datacenter: DatacenterStatus,
+    InferencePool: InferencePoolStatus,
+    MarlinPolicy: MarlinPolicyStatus,
+}
 
 Key = tuple[str, str]
 """Namespace (empty for cluster-scoped kinds) and name."""
@@ -59,6 +65,8 @@ ObservedSite = Observed[Datacenter, DatacenterStatus]
 ObservedPool = Observed[InferencePool, InferencePoolStatus]
 ObservedPolicy = Observed[MarlinPolicy, MarlinPolicyStatus]
 
+AnyObserved = TypeVar("AnyObserved", ObservedSite, ObservedPool, ObservedPolicy)
+
 
 def read_site(raw: Mapping[str, Any]) -> ObservedSite:
     """A Datacenter as the API server holds it."""
@@ -89,10 +97,7 @@ def _read(raw: Mapping[str, Any], model: type[M], status_model: type[S]) -> Obse
     except ValidationError as error:
         problem = describe(error, model, document)
     raw_status = raw.get("status") or {}
-    try:
-        status = status_model.model_validate(raw_status) if raw_status else None
-    except ValidationError:
-        status = None  # it is written anew
+    status = _status(raw_status, status_model)
     return Observed(
         key=(metadata.get("namespace", ""), metadata["name"]),
         uid=metadata.get("uid", ""),
@@ -103,3 +108,17 @@ def _read(raw: Mapping[str, Any], model: type[M], status_model: type[S]) -> Obse
         status=status,
         raw_status=raw_status,
     )
+
+
+def with_status(read: AnyObserved, raw_status: Mapping[str, Any]) -> AnyObserved:
+    """A readable object with another status, its spec as it was read before."""
+    assert read.model is not None
+    status: Any = _status(raw_status, _STATUS_MODELS[type(read.model)])
+    return replace(read, status=status, raw_status=raw_status)
+
+
+def _status(raw_status: Mapping[str, Any], model: type[S]) -> S | None:
+    try:
+        return model.model_validate(raw_status) if raw_status else None
+    except ValidationError:
+        return None  # it is written anew

@@ -8,29 +8,33 @@ plan in the policy's status, the routing table in its ConfigMap.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from pydantic import ValidationError
 
+from marlin.api.datacenter import Datacenter
 from marlin.api.errors import MarlinError
 from marlin.api.plan import RoutingPlan
-from marlin.api.policy import Mode
-from marlin.api.table import RoutingTable
+from marlin.api.policy import MarlinPolicyStatus, Mode
+from marlin.api.pool import InferencePoolStatus
+from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
 from marlin.api.values import API_VERSION, ApiModel
 from marlin.operator.core.acceptance import Verdict, verdicts
 from marlin.operator.core.applies import Apply, EventNote, apply_config_map, apply_status
 from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.fleet import Forecast, fleet_of
 from marlin.operator.core.found import pool_as_found, site_as_found
+from marlin.operator.core.memory import Memory
 from marlin.operator.core.observed import Key, ObservedPolicy, ObservedPool, ObservedSite
 from marlin.operator.core.planning import Planned, Refusal, Task, is_paused, make_plan
 from marlin.operator.core.report import PolicyReport, PoolReport, Report, SiteReport
 from marlin.operator.core.statements import changed
 from marlin.operator.core.statuses import policy_status, pool_status, site_status
-from marlin.operator.core.tables import TableTooLargeError, content, routing_table, succeeding, table_names
+from marlin.operator.core.tables import TableTooLargeError, content, succeeding, table_names, table_parts
 from marlin.operator.epochs import epoch_at, epoch_to_plan, is_planned, next_due
 from marlin.operator.members.sighting import Sighting
 from marlin.operator.signals.ladder import site_readings
@@ -77,13 +81,19 @@ class Actions:
     """What was seen and decided, for metrics."""
 
 
-def reconcile(world: World) -> Actions:
-    """What is to be written about the world as it is."""
+def reconcile(world: World, memory: Memory | None = None) -> Actions:
+    """What is to be written about the world as it is.
+
+    Args:
+        world: all that is known.
+        memory: of the rounds before, which makes this one quicker. Default: none.
+    """
+    memory = memory or Memory()
     now = world.now
     readings = _readings(world, now)
     found = tuple(site_as_found(site, world.sightings) for site in world.sites)
     sites = {site.name: site.model for site in found if site.model is not None}
-    pools = tuple(pool_as_found(pool, sites, world.sightings) for pool in world.pools)
+    pools = tuple(_pool_as_found(world, memory, pool, sites) for pool in world.pools)
     accepted = verdicts(world.policies, pools, found)
     applies: list[Apply] = []
     events: list[EventNote] = []
@@ -94,7 +104,7 @@ def reconcile(world: World) -> Actions:
     pool_reports: list[PoolReport] = []
     site_reports: list[SiteReport] = []
     for policy in world.policies:
-        result = _policy(world, policy, accepted[policy.key], readings)
+        result = _policy(world, memory, policy, accepted[policy.key], readings)
         applies += result.applies
         events += result.events
         policy_reports.append(result.report)
@@ -106,15 +116,14 @@ def reconcile(world: World) -> Actions:
     for pool in world.pools:
         owner = planned_by.get(pool.key)
         refused = world.write_problems.get(owner, "") if owner is not None else ""
-        status = pool_status(
-            pool, sites, enforced.get(pool.key), owner is not None and not refused, now, world.sightings
-        )
+        status, document = _pool_status(world, memory, pool, sites, enforced.get(pool.key), owner, refused)
         pool_reports.append(PoolReport(pool.key, status))
-        _write("InferencePool", pool, status, applies, events, None if refused else owner)
+        _write("InferencePool", pool, status, document, applies, events, None if refused else owner)
     for site in world.sites:
         site_now = site_status(site, readings.get(site.name), now, world.sightings.get(site.name))
         site_reports.append(SiteReport(site.name, site_now, readings.get(site.name)))
-        _write("Datacenter", site, site_now, applies, events)
+        _write("Datacenter", site, site_now, site_now.to_document(), applies, events)
+    memory.sweep()
     report = Report(tuple(policy_reports), tuple(pool_reports), tuple(site_reports))
     return Actions(tuple(applies), tuple(events), min(wake), report)
 
@@ -128,7 +137,42 @@ class _Result:
     report: PolicyReport
 
 
-def _policy(world: World, policy: ObservedPolicy, verdict: Verdict, readings: Mapping[str, SiteReadings]) -> _Result:
+def _pool_as_found(world: World, memory: Memory, pool: ObservedPool, sites: Mapping[str, Datacenter]) -> ObservedPool:
+    if pool.model is None:
+        return pool
+    names = {backend.datacenter_name: None for backend in pool.model.spec.backends}
+    here = {name: sites[name] for name in names if name in sites}
+    seen = {name: world.sightings[name] for name in names if name in world.sightings}
+    inputs = (pool, tuple(here.values()), tuple(seen), tuple(seen.values()))
+    return memory.pools.get(pool.key, inputs, lambda: pool_as_found(pool, here, seen))
+
+
+def _pool_status(
+    world: World,
+    memory: Memory,
+    pool: ObservedPool,
+    sites: Mapping[str, Datacenter],
+    plan: RoutingPlan | None,
+    owner: Key | None,
+    refused: str,
+) -> tuple[InferencePoolStatus, dict[str, Any]]:
+    """A pool's status and the same as a document; ``now`` is in it only where something else changed."""
+    names = {backend.datacenter_name: None for backend in pool.model.spec.backends} if pool.model is not None else {}
+    here = {name: sites[name] for name in names if name in sites}
+    seen = {name: world.sightings[name] for name in names if name in world.sightings}
+    is_published = owner is not None and not refused
+
+    def make() -> tuple[InferencePoolStatus, dict[str, Any]]:
+        status = pool_status(pool, here, plan, is_published, world.now, seen)
+        return status, status.to_document()
+
+    inputs = (pool, tuple(here.values()), tuple(seen), tuple(seen.values()), plan and plan.hash, is_published)
+    return memory.pool_statuses.get(pool.key, inputs, make)
+
+
+def _policy(
+    world: World, memory: Memory, policy: ObservedPolicy, verdict: Verdict, readings: Mapping[str, SiteReadings]
+) -> _Result:
     applies: list[Apply] = []
     events: list[EventNote] = []
     outcome = _plan_if_due(world, policy, verdict)
@@ -140,7 +184,7 @@ def _policy(world: World, policy: ObservedPolicy, verdict: Verdict, readings: Ma
     if verdict.is_accepted and policy.model is not None:
         enforced = _plan_for_routers(world, policy, plan)
         try:
-            applies += _tables(world, policy, verdict, readings, enforced)
+            applies += _tables(world, memory, policy, verdict, readings, enforced)
             programmed = {(policy.key[0], pool.metadata.name) for pool in verdict.pools}
         except TableTooLargeError as error:
             problem = str(error)
@@ -154,11 +198,19 @@ def _policy(world: World, policy: ObservedPolicy, verdict: Verdict, readings: Ma
             problem = f"{type(error).__name__} in the operator; its log has the trace"
     refused = world.write_problems.get(policy.key, "")
     uses = {role: use for (key, role), use in world.artifacts.items() if key == policy.key}
-    status = policy_status(
-        policy, verdict, outcome, applied_problem=problem, write_problem=refused, now=world.now, artifacts=uses
-    )
+
+    def make() -> tuple[MarlinPolicyStatus, dict[str, Any]]:
+        status = policy_status(
+            policy, verdict, outcome, applied_problem=problem, write_problem=refused, now=world.now, artifacts=uses
+        )
+        return status, status.to_document()
+
+    paused = policy.model is not None and is_paused(policy.model, world.now)
+    inputs = (policy, verdict, problem, refused, uses, paused)
+    # A decision is of its own round.
+    status, document = make() if outcome is not None else memory.policy_statuses.get(policy.key, inputs, make)
     # With a refusal to tell, the status does not wait for the tables: it is what says that they are not there.
-    _write("MarlinPolicy", policy, status, applies, events, None if refused else policy.key)
+    _write("MarlinPolicy", policy, status, document, applies, events, None if refused else policy.key)
     if isinstance(outcome, Planned):
         events.append(_note("MarlinPolicy", policy, "Normal", "PlanPublished", _published(outcome, policy)))
     mode = "" if policy.model is None else policy.model.spec.mode.value
@@ -185,7 +237,7 @@ def _plan_if_due(world: World, policy: ObservedPolicy, verdict: Verdict) -> Plan
             policy=policy.model,
             pools=verdict.pools,
             sites=verdict.sites,
-            readings=_readings(world, epoch.start),
+            readings=_readings_of(world, verdict.sites, epoch.start),
             forecasts=world.forecasts,
             epoch=epoch,
             before=before,
@@ -212,60 +264,72 @@ def _plan_for_routers(world: World, policy: ObservedPolicy, plan: RoutingPlan | 
 
 def _tables(
     world: World,
+    memory: Memory,
     policy: ObservedPolicy,
     verdict: Verdict,
     readings: Mapping[str, SiteReadings],
     plan: RoutingPlan | None,
 ) -> list[Apply]:
-    assert policy.model is not None
-    epoch = epoch_at(world.now, policy.model.spec.epoch_seconds)
-    fleet = fleet_of(
-        policy.model,
-        verdict.pools,
-        verdict.sites,
-        readings=readings,
-        unusable=frozenset(),
-        forecasts=world.forecasts,
-        epoch=epoch,
-    )
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": "MarlinPolicy",
-        "name": policy.name,
-        "uid": policy.uid,
-    }
-    applies = []
-    for name, origin in table_names(policy.model).items():
-        key = (policy.key[0], name)
-        table = routing_table(
-            policy.model, verdict.pools, verdict.sites, fleet.state, readings=readings, plan=plan, origin=origin
+    """The tables that are not published yet as they should be."""
+    model = policy.model
+    assert model is not None
+    of_sites = {site.metadata.name: readings[site.metadata.name] for site in verdict.sites}
+    keys = [(policy.key[0], pool.metadata.name) for pool in verdict.pools]
+    expected = {key: world.forecasts[key] for key in keys if key in world.forecasts}
+    tokens = {key: (f.mean_prompt_tokens, f.mean_output_tokens) for key, f in expected.items()}
+    values = tuple(reading.value for site in of_sites.values() for reading in site.all())
+
+    def make() -> dict[str, RoutingTable]:
+        fleet = fleet_of(
+            model,
+            verdict.pools,
+            verdict.sites,
+            readings=of_sites,
+            unusable=frozenset(),
+            forecasts=expected,
+            epoch=epoch_at(world.now, model.spec.epoch_seconds),
         )
+        parts = table_parts(model, verdict.pools, verdict.sites, fleet.state, of_sites)
+        return {name: parts.table(plan, origin) for name, origin in table_names(model).items()}
+
+    # Of what is expected only the tokens of a request are in a table: they are in its capacities.
+    inputs = (model.spec, verdict.pools, verdict.sites, values, tokens, plan and plan.hash)
+    tables = memory.tables.get(policy.key, inputs, make)
+    owner = {"apiVersion": API_VERSION, "kind": "MarlinPolicy", "name": policy.name, "uid": policy.uid}
+    applies = []
+    for name, table in tables.items():
+        key = (policy.key[0], name)
         published = world.tables.get(key)
         if (following := succeeding(table, published)) is not published:
-            applies.append(apply_config_map(key, content(following), owner, policy.key))
+            data = content(following)
+            memory.gave(key, data[CONFIG_MAP_KEY], following)
+            applies.append(apply_config_map(key, data, owner, policy.key))
     return applies
 
 
 def _readings(world: World, at: datetime) -> dict[str, SiteReadings]:
     """Site to its signals at a moment, for the sites that can be read."""
-    result = {}
-    for site in world.sites:
-        if site.model is not None:
-            feeds = {field: feed for (name, field), feed in world.feeds.items() if name == site.name}
-            result[site.name] = site_readings(site.model, feeds, at, world.now)
-    return result
+    return _readings_of(world, (site.model for site in world.sites if site.model is not None), at)
+
+
+def _readings_of(world: World, sites: Iterable[Datacenter], at: datetime) -> dict[str, SiteReadings]:
+    """The same, of some of them."""
+    feeds: dict[str, dict[str, Feed]] = defaultdict(dict)
+    for (name, signal), feed in world.feeds.items():
+        feeds[name][signal] = feed
+    return {site.metadata.name: site_readings(site, feeds.get(site.metadata.name, {}), at, world.now) for site in sites}
 
 
 def _write(
     kind: str,
     observed: ObservedSite | ObservedPool | ObservedPolicy,
     status: ApiModel,
+    document: dict[str, Any],
     applies: list[Apply],
     events: list[EventNote],
     policy: Key | None = None,
 ) -> None:
     """The status, where it is not there yet, and an Event for each condition that changed for the worse or back."""
-    document = status.to_document()
     if document == observed.raw_status:
         return
     applies.append(apply_status(kind, observed.key, document, policy, observed.uid))

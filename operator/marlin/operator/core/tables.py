@@ -7,7 +7,9 @@ capacities to serve at all; the plan is in it only with ``Enforce``.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from marlin.api.datacenter import Datacenter
@@ -47,17 +49,36 @@ def unresolved_backends(pool: InferencePool, sites: Mapping[str, Datacenter]) ->
     return problems
 
 
-def routing_table(
+@dataclass(frozen=True, slots=True)
+class TableParts:
+    """What the tables of a policy's origins have in common: everything but round trips."""
+
+    datacenters: tuple[TableDatacenter, ...]
+    pools: tuple[TablePool, ...]
+    """With round trips of 0."""
+    rtt_ms: Mapping[str | None, Mapping[str, float]]
+    """Origin to site to round trip, ms; None, who knows of none, has no sites."""
+
+    def table(self, plan: RoutingPlan | None, origin: str | None) -> RoutingTable:
+        """The table of the routers of one origin, with generation 0.
+
+        Args:
+            plan: the plan in force, or None.
+            origin: whose round trips; None: none are known.
+        """
+        rtt_ms = self.rtt_ms[origin]
+        pools = self.pools if not rtt_ms else tuple(_with_round_trips(pool, rtt_ms) for pool in self.pools)
+        return RoutingTable(datacenters=self.datacenters, pools=pools, plan=plan)
+
+
+def table_parts(
     policy: MarlinPolicy,
     pools: tuple[InferencePool, ...],
     sites: tuple[Datacenter, ...],
     state: FleetState,
-    *,
     readings: Mapping[str, SiteReadings],
-    plan: RoutingPlan | None,
-    origin: str | None,
-) -> RoutingTable:
-    """The table of the routers of one origin, with generation 0.
+) -> TableParts:
+    """Everything that a policy's tables say but the plan.
 
     Args:
         policy: the policy.
@@ -65,8 +86,6 @@ def routing_table(
         sites: its sites, in the order of ``state.datacenters``.
         state: the fleet, for capacities and energy per token.
         readings: site to its signals now.
-        plan: the plan in force, or None.
-        origin: whose round trips; None: none are known.
     """
     twin = arrays_from(state)
     capacity = capacity_rps(twin)  # (V, D)
@@ -75,12 +94,14 @@ def routing_table(
     sharing = max(1, len(policy.spec.origins))
     position = {site.name: d for d, site in enumerate(state.datacenters)}
     by_name = {site.metadata.name: site for site in sites}
-    rtt_ms = state.rtt_ms[state.origins.index(origin)] if origin is not None else (0.0,) * len(position)
+    documents = {pool.metadata.name: pool for pool in pools}
     rows = []
     for v, pool in enumerate(state.pools):
-        document = next(p for p in pools if p.metadata.name == pool.name)
+        document = documents[pool.name]
         usable = [b for b in document.spec.backends if b.datacenter_name in position and address(b, by_name)]
-        total = {name: sum(_replicas(b) for b in usable if b.datacenter_name == name) for name in position}
+        total: dict[str, int] = defaultdict(int)
+        for backend in usable:
+            total[backend.datacenter_name] += _replicas(backend)
         backends = []
         for backend in usable:
             d = position[backend.datacenter_name]
@@ -102,7 +123,6 @@ def routing_table(
                     max_concurrent_requests=backend.max_concurrent_requests,
                     joules_per_prompt_token=float(per_prompt[v, d]),
                     joules_per_output_token=float(per_output[v, d]),
-                    rtt_ms=rtt_ms[d],
                 )
             )
         rows.append(
@@ -114,7 +134,9 @@ def routing_table(
                 backends=tuple(backends),
             )
         )
-    return RoutingTable(
+    origins = [origin for origin in table_names(policy).values() if origin is not None]
+    names = [site.name for site in state.datacenters]
+    return TableParts(
         datacenters=tuple(
             TableDatacenter(
                 name=site.metadata.name,
@@ -127,8 +149,14 @@ def routing_table(
             for site in sites
         ),
         pools=tuple(rows),
-        plan=plan,
+        rtt_ms={None: {}} | {o: dict(zip(names, state.rtt_ms[state.origins.index(o)], strict=True)) for o in origins},
     )
+
+
+def _with_round_trips(pool: TablePool, rtt_ms: Mapping[str, float]) -> TablePool:
+    """The row with round trips, which are numbers that the state holds already: nothing is checked again."""
+    backends = tuple(b.model_copy(update={"rtt_ms": rtt_ms[b.datacenter]}) for b in pool.backends)
+    return pool.model_copy(update={"backends": backends})
 
 
 def succeeding(table: RoutingTable, published: RoutingTable | None) -> RoutingTable:

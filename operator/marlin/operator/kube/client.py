@@ -23,6 +23,10 @@ REQUEST_TIMEOUT_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 10.0
 _LONGEST_RETRY_AFTER_S: Final = 60.0
 
+_METADATA_OF_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+_METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+"""Asks for metadata alone; a server that cannot leaves the rest in."""
+
 
 class ApiError(MarlinError):
     """An API server refused, or could not be reached (``status`` 0)."""
@@ -92,14 +96,23 @@ class Client:
         """An object or a list."""
         return await self._call("GET", path, params=params)
 
+    async def get_bytes(
+        self, path: str, params: Mapping[str, str] | None = None, *, is_metadata_only: bool = False
+    ) -> bytes:
+        """A list as it comes, for whoever needs a part of it only."""
+        return await self._answer("GET", path, params=params, accept=_METADATA_OF_LIST if is_metadata_only else None)
+
     async def apply(self, apply: Apply) -> dict[str, Any]:
-        """A server-side apply, which takes our fields from whoever has them."""
-        return await self._call(
-            "PATCH",
-            apply.path,
-            params={"fieldManager": FIELD_MANAGER, "force": "true"},
-            body=apply.body,
-            content_type="application/apply-patch+yaml",
+        """A server-side apply, which takes our fields from whoever has them; the object's metadata."""
+        return _document(
+            await self._answer(
+                "PATCH",
+                apply.path,
+                params={"fieldManager": FIELD_MANAGER, "force": "true"},
+                body=apply.body,
+                content_type="application/apply-patch+yaml",
+                accept=_METADATA,
+            )
         )
 
     async def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,11 +130,24 @@ class Client:
         *,
         params: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
     ) -> dict[str, Any]:
+        return _document(await self._answer(method, path, params=params, body=body))
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        accept: str | None = None,
+    ) -> bytes:
         headers = {}
         if token := self._access.bearer():
             headers["Authorization"] = f"Bearer {token}"
+        if accept is not None:
+            headers["Accept"] = accept
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), content_type
@@ -144,12 +170,17 @@ class Client:
             raise ApiError(0, f"{what}: {why}", is_tls=True) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ApiError(0, f"{what}: the API server cannot be reached ({type(error).__name__})") from None
-        try:
-            document = json.loads(answer) if answer else {}
-        except ValueError:
-            document = {}
         if status >= 400:
-            said = document.get("message") if isinstance(document, dict) else None
+            said = _document(answer).get("message")
             wait_s = min(float(retry_after), _LONGEST_RETRY_AFTER_S) if retry_after.isdigit() else None
             raise ApiError(status, f"{what}: {status} {said or ''}".strip(), wait_s)
-        return document if isinstance(document, dict) else {}
+        return answer
+
+
+def _document(answer: bytes) -> dict[str, Any]:
+    """The object in an answer; empty where there is none."""
+    try:
+        document = json.loads(answer) if answer else {}
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -59,7 +59,7 @@ MEASURES: Final[dict[str, Measure]] = {
             ("is_leader", "gauge", (), "Whether this process leads: 1 or 0."),
             ("rounds", "counter", (), "Rounds read and decided."),
             ("failed_rounds", "counter", (), "Rounds that could not be read or written."),
-            ("round_seconds", "histogram", (), "Time to read, decide and write a round, s."),
+            ("round_seconds", "histogram", ("phase",), "Time that a round took, s, by phase: read, decide, write."),
             ("last_round_age_seconds", "gauge", (), "Since the last round was decided, s."),
             ("refused_writes", "gauge", (), "Objects whose last write was refused."),
             ("refused_events", "counter", (), "Events that were refused."),

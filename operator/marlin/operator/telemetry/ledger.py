@@ -55,9 +55,10 @@ class Ledger:
         self._round_s = self._histogram("round_seconds", ROUND_BUCKETS_S)
         self._used: dict[Key, set[tuple[Counter, str]]] = {}
 
-    def took(self, round_s: float) -> None:
+    def took(self, read_s: float, decide_s: float, write_s: float) -> None:
         """A round was read, decided and written."""
-        self._round_s.observe(round_s)
+        for phase, seconds in (("read", read_s), ("decide", decide_s), ("write", write_s)):
+            self._round_s.labels(phase).observe(seconds)
 
     def heard(self, report: Report) -> None:
         """What a round decided."""
