@@ -24,6 +24,7 @@ class BackendState:
     capacity_rps: float
     has_room: bool = True
     last_pick: int = 0
+    is_kv_full: bool = False
     elsewhere: int = 0
 
 
@@ -84,4 +85,6 @@ def test_in_a_datacenter_the_backend_with_the_least_load_for_its_size_is_chosen(
 
 
 def test_among_equals_the_one_that_waited_longest_is_next() -> None:
+    assert choose_backend([BackendState(0, 1.0, is_kv_full=True), BackendState(9, 1.0)]) == 1
+    assert choose_backend([BackendState(0, 1.0, is_kv_full=True)]) == 0, "full is better than none"
     assert choose_backend([BackendState(1, 1.0, last_pick=7), BackendState(1, 1.0, last_pick=3)]) == 1

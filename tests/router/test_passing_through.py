@@ -237,6 +237,68 @@ async def test_a_stream_s_usage_is_counted_from_its_last_events(start: Start, ba
         assert await client.metric('marlin_router_tokens_total{datacenter="dc0",kind="output",pool="chat"}') == 5
 
 
+FIGURES = (
+    b": x-marlin-energy-joules: 2000\n: x-marlin-carbon-grams: 0.2\n"
+    b": x-marlin-water-liters: 0.00111111\n: x-marlin-cost-usd: 5.55556e-05\n\n"
+)
+EVENTS = (
+    b"data: {}\n\n",
+    b'data: {"usage":{"prompt_tokens":1000,"total_tokens":1200,"completion_tokens":200}}\n\n',
+    b"data: [DONE]\n\n",
+)
+
+
+@pytest.mark.parametrize(
+    ("head", "ending"),
+    [
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n", id="in chunks"),
+        pytest.param(b"\r\n", b"", id="until the connection ends"),
+    ],
+)
+@pytest.mark.parametrize("pause_s", [None, 0.005])
+@pytest.mark.parametrize("is_wanted", [True, False])
+async def test_a_stream_ends_with_what_it_cost_where_that_is_wanted_and_its_events_are_unchanged(
+    start: Start, backend: FakeBackend, head: bytes, ending: bytes, pause_s: float | None, is_wanted: bool
+) -> None:
+    async def stream(seen: Seen, writer: asyncio.StreamWriter) -> None:
+        pieces = [b"%x\r\n%b\r\n" % (len(event), event) if ending else event for event in EVENTS]
+        for piece in (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + head, *pieces, ending):
+            writer.write(piece)
+            if pause_s is not None:
+                await writer.drain()
+                await asyncio.sleep(pause_s)
+        if not ending:
+            writer.close()
+
+    backend.behaviour = stream
+    document = table(backend.url)
+    document["datacenters"][0] |= {"carbonGco2PerKwh": 360.0, "waterLPerKwh": 2.0, "priceUsdPerKwh": 0.1}
+    document["pools"][0]["backends"][0] |= {"joulesPerPromptToken": 1.0, "joulesPerOutputToken": 5.0}
+    async with start(document, has_stream_estimates=is_wanted) as client, client.post() as response:
+        text = await response.read()
+    assert text == b"".join(EVENTS) + (FIGURES if is_wanted else b"")
+
+
+async def test_shares_are_told_in_requests_and_in_tokens(start: Start) -> None:
+    def usage(tokens: int) -> bytes:
+        text = b'{"usage":{"prompt_tokens":%d,"completion_tokens":0,"total_tokens":%d}}' % (tokens, tokens)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text)
+
+    async with (
+        FakeBackend(reply(usage(30))) as one,
+        FakeBackend(reply(usage(90))) as two,
+        start(table(one.url, two.url)) as client,
+    ):
+        for _ in range(10):
+            async with client.post() as response:
+                assert response.status == 200
+        async with client.session.get(f"{client.admin_url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+    name = 'marlin_router_realised_share{datacenter="dc1",pool="chat",unit="%s"}'
+    assert f"{name % 'requests'} 0.5" in lines
+    assert f"{name % 'tokens'} 0.75" in lines
+
+
 async def test_errors_on_messages_have_anthropic_s_shape_and_a_request_id(start: Start) -> None:
     document, unknown, mine = table("http://127.0.0.1:9"), {"model": "x"}, {"X-Request-Id": "mine"}
     async with start(document) as client, client.post(unknown, path="/v1/messages") as response:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from router_client import Start, table
 
 from marlin.router.affinity import LOAD_FACTOR, Sessions, choose_for_session, hash_of, ranking
+from marlin.router.body_fields import prompt_beginning
 
 NAMES = ("north", "south", "east", "west")
 SALTS = [hash_of(name.encode()) for name in NAMES]
@@ -70,6 +71,51 @@ def test_a_backend_far_beyond_its_part_of_the_load_is_passed_over(key: bytes, in
     chosen = choose_for_session(hash_of(key), SALTS[: len(in_flight)], [1.0] * len(in_flight), in_flight)
     assert chosen is not None
     assert in_flight[chosen] <= LOAD_FACTOR * (sum(in_flight) + 1) / len(in_flight)
+
+
+SYSTEM = {"role": "system", "content": "You answer in one word. " * 20}
+
+
+def turn(*said: str) -> dict[str, object]:
+    return {"model": "m", "messages": [SYSTEM, *({"role": "user", "content": text} for text in said)]}
+
+
+async def test_prompts_that_begin_alike_are_a_session_where_that_is_wanted(start: Start) -> None:
+    async with FakeBackend() as one, FakeBackend() as two:
+        async with start(table(one.url, two.url), session_prompt_bytes=256) as client:
+            for n in range(6):
+                async with client.post(turn(*(f"question {i}" for i in range(n)))) as response:
+                    assert response.status == 200
+            assert sorted([len(one.seen), len(two.seen)]) == [0, 6]
+            for _ in range(6):
+                async with client.post({"model": "m", "prompt": "short"}) as response:
+                    assert response.status == 200
+            assert abs(len(one.seen) - len(two.seen)) == 6, "a short prompt is no key: it is drawn"
+        for backend in (one, two):
+            backend.seen.clear()
+        async with start(table(one.url, two.url)) as client:
+            for n in range(6):
+                async with client.post(turn(f"question {n}")) as response:
+                    assert response.status == 200
+            assert len(one.seen) == len(two.seen) == 3, "nobody asked for it"
+
+
+@pytest.mark.parametrize(
+    ("body", "beginning"),
+    [
+        (b'{"prompt": "abcdef"}', b'"abc'),
+        (b'{"input": ["abcdef"]}', b'["ab'),
+        (b'{"messages": [], "prompt": "abc"}', b'"abc'),
+        (b'{"prompt": 12}', b""),
+        (b'{"prompt": null}', b"null"),
+        (b"{}", b""),
+        (b"[1]", b""),
+        (b'{"prompt": "\xff"}', b""),
+        (b"nothing", b""),
+    ],
+)
+def test_a_prompt_s_beginning_is_what_stands_there(body: bytes, beginning: bytes) -> None:
+    assert prompt_beginning(body, 4) == beginning
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from router_client import Client, Start
 from router_client import table as document_of
 
 from marlin.api.footprint import Intensity
-from marlin.router.balancer import Balancer
+from marlin.router.balancer import SHARED_VIEW_S, Balancer
 from marlin.router.choice import in_time
 from marlin.router.held import MAX_HELD, Held, SummaryError, held_of_engine, held_of_member, summary_of
 from marlin.router.loads import LoadPage
@@ -137,7 +137,7 @@ def test_two_routers_fill_the_first_site_to_its_cap_and_hardly_beyond(
 
 
 def test_an_engine_s_metrics_are_added_up_over_its_engines() -> None:
-    assert held_of_engine(EXPOSITION) == Held(in_flight=17, waiting=12)
+    assert held_of_engine(EXPOSITION) == Held(in_flight=17, waiting=12, kv_usage=0.5)
     assert held_of_engine(b"go_goroutines 7\n") is None
 
 
@@ -145,7 +145,7 @@ def test_an_engine_s_metrics_are_added_up_over_its_engines() -> None:
 def test_a_figure_that_is_no_number_of_requests_is_left_out_and_the_others_count(value: bytes) -> None:
     unreadable: list[str] = []
     exposition = EXPOSITION + b'vllm:num_requests_running{engine="2"} %b\n' % value
-    assert held_of_engine(exposition, unreadable.append) == Held(in_flight=17, waiting=12)
+    assert held_of_engine(exposition, unreadable.append) == Held(in_flight=17, waiting=12, kv_usage=0.5)
     assert unreadable == [f"vllm:num_requests_running {value.decode()}"]
 
 
@@ -159,6 +159,31 @@ def test_figures_that_cannot_be_are_bounded() -> None:
     absurd = b'{"models":{"m":{"in_flight":9223372036854775807,"waiting":-5,"capacity":1e300}}}'
     assert held_of_member(absurd, "m") == Held(MAX_HELD, 0, float(MAX_HELD))
     assert held_of_engine(b"vllm:num_requests_running 1e300\n") == Held(MAX_HELD, 0)
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-Session-Id": "ann"}, {"X-Session-Id": "bob"}, {"X-Session-Id": "eve"}])
+async def test_a_backend_whose_kv_cache_is_full_is_passed_over_until_it_has_room(
+    start: Start, headers: dict[str, str]
+) -> None:
+    async with FakeBackend() as full, FakeBackend() as other:
+        document = document_of(full.url, other.url)
+        document["datacenters"] = document["datacenters"][:1]
+        document["pools"][0]["backends"][1]["datacenter"] = "dc0"
+        async with start(document) as client:
+            live = next(live for live in client.plane.balancer.all_live() if live.backend.url == full.url)
+
+            async def ask(usage: float) -> int:
+                client.page.write_held(live.slot, 0, 0, 0.0, usage)
+                await asyncio.sleep(2 * SHARED_VIEW_S)
+                for _ in range(6):
+                    async with client.post(headers=headers) as response:
+                        assert response.status == 200
+                return len(full.seen)
+
+            assert await ask(0.97) == 0
+            other.seen.clear()
+            assert await ask(0.5) + len(other.seen) == 6
+            assert len(full.seen) == 3 or headers, "drawn again as before"
 
 
 async def test_a_backend_whose_load_cannot_be_read_is_told_of_once(
@@ -286,4 +311,4 @@ async def test_a_router_before_a_member_router_hears_what_that_holds(start: Star
             await asyncio.wait_for(outside(first, 0), 10)
         async with member.session.get(f"{member.url}/marlin/load") as response:
             told = json.loads(await response.read())
-    assert told == {"models": {"m": {"in_flight": 0, "waiting": 0, "capacity": 40.0}}}
+    assert told == {"models": {"m": {"in_flight": 0, "waiting": 0, "capacity": 40.0, "kv_usage": 0.0}}}

@@ -76,7 +76,8 @@ class LocalWorkers:
 
     def held(self, backend: Backend, held: Held | None) -> None:
         held = held or Held()
-        self.page.write_held(self._slots[backend.key], held.in_flight, held.waiting, held.capacity)
+        slot = self._slots[backend.key]
+        self.page.write_held(slot, held.in_flight, held.waiting, held.capacity, held.kv_usage)
 
     def adopt_tenants(self, tenants: tuple[Tenant, ...]) -> None:
         self.plane.adopt_tenants(tenants)

@@ -50,6 +50,9 @@ MAX_SLOWDOWN: Final = 3.0
 """How far beyond its best a mean service time counts towards capacity. A full batch slows decoding by less than this
 (serving profiles: 1.2 to 2.3 times from batch 1 to 64); what is slower than that is waiting, not working."""
 
+KV_FULL: Final = 0.95
+"""KV use from which a backend is full: what is left is soon taken by the requests that run, as they grow."""
+
 SHARED_VIEW_S: Final = 0.01
 """How old the counts of other workers may be."""
 
@@ -74,6 +77,7 @@ class LiveBackend:
         service_time_s, best_service_time_s: running mean of how long requests took; the lowest that mean has been.
         failures: in a row.
         silent_since_s: since when it holds requests and says nothing.
+        is_kv_full: whether its KV cache has no room for more.
         elsewhere: requests of others at an engine; those at a member router are in ``in_flight``, for its capacity is
             everybody's.
         told_concurrency: what a member router says it can take at once; 0: it does not say.
@@ -89,6 +93,7 @@ class LiveBackend:
         "elsewhere",
         "failures",
         "in_flight",
+        "is_kv_full",
         "is_usable",
         "is_well",
         "last_pick",
@@ -114,6 +119,7 @@ class LiveBackend:
         self.in_flight = 0
         self.own_in_flight = 0
         self.elsewhere = 0
+        self.is_kv_full = False
         self.told_concurrency = 0.0
         self.last_pick = 0
         self.back_off_until_s = 0.0
@@ -390,7 +396,7 @@ class Balancer:
         index = choose_for_session(
             session,
             [b.salt for b in backends],
-            [b.capacity_rps if b.has_room else 0.0 for b in backends],
+            [b.capacity_rps if b.has_room and not b.is_kv_full else 0.0 for b in backends],
             [b.in_flight for b in backends],
         )
         return self._pick(backends) if index is None else backends[index]
@@ -564,6 +570,7 @@ class Balancer:
                             pool.is_measured = False
                     else:
                         live.elsewhere = page.outside(slot)
+                        live.is_kv_full = page.kv_usage(slot) >= KV_FULL
                     if live.is_usable:
                         total += live.in_flight
                         waiting += page.waiting(slot)

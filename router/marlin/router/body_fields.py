@@ -41,6 +41,14 @@ class _Wanted(msgspec.Struct, gc=False):
     n: Any = None
 
 
+class _Prompt(msgspec.Struct, gc=False):
+    """A request's prompt as it stands there, under the names that the endpoints have for it."""
+
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+
+
 _MAX_BOUNDARY_BYTES: Final = 128
 _MAX_PART_HEAD_BYTES: Final = 8192
 _MAX_PARTS: Final = 64
@@ -51,6 +59,7 @@ _NAMED_MODEL = re.compile(
 NO_FIELDS: Final = BodyFields()
 _DECODER = msgspec.json.Decoder(BodyFields)
 _LOOSE_DECODER = msgspec.json.Decoder(_Loose)
+_PROMPT_DECODER = msgspec.json.Decoder(_Prompt)
 _WANTED_DECODER = msgspec.json.Decoder(_Wanted)
 _MOST_TOKENS: Final = 10_000_000
 
@@ -119,6 +128,21 @@ def _read_loosely(body: bytes) -> BodyFields:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+def prompt_beginning(body: bytes, size: int) -> bytes:
+    """The first ``size`` bytes of a prompt as it stands in a body; empty where there is none, or a shorter one.
+
+    A shorter one says nothing: the next turn of the same conversation begins with more of it, and would be another key.
+    """
+    try:
+        found = _PROMPT_DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return b""
+    for raw in (found.messages, found.prompt, found.input):
+        if len(beginning := memoryview(raw)) >= size:
+            return bytes(beginning[:size])
+    return b""
 
 
 def wanted_tokens(body: bytes) -> int | None:

@@ -48,6 +48,10 @@ class Backend(Protocol):
         """Whether one more request may be sent: it is usable, and below its limit."""
 
     @property
+    def is_kv_full(self) -> bool:
+        """Whether its KV cache has no room for another request: one that is sent there waits for one to end."""
+
+    @property
     def last_pick(self) -> int:
         """When it was last chosen, as a count of choices: among equals the one that waited longest is next."""
 
@@ -182,15 +186,18 @@ def most_free(sites: Sequence[Site]) -> int | None:
 
 
 def choose_backend(backends: Sequence[Backend]) -> int | None:
-    """The backend with the fewest requests in flight relative to its capacity; None when none has room."""
+    """The backend with the fewest requests in flight relative to its capacity; None when none has room.
+
+    One whose KV cache is full comes after all others: a few long prompts may fill it where it holds few requests.
+    """
     with_room = [i for i, backend in enumerate(backends) if backend.has_room]
     if len(with_room) < 2:
         return with_room[0] if with_room else None
 
-    def rank(i: int) -> tuple[float, int]:
+    def rank(i: int) -> tuple[bool, float, int]:
         backend = backends[i]
         load = (backend.in_flight + backend.elsewhere) / backend.capacity_rps if backend.capacity_rps > 0 else math.inf
-        return (load, backend.last_pick)
+        return (backend.is_kv_full, load, backend.last_pick)
 
     return min(with_room, key=rank)
 

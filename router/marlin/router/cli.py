@@ -45,6 +45,20 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
 @click.option("--peers", metavar="NAME", help="Headless Service of this router: its pods divide tenants' limits.")
 @click.option("--budget-store", metavar="URL", help="redis://HOST[:PORT][/DATABASE] in which routers add up budgets.")
 @click.option("--budget-store-password-file", type=_FILE, help="File that holds its password.")
+@click.option(
+    "--session-prompt-bytes",
+    type=click.IntRange(0, 65536),
+    default=0,
+    show_default=True,
+    help="Prompts that begin with the same N bytes are one session, where no other key is given; 0: they are drawn.",
+)
+@click.option(
+    "--stream-estimates/--no-stream-estimates",
+    "has_stream_estimates",
+    default=False,
+    show_default=True,
+    help="End event streams with a comment that says what they cost.",
+)
 @click.option("--connect-timeout-s", type=_SECONDS, default=2.0, show_default=True, help="Wait for a connection.")
 @click.option("--request-timeout-s", type=_SECONDS, default=1800.0, show_default=True, help="Longest request.")
 @click.option(

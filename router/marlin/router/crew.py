@@ -159,7 +159,7 @@ class Crew:
         """Shows all workers what a backend holds."""
         slot, held = self._slots.get(backend.key), held or Held()
         if slot is not None:
-            self.page.write_held(slot, held.in_flight, held.waiting, held.capacity)
+            self.page.write_held(slot, held.in_flight, held.waiting, held.capacity, held.kv_usage)
 
     def verdict(self, url: str, *, is_well: bool) -> None:
         """Tells all workers, and those to come, what a probe found."""

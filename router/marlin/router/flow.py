@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from marlin.api.footprint import JOULES_PER_KWH, Footprint
 from marlin.router.balancer import LiveBackend, LivePool
-from marlin.router.body_fields import BodyFields, model_in_form, read_fields
+from marlin.router.body_fields import BodyFields, model_in_form, prompt_beginning, read_fields
 from marlin.router.errors import (
     CLIENT_CLOSED,
     BadRequestError,
@@ -57,6 +57,10 @@ _EVENT_BYTES: Final = 8192
 _AS_IS: Final = 0
 _INTO_CHUNKS: Final = 1
 _OUT_OF_CHUNKS: Final = 2
+_BEFORE_ESTIMATE: Final = 3
+"""As they are, but for the last chunk: a comment is to come before it."""
+
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 
 class Flow:
@@ -83,6 +87,7 @@ class Flow:
         "_asked_for",
         "_bytes_seen",
         "_client",
+        "_held",
         "_is_counted",
         "_last",
         "_link",
@@ -126,7 +131,7 @@ class Flow:
         self._needs_fresh = False
         self._is_counted = False
         self._resends = 0
-        self._session = b""
+        self._session = self._held = b""
         self._asked_for: str | None = None
         self._tail = self._last = self._second_last = b""
         self._tried: tuple[LiveBackend, ...] = ()
@@ -168,6 +173,8 @@ class Flow:
             if gate is not None and tenant is not None:
                 self.ticket = gate.admit(tenant, self.body, self._pool, self.began_s, plane.wall_clock())
             self._session = head.session or (fields.prompt_cache_key or fields.user or "").encode("utf-8", "replace")
+            if not self._session and plane.session_prompt_bytes and not head.is_opaque:
+                self._session = prompt_beginning(self.body, plane.session_prompt_bytes)
             plane.budget.pay_in()
             self._try_next(self.began_s)
         except RouterError as error:
@@ -401,7 +408,10 @@ class Flow:
         lines = reply.lines
         tail = live.peer.reply_tail
         if self._client.is_plain and not self._plane.is_draining and reply.length != UNTIL_CLOSE:
-            self.is_stream = reply.is_stream
+            if reply.is_stream:
+                self.is_stream = True
+                if self._plane.has_stream_estimates and reply.length == CHUNKED and not reply.is_opaque:
+                    self._mode = _BEFORE_ESTIMATE
             data = b"\r\n".join(lines) + tail
         else:
             data = self._unusual_head(reply, tail)
@@ -493,6 +503,10 @@ class Flow:
     def _reframed(self, data: bytes) -> bytes:
         if self._mode == _INTO_CHUNKS:
             return b"%x\r\n%b\r\n" % (len(data), data)
+        if self._mode == _BEFORE_ESTIMATE:
+            data = self._held + data
+            self._held = _LAST_CHUNK if data.endswith(_LAST_CHUNK) else b""
+            return data[: -len(_LAST_CHUNK)] if self._held else data
         assert self._reader is not None
         self._reader.feed(data)
         return self._reader.take()
@@ -503,14 +517,19 @@ class Flow:
         live, reply = self.live, self._reply
         assert live is not None
         assert reply is not None
-        if self._mode == _INTO_CHUNKS:
-            self._client.write(b"0\r\n\r\n")
+        cost = None
         if reply.status < 300:
             if self.head.line.method == b"POST" and not self._is_counted:
-                self._count_usage(live, reply)
+                cost = self._count_usage(live, reply)
             self._let_go(now_s - self.began_s)
         else:
             self._let_go()
+        if self._mode == _INTO_CHUNKS:
+            self._held = _LAST_CHUNK
+        if self._held:
+            if cost is not None and self.is_stream and self._plane.has_stream_estimates:
+                self._client.write(_comment(cost))
+            self._client.write(self._held)
         self._close(now_s)
 
     def client_left(self) -> None:
@@ -561,7 +580,7 @@ class Flow:
                 # An event that was cut in two is ended by an empty line, so that ours stands alone.
                 event = b"\n\n" + event
                 ending = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
-            elif self._mode == _AS_IS and link is not None and link.is_between_chunks():
+            elif self._mode in {_AS_IS, _BEFORE_ESTIMATE} and link is not None and link.is_between_chunks():
                 ending = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
         if ending:
             client.write(ending)
@@ -616,12 +635,22 @@ class Flow:
 
 def _told(cost: Footprint) -> bytes:
     """An estimate as headers, and the end of a head."""
+    return b"\r\n".join((*_figures(cost), b"", b""))
+
+
+def _comment(cost: Footprint) -> bytes:
+    """An estimate as a comment of an event stream, in a chunk; whoever reads events takes no notice of it."""
+    comment = b"".join(b": %b\n" % figure for figure in _figures(cost)) + b"\n"
+    return b"%x\r\n%b\r\n" % (len(comment), comment)
+
+
+def _figures(cost: Footprint) -> tuple[bytes, ...]:
     return (
-        f"x-marlin-energy-joules: {cost.energy_kwh * JOULES_PER_KWH:.6g}\r\n"
-        f"x-marlin-carbon-grams: {cost.carbon_gco2:.6g}\r\n"
-        f"x-marlin-water-liters: {cost.water_l:.6g}\r\n"
-        f"x-marlin-cost-usd: {cost.cost_usd:.6g}\r\n\r\n"
-    ).encode("ascii")
+        b"x-marlin-energy-joules: %.6g" % (cost.energy_kwh * JOULES_PER_KWH),
+        b"x-marlin-carbon-grams: %.6g" % cost.carbon_gco2,
+        b"x-marlin-water-liters: %.6g" % cost.water_l,
+        b"x-marlin-cost-usd: %.6g" % cost.cost_usd,
+    )
 
 
 def _seconds(retry_after: bytes) -> float | None:

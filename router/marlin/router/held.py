@@ -18,6 +18,7 @@ SUMMARY_PATH: Final = "/marlin/load"
 MAX_HELD: Final = 10**9
 """More than this no backend holds: larger figures are taken for it, so that nobody's mistake reaches our arithmetic."""
 
+_KV_SAMPLE = re.compile(rb"^vllm:kv_cache_usage_perc(?:\{[^}\n]*\})?[ \t]+([^ \t\r\n]+)", re.MULTILINE)
 _SAMPLE = re.compile(rb"^vllm:num_requests_(running|waiting)(?:\{[^}\n]*\})?[ \t]+([^ \t\r\n]+)", re.MULTILINE)
 
 
@@ -29,6 +30,8 @@ class Held(msgspec.Struct, frozen=True):
     """Of those, how many no engine works on yet."""
     capacity: float = 0.0
     """Requests in flight at full capacity; 0: it does not say."""
+    kv_usage: float = 0.0
+    """Part of an engine's KV cache that running requests hold, 0 to 1; of several engines the fullest."""
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -58,7 +61,10 @@ def held_of_engine(exposition: bytes, on_unreadable: Callable[[str], None] = lam
     if b"running" not in sums:
         return None
     waiting = round(sums.get(b"waiting", 0.0))
-    return _bounded(Held(in_flight=round(sums[b"running"]) + waiting, waiting=waiting))
+    usages = [usage for text in _KV_SAMPLE.findall(exposition) if (usage := _number(text)) is not None]
+    return _bounded(
+        Held(in_flight=round(sums[b"running"]) + waiting, waiting=waiting, kv_usage=max(usages, default=0.0))
+    )
 
 
 def held_of_member(answer: bytes, model: str) -> Held | None:
@@ -89,6 +95,7 @@ def _bounded(held: Held) -> Held:
         in_flight=max(0, min(held.in_flight, MAX_HELD)),
         waiting=max(0, min(held.waiting, MAX_HELD)),
         capacity=max(0.0, min(held.capacity, float(MAX_HELD))),
+        kv_usage=max(0.0, min(held.kv_usage, 1.0)),
     )
 
 

@@ -4,7 +4,7 @@ A page of memory is shared by the control process and its workers: one row for e
 A worker writes its own row and reads all of them, so there is nothing to lock and nothing to wait for; when a worker
 dies, the control process sets its row to zero. The page outlives every worker.
 
-Three more rows are the control process's: what it learnt of each backend's load that others cause (``scrapes``).
+Four more rows are the control process's: what it learnt of each backend's load that others cause (``scrapes``).
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ SCRAP: Final = SLOTS - 1
 _CELL_BYTES: Final = 8
 
 MILLI: Final = 1000
-"""Capacities are kept in thousandths of a request."""
+"""Capacities are kept in thousandths of a request, KV use in thousandths of the cache."""
 
 # Rows after those of the workers.
 _WAITING: Final = 1
 _CAPACITY: Final = 2
-_ROWS: Final = 3
+_KV_USAGE: Final = 3
+_ROWS: Final = 4
 
 
 class LoadPage:
@@ -42,7 +43,7 @@ class LoadPage:
     def __init__(self, fd: int, workers: int, row: int) -> None:
         self._memory = mmap.mmap(fd, (workers + _ROWS) * SLOTS * _CELL_BYTES)
         self.cells = memoryview(self._memory).cast("q")
-        """((workers + 3) * SLOTS,) requests in flight, row after row; then what backends hold of others."""
+        """((workers + 4) * SLOTS,) requests in flight, row after row; then what backends hold of others."""
         self.workers = workers
         self.first = max(row, 0) * SLOTS
         """Where this process's row begins."""
@@ -77,11 +78,16 @@ class LoadPage:
         """Requests a backend says it can take at once; 0: it does not say."""
         return self.cells[self._outside + _CAPACITY * SLOTS + slot] / MILLI
 
-    def write_held(self, slot: int, in_flight: int, waiting: int, capacity: float) -> None:
+    def kv_usage(self, slot: int) -> float:
+        """Part of a backend's KV cache that running requests hold, 0 to 1, as far as is known."""
+        return self.cells[self._outside + _KV_USAGE * SLOTS + slot] / MILLI
+
+    def write_held(self, slot: int, in_flight: int, waiting: int, capacity: float, kv_usage: float = 0.0) -> None:
         """Notes what a backend holds; this router's own part is taken out."""
         self.cells[self._outside + slot] = max(0, in_flight - self.total(slot))
         self.cells[self._outside + _WAITING * SLOTS + slot] = waiting
         self.cells[self._outside + _CAPACITY * SLOTS + slot] = round(capacity * MILLI)
+        self.cells[self._outside + _KV_USAGE * SLOTS + slot] = round(kv_usage * MILLI)
 
     def total(self, slot: int) -> int:
         """Requests in flight of all workers to a backend."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -75,6 +75,7 @@ class Metrics:
         yield workers
         yield from self._load(reports)
         yield from self._plan()
+        yield self._realised(sums)
 
     def _tenants(self, reports: Sequence[Report]) -> Iterator[Metric]:
         """Nothing where there are no tenants."""
@@ -109,6 +110,20 @@ class Metrics:
                 for backend, values in zip(site.backends, found, strict=True):
                     up.add_metric([*names, backend.name], values[1])
         yield from (in_flight, up, concurrency)
+
+    def _realised(self, cells: Mapping[tuple[str, str], Cell]) -> Metric:
+        """Shares in both units: a site that gets the long requests carries more than its share of requests says."""
+        family = _gauge("realised_share", "Share of a pool's requests or tokens that a site had.", "unit")
+        for pool in self._table().pools:
+            found = [cells.get((pool.name, site.name), Cell()) for site in pool.sites]
+            for unit, counts in (
+                ("requests", [sum(cell.codes.values()) for cell in found]),
+                ("tokens", [cell.prompt_tokens + cell.output_tokens for cell in found]),
+            ):
+                if total := sum(counts):
+                    for site, count in zip(pool.sites, counts, strict=True):
+                        family.add_metric([pool.name, site.name, unit], count / total)
+        return family
 
     def _plan(self) -> Iterator[Metric]:
         table, now_s = self._table(), self._clock()

@@ -86,6 +86,8 @@ class Plane:
         self.wall_clock = wall_clock
         self.request_timeout_s = settings.request_timeout_s
         self.max_body_bytes = settings.max_body_bytes
+        self.session_prompt_bytes = settings.session_prompt_bytes
+        self.has_stream_estimates = settings.has_stream_estimates
         self.balancer = Balancer(clock, Random(settings.seed), page)
         self.tally = Tally()
         self.budget = RetryBudget(clock())

@@ -42,6 +42,10 @@ class Settings:
     budget_store: str | None = None
     """Address of a Redis-protocol store in which routers add up tenants' budgets; None: each has its part."""
     budget_store_password_file: Path | None = None
+    session_prompt_bytes: int = 0
+    """Of a request without a session key, this much of its prompt's beginning is one; 0: it has none, and is drawn."""
+    has_stream_estimates: bool = False
+    """Whether an event stream ends with a comment that says what it cost."""
     connect_timeout_s: float = 2.0
     """Longest wait for a connection; then another backend is tried."""
     request_timeout_s: float = 1800.0
