@@ -22,7 +22,8 @@ from marlin.api.state import FleetState
 from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing, shipped
 from marlin.policy.agents.critics import USUAL_DISCOUNT, LearnedCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.guard import Guard
-from marlin.policy.agents.planner import Judge, Source
+from marlin.policy.agents.planner import AS_AGREED, Judge, Source
+from marlin.policy.agents.settling import Settled, as_agreed, settle
 from marlin.policy.agents.situation import situation_of
 from marlin.policy.agents.standing import standing_of
 from marlin.policy.artifact import Artifact
@@ -322,6 +323,49 @@ def test_the_critics_slope_is_that_of_its_worth(artifact: Artifact) -> None:
         ends = asked.values(np.stack([action - step * towards, action + step * towards]))
         slope = np.tensordot(asked.gradients(action), towards, axes=3)
         assert slope == pytest.approx((ends[1] - ends[0]) / (2.0 * step), abs=2e-2)
+
+
+# --- settling ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch), st.integers(0, 2))
+def test_settling_gains_what_it_says_and_never_loses(
+    artifact: Artifact, seed: int, dispatch: Dispatch, rounds: int
+) -> None:
+    situation = situation_of(varied(seed, power_down=PowerDown.SLEEP), dispatch, (0.25,) * 4)
+    rows = situation.rows((0.25,) * 4)
+    agreed = intent_of(action_of(proposing.best(proposing.propose(artifact, rows, np.eye(4)), situation))[1])
+
+    def worth(settled: Settled) -> float:
+        return float(situation.tried(settled.plans(situation)).values(situation.objective)[0])
+
+    settled, less = settle(situation, agreed, rounds), settle(situation, agreed, 0)
+    assert settled.gained >= less.gained >= 0.0
+    assert worth(as_agreed(agreed)) - worth(settled) == pytest.approx(settled.gained, abs=1e-9)
+    assert settled.intent.shares.sum(axis=1) == pytest.approx(1.0)
+    assert settled.intent.shares[:, 4].max() == 0.0, "the closed site"
+
+
+def test_what_settling_changed_is_told_with_its_worth(artifact: Artifact) -> None:
+    state = varied(1, power_down=PowerDown.SLEEP)
+    unsure = state.pools[0].model_copy(update={"forecast_requests": (1e4,), "forecast_upper_requests": 3e4})
+    state = state.model_copy(update={"pools": (unsure,)})
+    as_it_is, settled = (
+        marlin(artifact, guard=Guard.NONE, settling=rounds).decide(state).record for rounds in (AS_AGREED, 1)
+    )
+    assert as_it_is["settled"] == {"prewarmed": 1.0, "eased": 0.0, "moves": 0, "gained": 0.0}
+    gained = as_it_is["expected"]["value"] - settled["expected"]["value"]
+    assert gained == pytest.approx(settled["settled"]["gained"], abs=2e-6)
+    assert gained > 0.0
+
+
+def test_without_power_down_or_time_what_was_agreed_stays_as_it_is(artifact: Artifact) -> None:
+    assert marlin(artifact).decide(varied(2)).record["settled"]["gained"] == 0.0
+    situation = situation_of(varied(2, power_down=PowerDown.SLEEP), Dispatch.ORDERED, (0.25,) * 4)
+    rows = situation.rows((0.25,) * 4)
+    agreed = intent_of(action_of(proposing.best(proposing.propose(artifact, rows, np.eye(4)), situation))[1])
+    assert settle(situation, agreed, 2, lambda: False).moves == 0
 
 
 # --- the guard -----------------------------------------------------------------------------------------------------

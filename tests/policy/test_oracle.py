@@ -194,7 +194,7 @@ def test_knowing_that_the_forecast_is_uncertain_pays_on_what_may_come(
         total = 0.0
         twin = arrays_from(unsure)
         most = limits_rps(twin).sum(axis=1) / demand_rps(twin)
-        stands_for = demands_of(unsure, most)
+        stands_for = demands_of(unsure, most, is_tailed=bool(twin.can_sleep.any()))
         for factor, chance in zip(stands_for.factors, stands_for.chances, strict=True):
             came = replace(twin, requests=twin.requests * factor[:, None])
             result = simulate_plan(came, plan)

@@ -21,6 +21,12 @@ def account_of(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     if (game := record["game"]) is not None:
         yield _game(record, game)
         yield from _vetoes(game)
+    settled = record["settled"]
+    if settled["gained"] > 0:
+        yield (
+            f"settled: replicas prewarmed for {settled['prewarmed']:g} of the upper forecast, {settled['eased']:.0%} "
+            f"of the way to an even load, {settled['moves']} single moves: worth {settled['gained']:.4f}"
+        )
     if record["guard"] is not None:
         yield f"guard: {record['guard']} is published, which is expected to do better"
     expected = record["expected"]

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from marlin.api.plan import Dispatch
+from marlin.policy.agents.settling import Settled
 from marlin.policy.agents.situation import Situation
 from marlin.policy.deciding import AWAKE_UTILIZATION
 from marlin.policy.merit import merit_order
@@ -63,22 +64,18 @@ class Looked:
         return self.outcome.expected_totals()[1:-1]
 
 
-def look(situation: Situation, agreed: Intent, proposals: Intent, weights: Weights, guard: Guard) -> Looked:
-    """Tries what was agreed (V, D), what was proposed (J, V, D) and the plain plans, and chooses.
+def look(situation: Situation, settled: Settled, proposals: Intent, weights: Weights, guard: Guard) -> Looked:
+    """Tries what was settled on (V, D), what was proposed (J, V, D) and the plain plans, and chooses.
 
     Args:
         situation: where.
-        agreed: of the agents.
+        settled: what came of what the agents agreed on.
         proposals: of each of them.
         weights: the user's.
         guard: who may take the agents' place.
     """
-    together = Intent(
-        np.concatenate([agreed.shares[None], proposals.shares]),
-        np.concatenate([agreed.fill[None], proposals.fill]),
-        np.concatenate([agreed.margin[None], proposals.margin]),
-    )
-    plans = _with(situation.plans(together), _by_merit(situation, weights))
+    of_agents = _with(settled.plans(situation), situation.plans(proposals))
+    plans = _with(of_agents, _by_merit(situation, weights))
     outcome = situation.tried(plans)
     baseline_plan = situation.baseline()
     baseline = situation.tried(baseline_plan)

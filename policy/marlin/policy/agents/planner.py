@@ -6,7 +6,8 @@ Three rungs, from the best to the one that is always there:
 2. the agents' deterministic proposals, blended by the user's weights: where time is up before the game;
 3. merit order: where time was up before the agents were asked, or they do not answer with numbers.
 
-Whatever comes of the first two is tried in the twin beside plain plans (``guard``): where one of those is expected to
+Where replicas can power down, what was agreed is then settled in detail (``settling``). Whatever comes of the first two
+is tried in the twin beside plain plans (``guard``): where one of those is expected to
 do better by the user's own weights, it is what is published, and the record says so.
 """
 
@@ -26,6 +27,7 @@ from marlin.policy.agents import exploit, proposing, record
 from marlin.policy.agents.critics import LearnedCritic, TwinCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.exploit import Exploited
 from marlin.policy.agents.guard import Guard, Looked, look
+from marlin.policy.agents.settling import Settled, as_agreed, settle
 from marlin.policy.agents.situation import Situation, situation_of
 from marlin.policy.agents.standing import Standing
 from marlin.policy.artifact import Artifact
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 
 _SHARE_OF_TIME: Final = 0.5
 """Part of the time that is left which trying samples may take."""
+
+
+AS_AGREED: Final = -1
+"""Rounds of settling that leave what was agreed as it is."""
 
 
 class Judge(StrEnum):
@@ -73,6 +79,9 @@ class MarlinSettings:
     ablation."""
     judge: Judge = Judge.LEARNED
     source: Source = Source.ACTOR
+    settling: int = 1
+    """Rounds of single moves after the game, where replicas can power down; ``AS_AGREED`` moves nothing, as the paper
+    does."""
     guard: Guard = Guard.SIMPLE
     """What may take the place of a plan that is expected to be worse."""
     game: GameSettings = field(default_factory=GameSettings)
@@ -120,7 +129,13 @@ class Marlin:
             agreed = self._agreed(situation, until_s)
         except (ValueError, FloatingPointError) as error:
             return self._by_merit(state, now, f"the agents gave no answer: {error}", situation)
-        return self._decided(situation, agreed, now)
+        return self._decided(situation, agreed, self._settled(situation, agreed, until_s), now)
+
+    def _settled(self, situation: Situation, agreed: Agreed, until_s: float | None) -> Settled:
+        rounds = self.settings.settling
+        if rounds == AS_AGREED or not situation.fleets.can_power_down or self._left_s(until_s) <= 0:
+            return as_agreed(agreed.intent)
+        return settle(situation, agreed.intent, rounds, lambda: self._left_s(until_s) > 0)
 
     def _agreed(self, situation: Situation, until_s: float | None) -> Agreed:
         settings = self.settings
@@ -179,10 +194,10 @@ class Marlin:
             return self.settings.best_of
         return min(self.settings.best_of, max(int(_SHARE_OF_TIME * self._left_s(until_s) / took_s) - 1, 0))
 
-    def _decided(self, situation: Situation, agreed: Agreed, now: datetime | None) -> Decision:
+    def _decided(self, situation: Situation, agreed: Agreed, settled: Settled, now: datetime | None) -> Decision:
         """The plan, guarded, with the capital earned by it."""
         state = situation.state
-        looked = look(situation, agreed.intent, agreed.exploited.proposals, self.weights, self.settings.guard)
+        looked = look(situation, settled, agreed.exploited.proposals, self.weights, self.settings.guard)
         capital = self.standing.of_epoch(state.epoch)
         self.standing = self.standing.after(
             state.epoch,
@@ -192,7 +207,7 @@ class Marlin:
             self.settings.capital,
         )
         after = np.array(self.standing.capital)
-        told = record.Told(self.artifact, self.weights, situation, agreed, looked, (capital, after))
+        told = record.Told(self.artifact, self.weights, situation, agreed, settled, looked, (capital, after))
         plan = self._plan(situation, looked, now, record.in_a_line(told, self.scheme))
         decision = decision_of(state, situation.twin, plan, record.account(told))
         return replace(decision, carried=self.standing.to_document())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch, Scheme
 from marlin.policy.agents.guard import MERIT, PROPORTIONAL, Looked
+from marlin.policy.agents.settling import Settled
 from marlin.policy.agents.situation import Situation
 from marlin.policy.artifact import Artifact
 from marlin.policy.game import explain
@@ -35,6 +36,7 @@ class Told:
     weights: Weights
     situation: Situation
     agreed: Agreed
+    settled: Settled
     looked: Looked
     capital: tuple[FloatArray, FloatArray]
     """Before and after."""
@@ -98,6 +100,12 @@ def account(told: Told) -> dict[str, Any]:
             for j, name in enumerate(OPTION_NAMES)
         },
         "game": None if consensus is None else explain(consensus, OPTION_NAMES, before),
+        "settled": {
+            "prewarmed": told.settled.prewarmed,
+            "eased": told.settled.eased,
+            "moves": told.settled.moves,
+            "gained": round(told.settled.gained, 6),
+        },
         "expected": {
             "plan": _metrics(metrics[0]),
             "capacity_proportional": _metrics(told.looked.baseline.expected_metrics()[0]),

@@ -54,10 +54,18 @@ class Situation:
         seen = observation.of_fleet(self.twin, self.state.start_time, self.forecast, np.array(weights), self.dispatch)
         return rows_of(seen[None], *self.allowed.shape)
 
-    def plans(self, intents: Intent) -> Plans:
-        """What N intents (N, V, D) come to as plans."""
+    def plans(self, intents: Intent, prewarmed: FloatArray | None = None) -> Plans:
+        """What N intents (N, V, D) come to as plans.
+
+        Args:
+            intents: what is wanted.
+            prewarmed: (N,) demand that replicas are kept awake for, in upper forecasts. Default: 1.
+        """
         many = len(intents.shares)
-        return plans(intents, self.dispatch, self.fleets, *self._of_each(many), np.repeat(self.forecast.high, many, 0))
+        high = np.repeat(self.forecast.high, many, 0)
+        if prewarmed is not None:
+            high = high * prewarmed[:, None]
+        return plans(intents, self.dispatch, self.fleets, *self._of_each(many), high)
 
     def baseline(self) -> Plans:
         """Capacity-proportional routing."""
@@ -90,7 +98,7 @@ def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Sit
         dispatch=dispatch,
         allowed=allowed,
         forecast=_forecast(state),
-        demands=demands_of(state, open_requests / expected),
+        demands=demands_of(state, open_requests / expected, is_tailed=bool(twin.can_sleep.any())),
         objective=objective_of(twin, weights),
         trusted=trusted,
         gaps=gaps,

@@ -1,19 +1,20 @@
 """Who is scored: the yardsticks, and MARLIN with its parts taken away one by one.
 
 ``actor alone`` is what was learnt, without search and game; ``random`` is the search without what was learnt; so that
-neither the search nor the game is taken for learning. None of the partial forms has the guard.
+neither the search nor the game is taken for learning. None of the partial forms has the guard; those without
+the game do not settle either.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy.agents import Marlin, MarlinSettings
 from marlin.policy.agents.guard import Guard
-from marlin.policy.agents.planner import Judge, Source
+from marlin.policy.agents.planner import AS_AGREED, Judge, Source
 from marlin.policy.artifact import Artifact
 from marlin.policy.game import GameSettings, VetoRule, VetoSettings
 from marlin.policy.objective import Weights, scheme_weights
@@ -71,11 +72,11 @@ def learnt(
     def made(settings: MarlinSettings) -> Planner:
         return Marlin(artifact, leaning.scheme, dispatch, leaning.all_weights, settings)
 
-    alone = MarlinSettings(best_of=0, negotiates=False, guard=Guard.NONE)
+    alone = MarlinSettings(best_of=0, negotiates=False, settling=AS_AGREED, guard=Guard.NONE)
     yield ACTOR, made(alone)
     for source in (Source.RANDOM, Source.ACTOR):
         for many in best_of:
-            settings = MarlinSettings(best_of=many, negotiates=False, guard=Guard.NONE, source=source)
+            settings = replace(alone, best_of=many, source=source)
             yield f"{source.value}, best of {many}", made(settings)
     yield UNGUARDED, made(MarlinSettings(guard=Guard.NONE))
     yield MARLIN, made(MarlinSettings())
@@ -84,6 +85,7 @@ def learnt(
     for rule in VetoRule:
         settings = MarlinSettings(guard=Guard.NONE, game=GameSettings(veto=VetoSettings(rule=rule)))
         yield f"{UNGUARDED}, veto {rule.value}", made(settings)
+    yield f"{UNGUARDED}, as agreed", made(MarlinSettings(guard=Guard.NONE, settling=AS_AGREED))
     yield f"{UNGUARDED}, no search", made(MarlinSettings(guard=Guard.NONE, best_of=0))
     yield f"{UNGUARDED}, the twin as critic", made(MarlinSettings(guard=Guard.NONE, judge=Judge.TWIN))
     yield (

@@ -1,0 +1,43 @@
+"""The demands that stand for all that may come."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fleets import fleet, site
+
+from marlin.api.state import FleetState
+from marlin.policy.demands import demands_of
+
+
+def unsure(upper: float) -> FleetState:
+    """A fleet whose one pool expects a thousand requests, and perhaps ``upper``."""
+    base = fleet(site("a"), site("b"))
+    pool = base.pools[0].model_copy(update={"forecast_requests": (1000.0,), "forecast_upper_requests": upper})
+    return base.model_copy(update={"pools": (pool,)})
+
+
+ANY = np.array([1e9])
+
+
+def test_a_tail_looks_at_the_highest_seventh_in_parts_and_leaves_the_rest_as_it_is() -> None:
+    plain, tailed = demands_of(unsure(2000.0), ANY), demands_of(unsure(2000.0), ANY, is_tailed=True)
+    assert plain.chances.sum() == pytest.approx(1.0)
+    assert tailed.chances.sum() == pytest.approx(1.0)
+    assert np.array_equal(plain.factors[:6], tailed.factors[:6])
+    assert tailed.chances[6:].sum() == pytest.approx(1 / 7)
+    in_logarithms = np.log(tailed.factors[6:, 0])
+    assert in_logarithms @ tailed.chances[6:] * 7 == pytest.approx(np.log(plain.factors[6, 0]), rel=0.1)
+    assert tailed.factors.max() > 1.5 * plain.factors.max()
+
+
+def test_plans_are_made_for_the_far_demands_too_where_there_are_any() -> None:
+    plain, tailed = demands_of(unsure(2000.0), ANY), demands_of(unsure(2000.0), ANY, is_tailed=True)
+    assert len(plain.few()) == 3
+    assert tailed.few().factors.max() == tailed.factors.max()
+    assert tailed.few().chances.sum() == pytest.approx(1.0)
+
+
+def test_nothing_beyond_what_can_be_carried_and_one_demand_where_it_is_certain() -> None:
+    assert demands_of(unsure(2000.0), np.array([1.5]), is_tailed=True).factors.max() == 1.5
+    assert demands_of(unsure(1000.0), ANY, is_tailed=True).factors.tolist() == [[1.0]]
