@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from socket import AF_INET, SOCK_STREAM
 from typing import Any
 
@@ -243,3 +244,25 @@ async def test_a_source_of_several_routers_is_read_whole_or_not_at_all(monkeypat
         await arrivals.read(model.spec.observation.routers[0])
     assert arrivals.failures == 1
     await arrivals.close()
+
+
+async def test_a_router_that_is_gone_is_forgotten_and_one_that_could_not_be_read_is_not() -> None:
+    policy = read_policy(the(observing(), "MarlinPolicy"))
+    http, clock_s = Pages(), 0.0
+    arrivals = Arrivals(Hub(), http, 3600.0, {}, clock_s=lambda: clock_s)
+    arrivals.forecasts((policy,))
+    watcher = await by_hand(arrivals)
+    http.pages = {"eu": page(1.0), "asia": page(1.0)}
+    await watcher.look()
+    del http.pages["asia"]
+    await watcher.look()
+    assert len(watcher._counters) == 2
+    assert policy.model is not None
+    observation = policy.model.spec.observation
+    assert observation is not None
+    fewer = observation.model_copy(update={"routers": observation.routers[:1]})
+    spec = policy.model.spec.model_copy(update={"observation": fewer})
+    watcher.policy = replace(policy, model=policy.model.model_copy(update={"spec": spec}))
+    await watcher.look()
+    await arrivals.close()
+    assert len(watcher._counters) == 1

@@ -37,8 +37,11 @@ from marlin.operator.kube.namespace import OwnNamespace
 from marlin.operator.kube.objects import Hub
 from marlin.operator.kube.watch import Watch
 from marlin.operator.members.tasks import LOOK_EVERY_S, Members
+from marlin.operator.signals.background import RECORD as SIGNALS
+from marlin.operator.signals.background import RECORD_NAME as SIGNALS_NAME
 from marlin.operator.signals.background import SignalTask
 from marlin.operator.signals.http import WebHttp
+from marlin.operator.signals.keeping import histories_of
 from marlin.operator.signals.providers import provider_for
 from marlin.operator.signals.reader import Reader
 from marlin.operator.telemetry.ledger import Ledger
@@ -188,8 +191,7 @@ class Operator:
     async def _work(self, client: Client, stop: asyncio.Event) -> None:
         http = WebHttp()
         namespace = OwnNamespace(client, self._settings.namespace)
-        reader = Reader(lambda signal, zone: provider_for(signal, zone, http, namespace))
-        signals = SignalTask(reader, self._bell.set)
+        signals: SignalTask | None = None
         unpacked = TemporaryDirectory(prefix="marlin-artifacts-")
         artifacts = Artifacts(namespace, http, Path(unpacked.name), self._settings.artifact_volumes, self._bell.set)
         arrivals: Arrivals | None = None
@@ -206,8 +208,11 @@ class Operator:
                         arrivals = Arrivals(
                             client, http, self._settings.look_every_s, await _records(client, "arrivals")
                         )
+                    if signals is None:
+                        signals = SignalTask(await self._reader(client, http, namespace), self._bell.set)
                     known = Sources(signals, members, arrivals, artifacts)
                     actions = await self._round(hub, known, self.writer)
+                    await signals.keep(client, self._settings.namespace)
                     rest_s = (actions.wake_at - datetime.now(UTC)).total_seconds()
                     self.last_failure, denied_since_s = "", None
                     if self.writer.refused:
@@ -228,9 +233,20 @@ class Operator:
                 await arrivals.close()
             await artifacts.close()
             await members.close()
-            await signals.close()
+            if signals is not None:
+                await signals.close()
             unpacked.cleanup()
             await http.close()
+
+    async def _reader(self, client: Client, http: WebHttp, namespace: OwnNamespace) -> Reader:
+        """A reader of signals with what an earlier process kept of them.
+
+        Raises:
+            ApiError: that could not be asked for.
+        """
+        text = (await _records(client, SIGNALS)).get((self._settings.namespace, SIGNALS_NAME), "")
+        kept = histories_of(text, datetime.now(UTC))
+        return Reader(lambda signal, zone: provider_for(signal, zone, http, namespace), kept)
 
     def _denied_since(self, error: ApiError, since_s: float | None) -> float | None:
         """Since when rounds have failed for want of a right; None where it is something else.

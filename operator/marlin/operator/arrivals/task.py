@@ -167,8 +167,8 @@ class Watcher:
     arrivals: Arrivals
     policy: ObservedPolicy
     history: History
-    _counters: dict[str, tuple[float, Counts]] = field(default_factory=dict)
-    """Router to when its counters were read last, and what they said."""
+    _counters: dict[str, Counts] = field(default_factory=dict)
+    """Router to what its counters said when they were read last."""
     _read_s: float | None = None
     _kept: int | None = None
     _failing: bool = False
@@ -212,6 +212,7 @@ class Watcher:
         sources = observation.routers if observation is not None else ()
         arrived: dict[str, Counts] = {}
         seen = False
+        counters: dict[str, Counts] = {}
         problems = []
         for source in sources:
             try:
@@ -222,13 +223,15 @@ class Watcher:
             seen = True
             for name, counts in routers.items():
                 before = self._counters.get(name)
-                self._counters[name] = (self.arrivals.time_s(), counts)
+                counters[name] = counts
                 if before is not None:
                     origin = source.origin or ""
-                    arrived[origin] = arrived.get(origin, Counts()).plus(increase(counts, before[1]))
+                    arrived[origin] = arrived.get(origin, Counts()).plus(increase(counts, before))
         if problems and not self._failing:
             _log.warning("arrivals of MarlinPolicy %s/%s: %s", *self.policy.key, "; ".join(problems[:3]))
         self._failing = bool(problems)
+        # Where one could not be read, those that are gone cannot be told from those that are silent.
+        self._counters = self._counters | counters if problems else counters
         now_s = self.arrivals.time_s()
         if seen and not problems and self._read_s is not None and self._read_s < now_s:
             self.history = self.history.heard(arrived, self._read_s, now_s)

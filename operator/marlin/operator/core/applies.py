@@ -81,12 +81,12 @@ def apply_config_map(key: Key, data: Mapping[str, str], owner: Mapping[str, Any]
     )
 
 
-def apply_record(key: Key, record: str, data: Mapping[str, str], owner: Observed[Any, Any]) -> Apply:
-    """A ConfigMap of what the operator has to remember about one of our objects; it goes when the object goes."""
-    kind = type(owner.model).__name__
-    reference = {"apiVersion": API_VERSION, "kind": kind, "name": owner.name, "uid": owner.uid}
-    labels = {**MANAGED_BY, RECORD_LABEL: record}
-    metadata = {**_metadata(key), "labels": labels, "ownerReferences": [reference]}
+def apply_record(key: Key, record: str, data: Mapping[str, str], owner: Observed[Any, Any] | None = None) -> Apply:
+    """A ConfigMap of what the operator has to remember; about one of our objects it goes when the object goes."""
+    metadata: dict[str, Any] = {**_metadata(key), "labels": {**MANAGED_BY, RECORD_LABEL: record}}
+    if owner is not None:
+        kind = type(owner.model).__name__
+        metadata["ownerReferences"] = [{"apiVersion": API_VERSION, "kind": kind, "name": owner.name, "uid": owner.uid}]
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
     return Apply(f"/api/v1/namespaces/{key[0]}/configmaps/{key[1]}", body)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,7 +24,9 @@ from marlin.operator.kube.access import Access
 
 _log: Final = logging.getLogger(__name__)
 
+FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
+"""Pauses before it is started again grow between these."""
 RETRIES_S: Final = (1, 1, 2, 3, 5, 8, 13, 21, *(30,) * 18)
 """kopf's pauses before it gives a resource up: ten minutes in all, longer than an upgrade of a control plane."""
 
@@ -74,8 +77,9 @@ class Watch:
         return was != now
 
     def _supervise(self) -> None:
-        pause_s = 1.0
+        pause_s = FIRST_PAUSE_S
         while not self._stop.is_set():
+            began_s = time.monotonic()
             try:
                 asyncio.run(self._run())
             except Exception as error:  # noqa: BLE001 whatever ends kopf, it is started again
@@ -85,7 +89,7 @@ class Watch:
             if self._stop.wait(pause_s):
                 return
             self.restarts += 1
-            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            pause_s = next_pause_s(pause_s, time.monotonic() - began_s)
             self._seen.clear()
             self.ring()
 
@@ -121,6 +125,16 @@ class Watch:
             certificate_data=access.certificate.encode() or None,
             private_key_data=access.key.encode() or None,
         )
+
+
+def next_pause_s(pause_s: float, ran_s: float) -> float:
+    """The pause after the next end: twice as long, or the first one again where the watch ran for a good while.
+
+    Args:
+        pause_s: the pause of this time, s.
+        ran_s: from its start to the end of this pause, s.
+    """
+    return FIRST_PAUSE_S if ran_s - pause_s > LONGEST_PAUSE_S else min(LONGEST_PAUSE_S, 2 * pause_s)
 
 
 def _settings() -> kopf.OperatorSettings:

@@ -5,5 +5,7 @@
 - ``answers``    what providers answer, by documented shape: pure
 - ``providers``  a source asked once, behind one protocol
 - ``reader``     who is to be asked when, and what came of it
+- ``keeping``    the last week as a ConfigMap holds it: pure
+- ``background`` a reader beside the rounds
 - ``http``       the one place that asks over the network
 """

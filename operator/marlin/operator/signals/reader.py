@@ -16,9 +16,10 @@ from typing import Final
 
 from marlin.api.datacenter import Datacenter
 from marlin.operator.signals.http import RateLimitedError, SignalError
+from marlin.operator.signals.keeping import Histories, digest
 from marlin.operator.signals.ladder import FIELDS, AnySignal, live_signal
 from marlin.operator.signals.providers import Provider
-from marlin.operator.signals.values import Feed, Problem
+from marlin.operator.signals.values import Feed, Point, Problem
 
 _log: Final = logging.getLogger(__name__)
 
@@ -48,20 +49,22 @@ class Reader:
 
     Args:
         make: makes the provider of a signal; it may raise ``SignalError``.
+        kept: the last week of sources, by their digest, as an earlier process kept it. Default: nothing.
     """
 
-    def __init__(self, make: ProviderMaker) -> None:
+    def __init__(self, make: ProviderMaker, kept: Histories | None = None) -> None:
         self._make = make
+        self._kept = dict(kept or {})
         self._feeds: dict[str, Feed] = {}
         self._providers: dict[str, Provider] = {}
 
     def feeds(self, sites: Iterable[Datacenter]) -> dict[tuple[str, str], Feed]:
         """(site, signal) to what is known of it."""
-        return {
-            (site.metadata.name, source.field): self._feeds.get(source.key, Feed())
-            for site in sites
-            for source in _sources(site)
-        }
+        return {(site.metadata.name, source.field): self._feed(source) for site in sites for source in _sources(site)}
+
+    def histories(self) -> dict[str, tuple[Point, ...]]:
+        """The last week of what is asked for, by digest, to be kept."""
+        return {digest(key): feed.history for key, feed in self._feeds.items() if feed.history}
 
     def due(self, sites: Iterable[Datacenter], now: datetime) -> list[Source]:
         """The sources to be asked now, each once."""
@@ -88,8 +91,15 @@ class Reader:
         await asyncio.gather(*(ask(source) for source in due))
         return len(due)
 
+    def _feed(self, source: Source) -> Feed:
+        """What is known of a source; of one that was not asked yet, what was kept."""
+        feed = self._feeds.get(source.key)
+        if feed is None:
+            feed = self._feeds[source.key] = Feed(history=self._kept.pop(digest(source.key), ()))
+        return feed
+
     async def _ask(self, source: Source, now: datetime) -> None:
-        feed = self._feeds.get(source.key, Feed())
+        feed = self._feed(source)
         try:
             provider = self._providers.get(source.key)
             if provider is None:
