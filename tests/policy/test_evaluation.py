@@ -145,6 +145,7 @@ def run(*arguments: str, code: int = 0) -> str:
     return result.stdout if code == 0 else result.output
 
 
+@pytest.mark.timeout(300)
 def test_a_day_is_scored_for_everybody_and_written_down(tmp_path: Path) -> None:
     small_artifact(tmp_path / "policy")
     arguments = ["--artifact", str(tmp_path / "policy"), "--scenario", "demo-3", "--days", "5", "--seeds", "1"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from marlin.api.plan import Dispatch
 from marlin.policy.agents.settling import Settled
 from marlin.policy.agents.situation import Situation
+from marlin.policy.building import fill_in_order
 from marlin.policy.deciding import AWAKE_UTILIZATION
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import Weights
@@ -27,6 +29,9 @@ from marlin.simulator.physics import FloatArray
 
 PROPORTIONAL: Final = "capacity-proportional"
 MERIT: Final = "merit order"
+
+_KNOBS: Final = ((0.95, 0.85, 0.7), (0.0, 1.0), (0.85, 0.7, 0.5))
+"""Of merit order, where replicas can power down: how full, of the way to the upper forecast, load of what is awake."""
 
 _ROUNDING: Final = 1e-9
 """Of the objective, by which a plan may seem worse than its own equal."""
@@ -75,7 +80,10 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
         guard: who may take the agents' place.
     """
     of_agents = _with(settled.plans(situation), situation.plans(proposals))
-    plans = _with(of_agents, _by_merit(situation, weights))
+    by_merit = _by_merit(situation, weights)
+    merit = situation.tried(by_merit).values(situation.objective)
+    sorted_best = int(merit.argmin())
+    plans = _with(of_agents, by_merit.take(slice(sorted_best, sorted_best + 1)))
     outcome = situation.tried(plans)
     baseline_plan = situation.baseline()
     baseline = situation.tried(baseline_plan)
@@ -103,25 +111,36 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
 
 
 def _by_merit(situation: Situation, weights: Weights) -> Plans:
-    """Merit order as the engine takes it; one plan."""
-    twin, allowed = situation.twin, situation.allowed
-    capacity = twin.capacity_rps
+    """Merit order as the engine takes it: as it is, and where replicas can power down with its knobs turned as well.
+
+    One sort serves all; how full sites get, the demand that is counted on and the load that replicas are kept awake for
+    are what the planner of that name can be tuned by (``in_order``).
+    """
+    twin, allowed, capacity = situation.twin, situation.allowed, situation.twin.capacity_rps
     proposal, _ = merit_order(situation.state, capacity, marginal_metrics(twin), allowed, weights)
-    shares = np.where(allowed, proposal.shares, 0.0)
-    # A model of which nothing is expected has a row all the same.
-    shares = np.where(shares.sum(axis=1, keepdims=True) > 0, shares, capacity * allowed)
-    shares = shares / shares.sum(axis=1, keepdims=True)
-    order = np.full(shares.shape, -1, dtype=np.int64)
+    order = np.full(capacity.shape, -1, dtype=np.int64)
     for v, row in enumerate(proposal.order):
         order[v, : len(row)] = row
+    knobs = [(twin.max_utilization, 0.0, AWAKE_UTILIZATION)]
+    if situation.fleets.can_power_down:
+        knobs += [(min(fill, twin.max_utilization), counted, load) for fill, counted, load in product(*_KNOBS)]
+    expected, high = situation.forecast.mean[0], situation.forecast.high[0]  # (V,) requests
+    shares, awake = np.zeros((len(knobs), *capacity.shape)), np.zeros((len(knobs), *capacity.shape))
+    for n, (fill, counted, load) in enumerate(knobs):
+        demand_rps = (expected + counted * (high - expected)) / twin.epoch_s
+        for v, row in enumerate(proposal.order):
+            shares[n, v] = fill_in_order(row, float(demand_rps[v]), capacity[v], fill)
+        # A model of which nothing is expected has a row all the same.
+        shares[n] = np.where(shares[n].sum(axis=1, keepdims=True) > 0, shares[n], capacity * allowed)
+        shares[n] /= shares[n].sum(axis=1, keepdims=True)
+        awake[n] = awake_for(twin, shares[n] * (high / twin.epoch_s)[:, None], load)
     is_ordered = situation.dispatch is Dispatch.ORDERED
-    rate_rps = shares * (situation.forecast.high[0] / twin.epoch_s)[:, None]
-    awake = awake_for(twin, rate_rps, AWAKE_UTILIZATION) if situation.fleets.can_power_down else None
+    fills = np.array([fill for fill, _, _ in knobs])
     return Plans(
-        shares=shares[None],
-        order=order[None] if is_ordered else None,
-        cap=np.full((1, *shares.shape), twin.max_utilization) if is_ordered else None,
-        awake=None if awake is None else awake[None],
+        shares=shares,
+        order=np.repeat(order[None], len(knobs), axis=0) if is_ordered else None,
+        cap=np.broadcast_to(fills[:, None, None], shares.shape).copy() if is_ordered else None,
+        awake=awake if situation.fleets.can_power_down else None,
     )
 
 
