@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -107,6 +108,12 @@ def model_in_form(body: bytes) -> str | None:
                 return None
         at = part_end + len(boundary) + 2
     return None
+
+
+def model_in_query(target: bytes) -> str | None:
+    """The ``model`` of a target's query, as a WebSocket names it, which has no body; None where it has none."""
+    query = target.partition(b"?")[2].decode("ascii", "replace")
+    return parse_qs(query).get("model", [None])[0]
 
 
 def _read_loosely(body: bytes) -> BodyFields:

@@ -55,6 +55,8 @@ _READING_HEAD: Final = 0
 _READING_BODY: Final = 1
 _ANSWERING: Final = 2
 _LINGERING: Final = 3
+_TUNNELLING: Final = 4
+"""The connection has become a WebSocket: bytes go both ways until one side ends it."""
 
 
 class Downstream(asyncio.Protocol):
@@ -132,6 +134,19 @@ class Downstream(asyncio.Protocol):
             if len(self._waiting) > MAX_WAITING_BYTES and not self._is_paused:
                 self._is_paused = True
                 self.transport.pause_reading()
+        elif state == _TUNNELLING and self._flow is not None:
+            self._flow.send_on(data)
+
+    def begin_tunnel(self, flow: Flow) -> None:
+        """From now on every byte of the client is for the backend."""
+        self._state = _TUNNELLING
+        self.keeps_alive = False
+        if self._is_paused:
+            self._is_paused = False
+            self.transport.resume_reading()
+        waiting, self._waiting = self._waiting, b""
+        if waiting:
+            flow.send_on(waiting)
 
     def _take(self, data: bytes) -> None:
         """Takes requests off ``data`` until it is used up, or one has to be waited for."""

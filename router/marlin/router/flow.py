@@ -11,11 +11,12 @@ kept connection turned out to be closed, and, within the retry budget, when a ba
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Final
 
 from marlin.api.footprint import JOULES_PER_KWH, Footprint
 from marlin.router.balancer import LiveBackend, LivePool
-from marlin.router.body_fields import BodyFields, model_in_form, prompt_beginning, read_fields
+from marlin.router.body_fields import BodyFields, model_in_form, model_in_query, prompt_beginning, read_fields
 from marlin.router.errors import (
     CLIENT_CLOSED,
     BadRequestError,
@@ -28,7 +29,7 @@ from marlin.router.errors import (
 )
 from marlin.router.framing import ChunkReader
 from marlin.router.heads import CHUNKED, UNTIL_CLOSE, ReplyHead, RequestHead
-from marlin.router.paths import OWN, PASSED_ON
+from marlin.router.paths import OWN, PASSED_ON, REALTIME
 from marlin.router.responses import MAX_ASKED, asked_for
 from marlin.router.upstream import Link
 from marlin.router.usage import TAIL_BYTES, find_usage
@@ -47,6 +48,7 @@ MAX_RESENDS: Final = 1
 """How often a request is sent again that a backend may have begun to work on."""
 
 _RETRY_AFTER_S: Final = 1
+_UPGRADED: Final = (b"Connection: Upgrade", b"Upgrade: websocket")
 _UNKNOWN: Final = 404
 _BUSY: Final = frozenset({429, 503})
 
@@ -80,6 +82,7 @@ class Flow:
         usage: prompt and output tokens, as the reply reported them.
         is_stream: whether the reply is an event stream.
         is_over: whether nothing will happen any more.
+        is_tunnel: whether it asks for a WebSocket, or has become one.
         ticket: what the gate gave; None where there is no gate.
     """
 
@@ -111,6 +114,7 @@ class Flow:
         "head",
         "is_over",
         "is_stream",
+        "is_tunnel",
         "last_live",
         "live",
         "silent_since_s",
@@ -151,6 +155,7 @@ class Flow:
         self.ticket: Ticket | None = None
         self.is_stream = False
         self.is_over = False
+        self.is_tunnel = False
 
     # --- towards the backend -----------------------------------------------------------------------------------------
 
@@ -166,7 +171,12 @@ class Flow:
                 self._answer(200, plane.own_answer(head))
                 return
             tenant = None if gate is None else gate.tenant_of(head)
-            fields = read_fields(self.body) if not head.is_opaque else BodyFields(model_in_form(self.body))
+            if head.upgrade and self._asks_for_tunnel():
+                fields = BodyFields(model=model_in_query(head.line.target))
+            elif head.is_opaque:
+                fields = BodyFields(model_in_form(self.body))
+            else:
+                fields = read_fields(self.body)
             if head.line.is_responses:
                 self._asked_for = asked_for(head.line.path, self.body)
             self._pool = self._find_pool(fields)
@@ -179,6 +189,16 @@ class Flow:
             self._try_next(self.began_s)
         except RouterError as error:
             self._refuse(error)
+
+    def _asks_for_tunnel(self) -> bool:
+        """Whether this is the beginning of a WebSocket; then it goes on as one (RFC 6455, 4.1)."""
+        head = self.head
+        if head.upgrade != b"websocket" or head.line.path != REALTIME or head.line.method != b"GET" or self.body:
+            return False
+        self.is_tunnel = not head.line.is_http10
+        if self.is_tunnel:
+            head.lines += _UPGRADED
+        return self.is_tunnel
 
     def _find_pool(self, fields: BodyFields) -> LivePool:
         """The pool that serves the request; one that names no model goes to the only pool, as with a lone vLLM."""
@@ -430,6 +450,34 @@ class Flow:
         self._client.write(data)
         return True
 
+    def begin_tunnel(self, reply: ReplyHead) -> None:
+        """The backend has agreed to a WebSocket: from now on bytes go both ways, and nobody here reads them.
+
+        It lasts as long as both want it to: not the request's deadline ends it, but silence on both sides.
+        """
+        live = self.live
+        assert live is not None
+        live.failures = 0
+        self._reply, self.status = reply, reply.status
+        self.is_stream = True
+        self.deadline_s = math.inf
+        self._client.write(b"\r\n".join((*reply.lines, *_UPGRADED)) + live.peer.reply_tail)
+        self._client.begin_tunnel(self)
+
+    def send_on(self, data: bytes) -> None:
+        """The next bytes of a client whose request has become a WebSocket."""
+        if self._link is not None:
+            self.silent_since_s = self._plane.clock()
+            self._link.transport.write(data)
+
+    def hold_client(self) -> None:
+        """The backend reads more slowly than the client sends."""
+        self._client.transport.pause_reading()
+
+    def release_client(self) -> None:
+        """The backend can take more."""
+        self._client.transport.resume_reading()
+
     def _count_usage(self, live: LiveBackend, reply: ReplyHead) -> Footprint | None:
         """Counts the tokens that a reply reports and what they cost, once."""
         self._is_counted = True
@@ -521,7 +569,8 @@ class Flow:
         if reply.status < 300:
             if self.head.line.method == b"POST" and not self._is_counted:
                 cost = self._count_usage(live, reply)
-            self._let_go(now_s - self.began_s)
+            # How long a WebSocket stays open says nothing about how fast its backend is.
+            self._let_go(None if self.is_tunnel else now_s - self.began_s)
         else:
             self._let_go()
         if self._mode == _INTO_CHUNKS:

@@ -14,6 +14,9 @@ _CONTROL: Final = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"}
 """Below /v1/, but they change what a backend serves."""
 
 
+REALTIME: Final = "/v1/realtime"
+"""Where a request may become a WebSocket."""
+
 _OWN: Final = frozenset({b"/v1/models", b"/healthz", b"/readyz", b"/marlin/load"})
 
 NOWHERE: Final = 0

@@ -182,7 +182,7 @@ class Plane:
         duration_s = now_s - flow.began_s
         live = flow.last_live
         cell = self._own_cell if live is None else live.peer.cell
-        cell.count_request(flow.status, duration_s, flow.ttft_s)
+        cell.count_request(flow.status, duration_s, None if flow.is_tunnel else flow.ttft_s)
         if self._log is not None:
             self._log.add(flow, duration_s)
         if not self.flows:

@@ -260,7 +260,7 @@ class Link(asyncio.Protocol):
         body = data[end + 4 :]
         if reply.status < 200:
             if reply.status == 101:
-                self._fail(flow, "it switched to another protocol")
+                self._begin_tunnel(flow, reply, body)
             elif body:
                 self._read_head(flow, body)  # 100 Continue, 103 Early Hints: the reply itself is still to come
             return
@@ -279,6 +279,17 @@ class Link(asyncio.Protocol):
                 body = body[:length]
             if flow.begin(reply, body, is_whole=True):
                 self._end(flow)
+
+    def _begin_tunnel(self, flow: Flow, reply: ReplyHead, body: bytes) -> None:
+        """Both sides have agreed on another protocol: this connection is the client's until one of them ends it."""
+        if not flow.is_tunnel:
+            self._fail(flow, "it switched to another protocol")
+            return
+        self._waits_for = _END
+        self._keeps_alive = False
+        flow.begin_tunnel(reply)
+        if body:
+            flow.pass_on(body)
 
     def _begin_unknown(self, flow: Flow, reply: ReplyHead, body: bytes) -> None:
         """Begins a reply whose length is only known at its end."""
@@ -335,10 +346,14 @@ class Link(asyncio.Protocol):
         self.transport.abort()
 
     def pause_writing(self) -> None:
-        """The backend reads slowly; what is to be sent was read from the client already."""
+        """The backend reads slowly; what is to be sent of a request was read from the client already."""
+        if self.flow is not None and self.flow.is_tunnel:
+            self.flow.hold_client()
 
     def resume_writing(self) -> None:
         """The backend reads again."""
+        if self.flow is not None and self.flow.is_tunnel:
+            self.flow.release_client()
 
     def eof_received(self) -> None:
         """The backend sends nothing more; the transport closes itself."""
