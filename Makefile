@@ -41,6 +41,10 @@ test-long: setup-dev ## The long form of the sampled tests (more examples of eac
 helm: ## The Helm that chart tests run, into the user's cache (needs Go, some minutes once)
 	@scripts/helm.sh
 
+.PHONY: kube-score
+kube-score: ## The linter of the chart's objects, into the user's cache (needs Go, some minutes once)
+	@scripts/kube_score.sh
+
 .PHONY: promtool
 promtool: ## The promtool that chart tests run, into the user's cache (Debian)
 	@scripts/promtool.sh

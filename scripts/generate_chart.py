@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CHART: Final = ROOT / "charts" / "marlin"
 
 _NAME: Final = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$"
+_HOST: Final = {"type": "string", "maxLength": 253, "pattern": r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"}
 _PORT: Final = {"type": "integer", "minimum": 1, "maximum": 65_535}
 _SECONDS: Final = {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400}
 _SECONDS_OR_0: Final = {"type": "number", "minimum": 0, "maximum": 86_400}
@@ -88,6 +89,13 @@ REFINED: Final[dict[str, dict[str, Any]]] = {
     "router.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "router.service.port": _PORT,
     "router.service.nodePort": _PORT | {"type": ["integer", "null"]},
+    "router.ingress.className": {"type": "string", "maxLength": 253, "pattern": _NAME},
+    "router.ingress.annotations": _STRINGS,
+    "router.ingress.hosts": {"type": "array", "items": _HOST},
+    "router.ingress.tlsSecret": {"type": "string", "maxLength": 253, "pattern": _NAME},
+    "router.httpRoute.annotations": _STRINGS,
+    "router.httpRoute.parentRefs": _OBJECTS,
+    "router.httpRoute.hostnames": {"type": "array", "items": _HOST},
     "router.service.annotations": _STRINGS,
     "router.service.trafficDistribution": {"enum": ["", "PreferClose"]},
     "router.service.loadBalancerSourceRanges": {"type": "array", "items": {"type": "string"}},

@@ -1,4 +1,5 @@
-"""The programs that chart tests use where they are there: built by `make helm`, fetched by `make promtool`."""
+"""The programs that chart tests use where they are there: built by `make helm` and `make kube-score`, fetched by
+`make promtool`."""
 
 from __future__ import annotations
 
@@ -21,6 +22,12 @@ def _found(script: str) -> Path:
 def helm() -> Path:
     """Helm; tests that need it are skipped, with the line that says how to get it, where it is missing."""
     return _found("helm.sh")
+
+
+@pytest.fixture(scope="session")
+def kube_score() -> Path:
+    """The linter of Kubernetes objects; skips like ``helm``."""
+    return _found("kube_score.sh")
 
 
 @pytest.fixture(scope="session")

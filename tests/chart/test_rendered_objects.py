@@ -34,7 +34,11 @@ from marlin.router.tables import read_table
 
 VERSIONS = [f"1.{minor}" for minor in range(31, 37)]
 RENDERINGS = [*RENDERED, KUSTOMIZE_ROUTER, KUSTOMIZE_OPERATOR]
-OTHERS_KINDS = {"monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PrometheusRule"}
+OTHERS_KINDS = {
+    "monitoring.coreos.com/v1/ServiceMonitor",
+    "monitoring.coreos.com/v1/PrometheusRule",
+    "gateway.networking.k8s.io/v1/HTTPRoute",
+}
 WITH_ROUTER = [path for path in RENDERINGS if path.stem not in {"kinds", "operator"}]
 WITH_OPERATOR = [path for path in RENDERINGS if path.stem in {"default", "production", "everything", "operator"}]
 WITH_PODS = [path for path in RENDERINGS if path.stem != "kinds"]
@@ -77,6 +81,23 @@ def test_a_field_that_kubernetes_does_not_know_is_seen() -> None:
     service["spec"]["portz"] = []
     with pytest.raises(kubernetes_validate.ValidationError, match="portz"):
         kubernetes_validate.validate(service, "1.35", strict=True)
+
+
+@pytest.mark.parametrize("rendering", [path for path in RENDERED if path.stem in {"production", "everything"}])
+def test_what_publishes_the_router_leads_to_the_port_of_its_service(rendering: Path) -> None:
+    objects = objects_of(rendering)
+    services = {one["metadata"]["name"]: one["spec"] for one in of_kind(objects, "Service")}
+    ingresses, routes = of_kind(objects, "Ingress"), of_kind(objects, "HTTPRoute")
+    paths = [path for one in ingresses for rule in one["spec"]["rules"] for path in rule["http"]["paths"]]
+    backends = [(path["backend"]["service"]["name"], path["backend"]["service"]["port"]["number"]) for path in paths]
+    refs = [ref for one in routes for rule in one["spec"]["rules"] for ref in rule["backendRefs"]]
+    backends += [(ref["name"], ref["port"]) for ref in refs]
+    assert len(backends) == {"production": 1, "everything": 3}[rendering.stem]
+    for name, port in backends:
+        assert [one["targetPort"] for one in services[name]["ports"] if one["port"] == port] == ["http"]
+    for one in ingresses:
+        (tls,) = one["spec"]["tls"]
+        assert tls["hosts"] == [rule["host"] for rule in one["spec"]["rules"]]
 
 
 @every_rendering

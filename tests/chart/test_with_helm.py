@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chart_values import CHART, PROFILES, objects_in, of_kind, profile_name
+from chart_values import CHART, PROFILES, KubeObject, objects_in, of_kind, profile_name
 
 from marlin.api.crds import crd_yaml
 from marlin.operator.running import LEASE_NAME
@@ -59,6 +59,9 @@ def test_a_member_gets_no_kinds_and_no_roles(template: Template) -> None:
         (["--set", "operator.logLevel=loud"], "logLevel"),
         (["--set", "router.service.port=0"], "port"),
         (["--set", "router.table.configMap="], "router.table: give configMap"),
+        (["--set", "router.ingress.enabled=true"], "router.ingress.hosts: give at least one host name"),
+        (["--set", "router.ingress.enabled=true,router.ingress.hosts={Chat}"], "hosts"),
+        (["--set", "router.httpRoute.enabled=true"], "router.httpRoute.parentRefs: give at least one gateway"),
         (["--set", "router.autoscaling.enabled=true,router.autoscaling.minReplicas=11"], "minReplicas is above"),
         (["--kube-version", "1.30.0"], "incompatible with Kubernetes v1.30.0"),
     ],
@@ -92,22 +95,49 @@ def test_the_render_mode_decides_where_a_kind_is_missing(template: Template, sec
     assert f"metrics.{section}.renderMode is failIfMissing and the cluster has no {api}" in refused.stderr
 
 
-def test_the_notes_name_the_objects_that_were_made(helm: Path, tmp_path: Path) -> None:
+def _with_notes(helm: Path, folder: Path, *options: str) -> tuple[list[KubeObject], str]:
+    """The objects of release lab in namespace serving, and its notes."""
     # Helm shows notes only when it installs into a cluster: here the same text is rendered as a value of an object.
-    chart = tmp_path / "marlin"
+    chart = folder / "marlin"
     shutil.copytree(CHART, chart)
     shutil.copy(CHART / "templates" / "NOTES.txt", chart / "files" / "notes.txt")
     (chart / "templates" / "shown.yaml").write_text(
         'kind: Notes\ntext: {{ tpl (.Files.Get "files/notes.txt") . | toJson }}\n'
     )
     command = [str(helm), "template", "lab", str(chart), "--namespace", "serving", "--kube-version", "1.35.0"]
-    objects = objects_in(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    objects = objects_in(subprocess.run([*command, *options], capture_output=True, text=True, check=True).stdout)
     (notes,) = of_kind(objects, "Notes")
+    return objects, notes["text"]
+
+
+@pytest.mark.parametrize(
+    ("values", "by"),
+    [
+        ("router.service.type=ClusterIP", None),
+        ("router.service.type=LoadBalancer", "a load balancer"),
+        ("router.service.type=LoadBalancer,router.service.loadBalancerSourceRanges={10.0.0.0/8}", None),
+        ("router.service.type=LoadBalancer,router.tenants.existingSecret=tenants", None),
+        ("router.ingress.enabled=true,router.ingress.hosts={chat.example}", "an Ingress"),
+        ("router.httpRoute.enabled=true,router.httpRoute.parentRefs[0].name=public", "an HTTPRoute"),
+        ("router.ingress.enabled=true,router.ingress.hosts={chat.example},router.tenants.existingSecret=tenants", None),
+    ],
+)
+def test_the_notes_warn_where_a_router_without_keys_is_published(
+    helm: Path, tmp_path: Path, values: str, by: str | None
+) -> None:
+    _, notes = _with_notes(helm, tmp_path, "--set", values)
+    assert ("Warning" in notes) is (by is not None)
+    if by is not None:
+        assert f"Warning: {by} publishes the router" in notes
+
+
+def test_the_notes_name_the_objects_that_were_made(helm: Path, tmp_path: Path) -> None:
+    objects, notes = _with_notes(helm, tmp_path)
     for deployment in of_kind(objects, "Deployment"):
-        assert f"rollout status deployment/{deployment['metadata']['name']}" in notes["text"]
-    assert f"get lease {LEASE_NAME}" in notes["text"]
-    assert "-n serving create configmap marlin-routing-table --from-file=routing-table.json=fleet.yaml" in notes["text"]
-    assert "helm -n serving test lab" in notes["text"]
+        assert f"rollout status deployment/{deployment['metadata']['name']}" in notes
+    assert f"get lease {LEASE_NAME}" in notes
+    assert "-n serving create configmap marlin-routing-table --from-file=routing-table.json=fleet.yaml" in notes
+    assert "helm -n serving test lab" in notes
 
 
 def test_a_package_holds_the_chart_without_the_tests_profiles(helm: Path, tmp_path: Path) -> None:

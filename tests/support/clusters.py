@@ -63,8 +63,11 @@ class Cluster:
     @property
     def address(self) -> str:
         """The node's, at which NodePorts answer."""
-        addresses = self.get("nodes")["items"][0]["status"]["addresses"]
-        return str(next(one["address"] for one in addresses if one["type"] == "InternalIP"))
+        for node in self.get("nodes")["items"]:
+            for one in node["status"]["addresses"]:
+                if one["type"] == "InternalIP":
+                    return str(one["address"])
+        raise MissingError(f"e2e: no node of cluster {self.name} states an InternalIP")
 
 
 class ClusterProvider(Protocol):
@@ -196,13 +199,14 @@ def provider(folder: Path) -> ClusterProvider:
     """The one that ``MARLIN_E2E_CLUSTERS`` names: kind or existing.
 
     Raises:
-        MissingError: what it needs is not there.
+        MissingError: it names another, or what it needs is not there.
     """
-    return (
-        Existing.from_environment()
-        if os.environ["MARLIN_E2E_CLUSTERS"] == "existing"
-        else Kind.from_environment(folder)
-    )
+    name = os.environ["MARLIN_E2E_CLUSTERS"]
+    if name == "existing":
+        return Existing.from_environment()
+    if name == "kind":
+        return Kind.from_environment(folder)
+    raise MissingError(f"e2e: MARLIN_E2E_CLUSTERS={name!r} should be kind or existing")
 
 
 class Stopwatch:
