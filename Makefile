@@ -73,6 +73,10 @@ e2e-kind: setup-dev ## A hub and two member clusters with kind: plans, changes, 
 soak: setup-dev ## The router under mixed load, kills and plan changes for half an hour (ARGS="--minutes 5")
 	@$(V)/python tests/support/router_soak.py $(ARGS)
 
+.PHONY: soak-operator
+soak-operator: setup-dev ## The operator under a day of random faults, on a simulated clock (ARGS="--hours 4 --seed 7")
+	@$(V)/python tests/support/operator_soak.py $(ARGS)
+
 .PHONY: fuzz
 fuzz: setup-dev ## Broken bytes for the router's readers and its sockets for half an hour (ARGS="--minutes 5")
 	@$(V)/python tests/support/router_fuzz.py $(ARGS)

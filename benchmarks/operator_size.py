@@ -104,6 +104,7 @@ def measure() -> Mapping[str, float]:
 def _figures(hub: Any, operator: Any) -> Mapping[str, float]:
     path = "/apis/marlin.dev/v1alpha1/namespaces/default/marlinpolicies"
     _until(lambda: all((p.get("status") or {}).get("plan") for p in hub.call("GET", path)["items"]), "not all planned")
+    _until(lambda: any(wrote for _, _, wrote, _ in _rounds(operator)), "its round does not end")
     planned = _rounds(operator)
     tables = hub.call("GET", "/api/v1/namespaces/default/configmaps")["items"]
     largest = max(len(json.dumps(table)) for table in tables)

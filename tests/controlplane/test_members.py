@@ -235,3 +235,39 @@ def test_a_member_that_grants_nothing_is_reached_and_says_what_is_missing(
     conditions = {c["type"]: c for c in fleet.site("oregon")["status"]["conditions"]}
     assert "member.yaml" in conditions["ClusterReachable"]["message"]
     member.cluster.apply_file(ROOT / "manifests" / "rbac" / "member.yaml")
+
+
+def test_a_workload_is_scaled_to_what_the_plan_wants_once_the_right_is_there(
+    fleet: Fleet, member: Member, operator: Start
+) -> None:
+    member.cluster.apply_file(ROOT / "manifests" / "rbac" / "member.yaml")
+    labels = {"app": "vllm"}
+    container = {"name": "vllm", "image": "vllm"}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "vllm", "namespace": "models"},
+        "spec": {
+            "replicas": 0,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    }
+    path = "/apis/apps/v1/namespaces/models/deployments"
+    member.cluster.call("POST", path, deployment)
+    secret(fleet.hub, "oregon", kubeconfig=member.kubeconfig())
+    the(fleet.objects, "Datacenter", f"{fleet.prefix}oregon")["spec"]["cluster"] = {
+        "kubeconfigSecretRef": {"name": "oregon"}
+    }
+    pool = the(fleet.objects, "InferencePool")["spec"]
+    pool |= {"powerDown": "Sleep", "scaling": {"mode": "Scale", "minReplicas": 2}}
+    pool["backends"][1]["scaleTargetRef"] = {"namespace": "models", "name": "vllm"}
+    fleet.apply(mode="Enforce")
+    process = operator("one")
+    eventually(process.leads)
+    assert eventually(lambda: "member-scaling.yaml" in fleet.pool()["status"]["message"])
+    assert member.cluster.call("GET", f"{path}/vllm")["spec"]["replicas"] == 0
+    member.cluster.apply_file(ROOT / "manifests" / "rbac" / "member-scaling.yaml")
+    replicas = eventually(lambda: member.cluster.call("GET", f"{path}/vllm")["spec"]["replicas"])
+    assert replicas == fleet.pool()["status"]["backends"][1]["desiredReplicas"] >= 2
+    assert eventually(lambda: "not scaled" not in fleet.pool()["status"]["message"])

@@ -36,7 +36,7 @@ from marlin.operator.kube.lease import PATIENCE_S, Elector
 from marlin.operator.kube.namespace import OwnNamespace
 from marlin.operator.kube.objects import Hub
 from marlin.operator.kube.watch import Watch
-from marlin.operator.members.tasks import LOOK_EVERY_S, Members
+from marlin.operator.members.tasks import LOOK_EVERY_S, Members, named_backends
 from marlin.operator.signals.background import RECORD as SIGNALS
 from marlin.operator.signals.background import RECORD_NAME as SIGNALS_NAME
 from marlin.operator.signals.background import SignalTask
@@ -297,6 +297,7 @@ class Operator:
             feeds=feeds,
             sightings=sightings,
             artifacts=uses,
+            in_flight=known.arrivals.in_flight(),
             tables=await hub.tables(),
             write_problems=dict(writer.problems),
         )
@@ -305,6 +306,8 @@ class Operator:
         actions = await asyncio.to_thread(reconcile, world, self._memory)
         self.rounds += 1
         self.last_round_s = time.monotonic()
+        models = [pool.model for pool in pools if pool.model is not None]
+        known.members.scale(actions.scales, {key: b.datacenter_name for m in models for key, b in named_backends(m)})
         self.ledger.heard(actions.report)
         self.levels = Levels(actions.report, self.ledger.last, known.arrivals.ended())
         if await writer.write(actions):

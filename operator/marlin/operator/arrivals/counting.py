@@ -57,7 +57,25 @@ class Counts:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RouterPage:
+    """What a router's /metrics page says."""
+
+    counts: Counts
+    in_flight: Mapping[tuple[str, str], float]
+    """(pool, site) to requests there now."""
+
+
 def counts_of(exposition: bytes) -> Counts:
+    """The counters of a router's page.
+
+    Raises:
+        SignalError: it is not such a page.
+    """
+    return page_of(exposition).counts
+
+
+def page_of(exposition: bytes) -> RouterPage:
     """What a router's /metrics page says.
 
     Raises:
@@ -69,6 +87,7 @@ def counts_of(exposition: bytes) -> Counts:
     tokens: dict[str, defaultdict[str, float]] = {"prompt": defaultdict(float), "output": defaultdict(float)}
     timed: defaultdict[str, float] = defaultdict(float)
     timed_s: defaultdict[str, float] = defaultdict(float)
+    in_flight: defaultdict[tuple[str, str], float] = defaultdict(float)
     is_router = False
     try:
         for family in text_string_to_metric_families(exposition.decode()):
@@ -83,6 +102,8 @@ def counts_of(exposition: bytes) -> Counts:
                         unknown[pool] += sample.value
                     case "tokens_total" if sample.labels.get("kind") in tokens:
                         tokens[sample.labels["kind"]][pool] += sample.value
+                    case "in_flight":
+                        in_flight[pool, sample.labels.get("datacenter", "")] += max(0.0, sample.value)
                     case "ttft_seconds_count":
                         timed[pool] += sample.value
                     case "ttft_seconds_sum":
@@ -92,7 +113,8 @@ def counts_of(exposition: bytes) -> Counts:
     if not is_router:
         raise SignalError("the page is not that of a MARLIN router's admin port")
     measured = {pool: max(0.0, answered[pool] - unknown[pool]) for pool in answered}
-    return Counts(dict(requests), measured, dict(tokens["prompt"]), dict(tokens["output"]), dict(timed), dict(timed_s))
+    by_kind = (dict(tokens["prompt"]), dict(tokens["output"]))
+    return RouterPage(Counts(dict(requests), measured, *by_kind, dict(timed), dict(timed_s)), dict(in_flight))
 
 
 def increase(now: Counts, before: Counts) -> Counts:

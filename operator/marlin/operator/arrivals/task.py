@@ -19,7 +19,7 @@ from yarl import URL
 
 from marlin.api.policy import RouterSource
 from marlin.api.values import Verification
-from marlin.operator.arrivals.counting import Counts, counts_of, increase
+from marlin.operator.arrivals.counting import Counts, RouterPage, increase, page_of
 from marlin.operator.arrivals.expecting import forecasts
 from marlin.operator.arrivals.history import Ended, History, history_of
 from marlin.operator.core.applies import Apply, apply_record
@@ -105,12 +105,16 @@ class Arrivals:
         """Policy to what its routers saw of the newest epoch that is over; policies without one are missing."""
         return {key: watcher.history.ended for key, watcher in self._watchers.items() if watcher.history.ended}
 
+    def in_flight(self) -> dict[Key, Mapping[tuple[str, str], float]]:
+        """Policy to requests by (pool, site) at the last reading; those whose routers were not all read are missing."""
+        return {key: watcher.in_flight for key, watcher in self._watchers.items() if watcher.in_flight is not None}
+
     def now(self) -> datetime:
         """The time."""
         return datetime.fromtimestamp(self._clock_s(), tz=UTC)
 
-    async def read(self, source: RouterSource) -> dict[str, Counts]:
-        """The counters of all routers behind an address, by the router's own address.
+    async def read(self, source: RouterSource) -> dict[str, RouterPage]:
+        """The pages of all routers behind an address, by the router's own address.
 
         Raises:
             SignalError: one of them could not be read.
@@ -121,7 +125,7 @@ class Arrivals:
             entries = await asyncio.get_running_loop().getaddrinfo(url.host, url.port or 80, type=SOCK_STREAM)
         except OSError:
             raise SignalError(f"{url.host} cannot be resolved") from None
-        found: dict[str, Counts] = {}
+        found: dict[str, RouterPage] = {}
         problem: SignalError | None = None
         for host in sorted({str(entry[4][0]) for entry in entries}):
             request = Request(
@@ -131,7 +135,7 @@ class Arrivals:
                 server_name=(source.tls.server_name or url.host) if url.scheme == "https" else None,
             )
             try:
-                found[f"{source.name} {host}"] = counts_of(await self._http.get(request))
+                found[f"{source.name} {host}"] = page_of(await self._http.get(request))
             except SignalError as error:
                 self.failures += 1
                 problem = error
@@ -167,6 +171,8 @@ class Watcher:
     arrivals: Arrivals
     policy: ObservedPolicy
     history: History
+    in_flight: Mapping[tuple[str, str], float] | None = None
+    """(pool, site) to requests there at the last reading; None: not all routers could be read."""
     _counters: dict[str, Counts] = field(default_factory=dict)
     """Router to what its counters said when they were read last."""
     _read_s: float | None = None
@@ -213,6 +219,7 @@ class Watcher:
         arrived: dict[str, Counts] = {}
         seen = False
         counters: dict[str, Counts] = {}
+        in_flight: dict[tuple[str, str], float] = {}
         problems = []
         for source in sources:
             try:
@@ -221,15 +228,18 @@ class Watcher:
                 problems.append(f"{source.name}: {error}")
                 continue
             seen = True
-            for name, counts in routers.items():
+            for name, page in routers.items():
                 before = self._counters.get(name)
-                counters[name] = counts
+                counts = counters[name] = page.counts
+                for place, requests in page.in_flight.items():
+                    in_flight[place] = in_flight.get(place, 0.0) + requests
                 if before is not None:
                     origin = source.origin or ""
                     arrived[origin] = arrived.get(origin, Counts()).plus(increase(counts, before))
         if problems and not self._failing:
             _log.warning("arrivals of MarlinPolicy %s/%s: %s", *self.policy.key, "; ".join(problems[:3]))
         self._failing = bool(problems)
+        self.in_flight = None if problems else in_flight
         # Where one could not be read, those that are gone cannot be told from those that are silent.
         self._counters = self._counters | counters if problems else counters
         now_s = self.arrivals.time_s()

@@ -14,6 +14,8 @@
 - ``statements``  conditions: types, reasons, since when
 - ``statuses``    the status of each kind
 - ``applies``     what is to be written, as values
+- ``scaling``     replicas that a plan wants, as orders to workloads
+- ``memory``      what a round remembers of those before it
 - ``report``      what a round saw and decided, for metrics
 - ``reconcile``   all of it together: a ``World`` in, ``Actions`` out
 """

@@ -41,6 +41,9 @@ class Kept(Generic[V]):
         self._known[key] = (inputs, made)
         return made
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def sweep(self) -> None:
         """Forgets keys that nobody asked for since the last sweep."""
         self._known = {key: known for key, known in self._known.items() if key in self._asked}
@@ -65,6 +68,12 @@ class Memory:
         """Forgets what the last round did not need."""
         for kept in (self.pools, self.tables, self.pool_statuses, self.policy_statuses):
             kept.sweep()
+
+    @property
+    def size(self) -> int:
+        """How many results it holds."""
+        kept: tuple[Kept[Any], ...] = (self.pools, self.tables, self.pool_statuses, self.policy_statuses)
+        return sum(len(one) for one in kept) + len(self.texts)
 
     def gave(self, key: Key, text: str, table: RoutingTable) -> None:
         """A table was made into a text."""

@@ -20,7 +20,7 @@ from marlin.api.datacenter import Datacenter
 from marlin.api.errors import MarlinError
 from marlin.api.plan import RoutingPlan
 from marlin.api.policy import MarlinPolicyStatus, Mode
-from marlin.api.pool import InferencePoolStatus
+from marlin.api.pool import InferencePoolStatus, ScalingMode
 from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
 from marlin.api.values import API_VERSION, ApiModel
 from marlin.operator.core.acceptance import Verdict, verdicts
@@ -32,11 +32,12 @@ from marlin.operator.core.memory import Memory
 from marlin.operator.core.observed import Key, ObservedPolicy, ObservedPool, ObservedSite
 from marlin.operator.core.planning import Planned, Refusal, Task, is_paused, make_plan
 from marlin.operator.core.report import PolicyReport, PoolReport, Report, SiteReport
+from marlin.operator.core.scaling import ScaleOrder, replicas_in_use, scale_orders, wanted_replicas
 from marlin.operator.core.statements import changed
-from marlin.operator.core.statuses import policy_status, pool_status, site_status
+from marlin.operator.core.statuses import Programmed, policy_status, pool_status, site_status
 from marlin.operator.core.tables import TableTooLargeError, content, succeeding, table_names, table_parts
 from marlin.operator.epochs import epoch_at, epoch_to_plan, is_planned, next_due
-from marlin.operator.members.sighting import Sighting
+from marlin.operator.members.sighting import BackendKey, Sighting
 from marlin.operator.signals.ladder import site_readings
 from marlin.operator.signals.values import Feed, SiteReadings
 
@@ -64,6 +65,8 @@ class World:
     """Site to what was seen of its cluster and router; sites that were never looked at are missing."""
     artifacts: Mapping[tuple[Key, str], ArtifactUse] = field(default_factory=dict)
     """(policy, role) to the artifact of a planner of kind Marlin."""
+    in_flight: Mapping[Key, Mapping[tuple[str, str], float]] = field(default_factory=dict)
+    """Policy to requests by (pool, site) now; policies of which that is not known are missing."""
     write_problems: Mapping[Key, str] = field(default_factory=dict)
     """(namespace, policy) to why its tables could not be written last time."""
 
@@ -79,6 +82,8 @@ class Actions:
     """When to look again at the latest."""
     report: Report = field(default_factory=Report)
     """What was seen and decided, for metrics."""
+    scales: Mapping[BackendKey, ScaleOrder] = field(default_factory=dict)
+    """Backend to what its workload is to be scaled to."""
 
 
 def reconcile(world: World, memory: Memory | None = None) -> Actions:
@@ -98,6 +103,8 @@ def reconcile(world: World, memory: Memory | None = None) -> Actions:
     applies: list[Apply] = []
     events: list[EventNote] = []
     enforced: dict[Key, RoutingPlan] = {}
+    shown: dict[Key, RoutingPlan] = {}
+    scales: dict[BackendKey, ScaleOrder] = {}
     planned_by: dict[Key, Key] = {}
     wake = [now + LONGEST_REST]
     policy_reports: list[PolicyReport] = []
@@ -109,6 +116,8 @@ def reconcile(world: World, memory: Memory | None = None) -> Actions:
         events += result.events
         policy_reports.append(result.report)
         planned_by.update(dict.fromkeys(result.programmed, policy.key))
+        if (shown_plan := result.report.status.plan) is not None:
+            shown.update(dict.fromkeys(result.programmed, shown_plan))
         if result.enforced is not None:
             enforced.update(dict.fromkeys(result.programmed, result.enforced))
         if policy.model is not None:
@@ -116,7 +125,12 @@ def reconcile(world: World, memory: Memory | None = None) -> Actions:
     for pool in world.pools:
         owner = planned_by.get(pool.key)
         refused = world.write_problems.get(owner, "") if owner is not None else ""
-        status, document = _pool_status(world, memory, pool, sites, enforced.get(pool.key), owner, refused)
+        plan = enforced.get(pool.key)
+        if plan is not None and owner is not None and not refused:
+            scales |= _scale_orders(world, pool, plan, owner)
+        wanted = {} if pool.key not in shown or pool.model is None else wanted_replicas(pool.model, shown[pool.key])
+        is_published = owner is not None and not refused
+        status, document = _pool_status(world, memory, pool, sites, Programmed(plan, is_published, wanted))
         pool_reports.append(PoolReport(pool.key, status))
         _write("InferencePool", pool, status, document, applies, events, None if refused else owner)
     for site in world.sites:
@@ -125,7 +139,7 @@ def reconcile(world: World, memory: Memory | None = None) -> Actions:
         _write("Datacenter", site, site_now, site_now.to_document(), applies, events)
     memory.sweep()
     report = Report(tuple(policy_reports), tuple(pool_reports), tuple(site_reports))
-    return Actions(tuple(applies), tuple(events), min(wake), report)
+    return Actions(tuple(applies), tuple(events), min(wake), report, scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,22 +166,34 @@ def _pool_status(
     memory: Memory,
     pool: ObservedPool,
     sites: Mapping[str, Datacenter],
-    plan: RoutingPlan | None,
-    owner: Key | None,
-    refused: str,
+    programmed: Programmed,
 ) -> tuple[InferencePoolStatus, dict[str, Any]]:
     """A pool's status and the same as a document; ``now`` is in it only where something else changed."""
     names = {backend.datacenter_name: None for backend in pool.model.spec.backends} if pool.model is not None else {}
     here = {name: sites[name] for name in names if name in sites}
     seen = {name: world.sightings[name] for name in names if name in world.sightings}
-    is_published = owner is not None and not refused
 
     def make() -> tuple[InferencePoolStatus, dict[str, Any]]:
-        status = pool_status(pool, here, plan, is_published, world.now, seen)
+        status = pool_status(pool, here, programmed, world.now, seen)
         return status, status.to_document()
 
-    inputs = (pool, tuple(here.values()), tuple(seen), tuple(seen.values()), plan and plan.hash, is_published)
+    plan = programmed.plan and programmed.plan.hash
+    of_plan = (plan, programmed.is_published, programmed.wanted)
+    inputs = (pool, tuple(here.values()), tuple(seen), tuple(seen.values()), of_plan)
     return memory.pool_statuses.get(pool.key, inputs, make)
+
+
+def _scale_orders(world: World, pool: ObservedPool, plan: RoutingPlan, owner: Key) -> dict[BackendKey, ScaleOrder]:
+    if pool.model is None or pool.model.spec.scaling.mode is not ScalingMode.SCALE:
+        return {}
+    flying = world.in_flight.get(owner)
+    in_use = None
+    if flying is not None:
+        here = {site: requests for (name, site), requests in flying.items() if name == pool.name}
+        policy = next(p.model for p in world.policies if p.key == owner)
+        routers = 1 if policy is None else len(policy.spec.origins)
+        in_use = replicas_in_use(pool.model, world.tables.get((owner[0], f"marlin-{owner[1]}")), here, routers)
+    return {(pool.key, name): order for name, order in scale_orders(pool.model, plan, in_use).items()}
 
 
 def _policy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from marlin.api.conditions import Condition, ConditionStatus
@@ -74,11 +75,22 @@ def site_status(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Programmed:
+    """What became of a pool's plan."""
+
+    plan: RoutingPlan | None = None
+    """The plan its policy enforces; None where none is enforced."""
+    is_published: bool = False
+    """Whether a table with its addresses is there for routers."""
+    wanted: Mapping[str, int] = field(default_factory=dict)
+    """Backend to the replicas the policy's plan wants awake, enforced or not; empty where scaling is off."""
+
+
 def pool_status(
     pool: ObservedPool,
     sites: Mapping[str, Datacenter],
-    plan: RoutingPlan | None,
-    published: bool,
+    programmed: Programmed,
     now: datetime,
     sightings: Mapping[str, Sighting] | None = None,
 ) -> InferencePoolStatus:
@@ -87,8 +99,7 @@ def pool_status(
     Args:
         pool: the pool.
         sites: the sites there are.
-        plan: the plan its policy enforces; None where none is enforced.
-        published: whether a table with its addresses is there for routers.
+        programmed: what became of its plan.
         now: the time.
         sightings: site to what was seen in its cluster.
     """
@@ -106,6 +117,7 @@ def pool_status(
     missing = sorted({b.datacenter_name for b in backends if b.datacenter_name not in sites})
     unresolved = unresolved_backends(pool.model, sites)
     sights = _sights(pool, sightings or {})
+    not_scaled = [f"backend {name} is not scaled: {s.scale_problem}" for name, s in sights.items() if s.scale_problem]
     not_found = [f"backend {name}: {sight.problem}" for name, sight in sights.items() if sight.problem]
     accepted = (
         Statement("Accepted", False, "DatacenterNotFound", f"there is no Datacenter {', '.join(missing[:5])}")
@@ -119,9 +131,9 @@ def pool_status(
         if not_found
         else Statement("ResolvedRefs", True, "ResolvedRefs")
     )
-    programmed = (
+    published = (
         Statement("Programmed", True, "Programmed", "a routing table with its addresses is published")
-        if published
+        if programmed.is_published
         else Statement("Programmed", False, "NotPlanned", "no accepted MarlinPolicy plans this pool")
     )
     profile = (
@@ -142,6 +154,7 @@ def pool_status(
         ready = Statement("Ready", True, "Ready", said)
     else:
         ready = Statement("Ready", False, "NoReadyBackend", "no backend has an address in a known Datacenter")
+    plan = programmed.plan
     row = plan.pool(pool.name) if plan is not None else None
     weights = dict(zip(plan.datacenters, row.weights, strict=True)) if plan is not None and row is not None else {}
     return InferencePoolStatus(
@@ -153,11 +166,12 @@ def pool_status(
                 datacenter_name=b.datacenter_name,
                 weight=_part(b.name, b.datacenter_name, pool, weights),
                 ready_endpoints=sights[b.name].ready_endpoints if b.name in sights else None,
+                desired_replicas=programmed.wanted.get(b.name),
             )
             for b in backends
         ),
-        message=(ready.message if ready.holds else ready.message or accepted.message) or None,
-        conditions=_conditions("InferencePool", pool, [accepted, resolved, programmed, profile, ready], now),
+        message="; ".join([ready.message or accepted.message, *not_scaled][:3])[:_MOST_MESSAGE] or None,
+        conditions=_conditions("InferencePool", pool, [accepted, resolved, published, profile, ready], now),
     )
 
 

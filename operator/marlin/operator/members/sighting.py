@@ -47,6 +47,8 @@ class BackendSight:
     """Accelerators that a pod asks for."""
     problem: str = ""
     """Why it cannot be resolved; empty when it can."""
+    scale_problem: str = ""
+    """Why its workload could not be scaled as ordered; empty when it could, or nothing was ordered."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Final
 
 from marlin.api.datacenter import Datacenter
 from marlin.api.pool import Backend, InferencePool
+from marlin.operator.core.scaling import ScaleOrder
 from marlin.operator.kube.access import Access
 from marlin.operator.kube.client import Client
 from marlin.operator.members.looking import Wanted, look_at_cluster, look_at_router
 from marlin.operator.members.reaching import CredentialsError, Secrets, access_of
+from marlin.operator.members.scaling import carry_out
 from marlin.operator.members.sighting import BackendKey, Finding, Sighting
 from marlin.operator.signals.http import Http
 
@@ -72,6 +75,16 @@ class Members:
                 one_late.cancel()
         return {name: member.sighting for name, member in self._members.items() if member.seen.is_set()}
 
+    def scale(self, orders: Mapping[BackendKey, ScaleOrder], datacenters: Mapping[BackendKey, str]) -> None:
+        """Hands orders to their sites; each carries its own out when it looks, at once where one is new.
+
+        Args:
+            orders: backend to its order.
+            datacenters: backend to its site.
+        """
+        for name, member in self._members.items():
+            member.obey({key: order for key, order in orders.items() if datacenters.get(key) == name})
+
     async def close(self) -> None:
         """Ends all tasks."""
         tasks = [member.close() for member in self._members.values()]
@@ -83,15 +96,20 @@ def wanted_of(sites: Iterable[Datacenter], pools: Iterable[InferencePool]) -> di
     """Site to what is to be looked at there, for sites that say how they are reached."""
     behind: dict[str, dict[BackendKey, Backend]] = {}
     for pool in pools:
-        for backend in pool.spec.backends:
+        for key, backend in named_backends(pool):
             if backend.url is None:
-                key = ((pool.metadata.namespace or "", pool.metadata.name), backend.name)
                 behind.setdefault(backend.datacenter_name, {})[key] = backend
     return {
         site.metadata.name: Wanted(site, behind.get(site.metadata.name, {}))
         for site in sites
         if site.spec.cluster is not None or site.spec.router is not None
     }
+
+
+def named_backends(pool: InferencePool) -> list[tuple[BackendKey, Backend]]:
+    """A pool's backends, each with its key."""
+    key = (pool.metadata.namespace or "", pool.metadata.name)
+    return [((key, backend.name), backend) for backend in pool.spec.backends]
 
 
 @dataclass(slots=True)
@@ -106,6 +124,7 @@ class _Member:
     wanted: Wanted
     sighting: Sighting = field(default_factory=Sighting)
     seen: asyncio.Event = field(default_factory=asyncio.Event)
+    _orders: Mapping[BackendKey, ScaleOrder] = field(default_factory=dict)
     _poke: asyncio.Event = field(default_factory=asyncio.Event)
     _client: Client | None = None
     _access: Access | None = None
@@ -119,6 +138,12 @@ class _Member:
             self._task = asyncio.create_task(self._run(), name=f"member {wanted.site.metadata.name}")
         elif (wanted.site.spec, wanted.backends) != (self.wanted.site.spec, self.wanted.backends):
             self.wanted = wanted
+            self._poke.set()
+
+    def obey(self, orders: Mapping[BackendKey, ScaleOrder]) -> None:
+        """Says what workloads are to be scaled to."""
+        if orders != self._orders:
+            self._orders = orders
             self._poke.set()
 
     def close(self) -> asyncio.Task[None]:
@@ -166,7 +191,13 @@ class _Member:
             said = Finding(None, "NotChecked", "there are no credentials to reach it with")
             return replace(seen, credentials=error.finding, cluster=said)
         client = await self._speaking_with(access, float(spec.cluster.request_timeout_seconds))
-        return await look_at_cluster(client, wanted, seen)
+        seen = await look_at_cluster(client, wanted, seen)
+        if not self._orders or seen.cluster.holds is not True:
+            return seen
+        now = datetime.now(UTC)
+        problems = {key: await carry_out(client, order, now) for key, order in self._orders.items()}
+        backends = {key: replace(s, scale_problem=problems.get(key, "")) for key, s in seen.backends.items()}
+        return replace(seen, backends=backends)
 
     async def _speaking_with(self, access: Access, timeout_s: float) -> Client:
         """The client of these credentials; another one when they were rotated."""
