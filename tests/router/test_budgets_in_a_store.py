@@ -105,6 +105,8 @@ async def test_two_routers_spend_one_budget_and_a_store_that_goes_away_forgets_n
             assert [await status(router) for router in (a, b, b)] == [200] * 3
         await until(a, "Approximate")
         assert [await status(a) for _ in range(2)] == [200] * 2
+        password = secrets.token_hex(8)  # exchanged meanwhile
+        (tmp_path / "password").write_text(password + "\n")
         async with store(tmp_path / "redis", port, password):
             await until(a, "Exact")
             async with running(tmp_path / "c", document, *options) as c:

@@ -17,14 +17,15 @@ from click.testing import CliRunner
 from fake_backend import FakeBackend, Seen
 from hypothesis import given
 from hypothesis import strategies as st
-from router_client import Client, Start, table
+from router_client import Client, Start, table, write
 from router_process import running
 from tenancy import KEY, USAGE, hash_of, listed, priced, saying, tenant, with_key
 
 from marlin.router.cli import router
-from marlin.router.ledger import Ledger
-from marlin.router.limits import MAX_TENANTS, MINUTE_NS, Rate, period_end_s, period_of
+from marlin.router.ledger import NANO_USD, Ledger
+from marlin.router.limits import MAX_TENANTS, MINUTE_NS, Rate, Tenant, period_end_s, period_of
 from marlin.router.peers import count_peers
+from marlin.router.tenant_file import TenantFile
 
 
 @pytest.fixture
@@ -452,3 +453,24 @@ def test_an_option_that_would_limit_nobody_is_refused(option: str, value: str, n
     result = CliRunner().invoke(router, ["--config", __file__, option, value])
     assert result.exit_code == 2
     assert f"{option} needs {needed}\n" in result.output
+
+
+def test_a_tenant_that_comes_back_finds_what_it_has_used_and_nobody_else_gets_its_row(tmp_path: Path) -> None:
+    path, ledger = tmp_path / "tenants.json", Ledger(Ledger.create(), is_shared=False)
+    lists: list[tuple[Tenant, ...]] = []
+
+    def take(*names: str) -> dict[str, int]:
+        write(path, listed(*(tenant(name, key=f"sk-{name}-0123456789") for name in names)))
+        asyncio.run(tenant_file.step())
+        return {taken.name: taken.slot for taken in lists[-1]}
+
+    write(path, listed(tenant("first")))
+    tenant_file = TenantFile(path, ledger, lists.append, lambda _: None)
+    row = ledger.row_at(lists[-1][0].slot)
+    ledger.cells[row + NANO_USD] = 5
+    assert take("second", "third").keys() == {"second", "third"}
+    slots = take("first", "second", "fourth")
+    assert len(set(slots.values())) == 3
+    assert ledger.row_at(slots["first"]) == row
+    assert ledger.cells[row + NANO_USD] == 5
+    ledger.close()

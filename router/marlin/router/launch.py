@@ -132,10 +132,15 @@ def _tenant_loops(settings: Settings, tenant_file: TenantFile, ledger: Ledger) -
 
 
 def _store(settings: Settings, url: str, ledger: Ledger, tenant_file: TenantFile) -> BudgetStore:
-    password = None
-    if settings.budget_store_password_file is not None:
-        password = settings.budget_store_password_file.read_text("utf-8").strip()
+    file = settings.budget_store_password_file
+    password = None if file is None else partial(_password, file)
+    if password is not None:
+        password()  # one that cannot be read stops the start
     return BudgetStore(url, password, ledger, lambda: tenant_file.tenants, time.time, secrets.token_hex(8))
+
+
+def _password(file: Path) -> str:
+    return file.read_text("utf-8").strip()
 
 
 def _divide(ledger: Ledger, count: int) -> None:

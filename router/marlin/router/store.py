@@ -55,7 +55,7 @@ class BudgetStore:
 
     Args:
         url: ``redis://HOST[:PORT][/DATABASE]``, or ``rediss://`` for an encrypted connection.
-        password: of the store; None: it asks for none.
+        password: gives that of the store, asked at each connection, for it may be exchanged; None: there is none.
         ledger: what this router has spent, and where goes what others have.
         tenants: the list in force.
         clock: Unix time, s.
@@ -68,7 +68,7 @@ class BudgetStore:
     def __init__(
         self,
         url: str,
-        password: str | None,
+        password: Callable[[], str] | None,
         ledger: Ledger,
         tenants: Callable[[], Sequence[Tenant]],
         clock: Callable[[], float],
@@ -87,8 +87,8 @@ class BudgetStore:
             raise InputError("--budget-store: holds credentials; use --budget-store-password-file instead")
         self._host, self._port = parts.hostname, port
         self._ssl = ssl.create_default_context() if parts.scheme == "rediss" else None
-        self._greeting: list[tuple[bytes, ...]] = [] if password is None else [(b"AUTH", password.encode())]
-        self._greeting.append((b"SELECT", database.encode()))
+        self._password = password
+        self._select = (b"SELECT", database.encode())
         self._ledger = ledger
         self._tenants = tenants
         self._clock = clock
@@ -122,7 +122,8 @@ class BudgetStore:
         self._stopping.set()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, interval_s: float) -> None:
-        await _ask(reader, writer, self._greeting)
+        greeting = [] if self._password is None else [(b"AUTH", self._password().encode())]
+        await _ask(reader, writer, [*greeting, self._select])
         # What was written on another connection may not have arrived.
         self._written.clear()
         while True:

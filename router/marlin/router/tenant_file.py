@@ -49,6 +49,8 @@ class TenantFile:
         self._on_tenants = on_tenants
         self._on_reload = on_reload
         self._slots: dict[str, int] = {}
+        self._gone: dict[str, int] = {}
+        """Rows of tenants that left the list, the one that left first at the front."""
         self._next_slot = 0
         self._wake = asyncio.Event()
         self.last_error: str | None = None
@@ -102,7 +104,11 @@ class TenantFile:
 
     def _adopt(self, listed: TenantList) -> None:
         names = {tenant.name for tenant in listed.tenants}
-        self._slots = {name: slot for name, slot in self._slots.items() if name in names}
+        self._gone |= {name: slot for name, slot in self._slots.items() if name not in names}
+        # Whoever comes back finds what it has used: a budget is not renewed by being taken off the list for a while.
+        back = {name: slot for name, slot in self._gone.items() if name in names}
+        self._gone = {name: slot for name, slot in self._gone.items() if name not in names}
+        self._slots = {name: slot for name, slot in self._slots.items() if name in names} | back
         for tenant in listed.tenants:
             if tenant.name not in self._slots:
                 self._slots[tenant.name] = self._free_slot()
@@ -111,11 +117,11 @@ class TenantFile:
         self._on_tenants(self.tenants)
 
     def _free_slot(self) -> int:
-        """A row that nobody has; of the free ones that which was given back longest ago, for requests still running."""
-        taken = set(self._slots.values())
-        while self._next_slot in taken:
-            self._next_slot = (self._next_slot + 1) % MAX_TENANTS
-        slot, self._next_slot = self._next_slot, (self._next_slot + 1) % MAX_TENANTS
+        """A row that nobody had; where there is none, that of the tenant that left longest ago."""
+        if self._next_slot < MAX_TENANTS:
+            slot, self._next_slot = self._next_slot, self._next_slot + 1
+        else:
+            slot = self._gone.pop(next(iter(self._gone)))
         self._ledger.clear(slot)
         return slot
 
