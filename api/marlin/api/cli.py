@@ -35,6 +35,9 @@ COMMANDS: Final[dict[str, Entry]] = {
     "demo": Entry("marlin.operator.cli:demo", "demo", "Run the whole loop on this machine and compare planners."),
     "simulate": Entry("marlin.policy.simulate_cli:simulate", "demo", "Run a planner in the digital twin."),
     "train": Entry("marlin.policy.train_cli:train", "train", "Train MARLIN's agents in the digital twin."),
+    "adapt": Entry(
+        "marlin.policy.adapt_cli:adapt", "train", "Let a trained policy learn on from a fleet's own epochs."
+    ),
     "plan": Entry("marlin.policy.cli:plan", "demo", "Decide one epoch's plan for a fleet and say why."),
     "evaluate": Entry("marlin.policy.evaluate_cli:evaluate", "sim", "Score MARLIN beside its yardsticks."),
     "router": Entry("marlin.router.cli:router", "router", "Send requests to datacenters as the plan says."),

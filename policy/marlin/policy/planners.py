@@ -7,22 +7,17 @@ believes to run what does not exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
 
 from marlin.api.errors import InputError
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy import baselines
-from marlin.policy.building import Proposal, allowed_sites, build_plan
-from marlin.policy.deciding import AWAKE_UTILIZATION, decision_of, replicas_awake
+from marlin.policy.deciding import AWAKE_UTILIZATION, Rule, decision_of, plan_by
 from marlin.policy.in_order import InOrder
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.oracle.planner import Oracle
 from marlin.policy.planner import Decision, Planner
-from marlin.simulator.fluid import capacity_rps
 from marlin.simulator.twin_state import arrays_from
 
 if TYPE_CHECKING:
@@ -30,14 +25,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from marlin.api.state import FleetState
     from marlin.policy.agents.planner import MarlinSettings
 
-_Rule = Callable[["FleetState", "NDArray[np.float64]", "NDArray[np.bool_]"], Proposal]
-
-_BASELINES: Final[dict[PlannerKind, tuple[_Rule, str]]] = {
+_BASELINES: Final[dict[PlannerKind, tuple[Rule, str]]] = {
     PlannerKind.CAPACITY_PROPORTIONAL: (baselines.capacity_proportional, "in proportion to capacity"),
     PlannerKind.NEAREST: (baselines.nearest, "each origin to the site with the shortest round trip"),
     PlannerKind.LEAST_LOADED: (baselines.least_loaded, "to where capacity is free"),
@@ -138,25 +129,21 @@ class Baseline:
 
     kind: PlannerKind
     dispatch: Dispatch
-    rule: _Rule
+    rule: Rule
     reason: str
     awake_utilization: float = AWAKE_UTILIZATION
 
     def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
         """See ``Planner.decide``; these take microseconds, so a deadline changes nothing."""
         twin = arrays_from(state)
-        capacity = capacity_rps(twin)
-        allowed = allowed_sites(state, capacity)
-        proposal = self.rule(state, capacity, allowed)
-        plan = build_plan(
+        plan = plan_by(
+            self.rule,
             state,
-            proposal,
-            allowed,
+            twin,
             kind=self.kind,
-            scheme=Scheme.BALANCED,
             dispatch=self.dispatch,
             now=now,
             explanation=f"{self.kind.option}: {self.reason}",
-            awake=replicas_awake(state, twin, proposal, allowed, self.awake_utilization),
+            awake_utilization=self.awake_utilization,
         )
         return decision_of(state, twin, plan, {})

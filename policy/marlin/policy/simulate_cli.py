@@ -35,7 +35,7 @@ _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "What happens to the fleet": ("power_down", "balancer", "drain", "fail", "absent"),
     "How it is counted": ("carbon", "price", "data", "skip_bad_rows", "engine", "form", "settings"),
-    "Where it goes": ("out", "detail", "plot", "as_json", "quiet"),
+    "Where it goes": ("out", "detail", "plot", "history", "as_json", "quiet"),
 }
 
 
@@ -166,6 +166,12 @@ class _Grouped(click.Command):
     metavar="FOLDER",
     help="Figures: arrivals, costs over time, sites, savings by power-down (which runs those too).",
 )
+@click.option(
+    "--history",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The epochs as marlin adapt reads them, one a line.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option(
@@ -177,8 +183,16 @@ class _Grouped(click.Command):
     help="Print the JSON schema of scenario files, for an editor.",
 )
 def simulate(
-    out: Path | None, plot: Path | None, *, detail: bool, as_json: bool, quiet: bool, no_compare: bool, **given: Any
-) -> None:  # fmt: skip
+    out: Path | None,
+    plot: Path | None,
+    history: Path | None,
+    *,
+    detail: bool,
+    as_json: bool,
+    quiet: bool,
+    no_compare: bool,
+    **given: Any,
+) -> None:
     """Run a planner in the digital twin.
 
     Replays days of a trace, scaled to the fleet, in epochs of 15 minutes: each plan is made from a forecast and carried
@@ -199,6 +213,7 @@ def simulate(
     if detail and out is None:
         raise click.UsageError("--detail needs --out: its tables lie beside that file")
     from marlin.policy.figures import FigureFolder, Recording  # noqa: PLC0415
+    from marlin.policy.history import Recorder  # noqa: PLC0415
     from marlin.policy.simulate_plot import Ran  # noqa: PLC0415
     from marlin.policy.simulate_plot import plot as write_figures  # noqa: PLC0415
     from marlin.policy.simulate_report import as_json as summary_json  # noqa: PLC0415
@@ -223,13 +238,18 @@ def simulate(
             recorded = [recording] if figures is not None else []
             return Ran(recording, experiment.run(planner, [*watch, *recorded, *also]))
 
+    planner: Planner = experiment.planner
+    also: list[Watch] = []
+    if history is not None:
+        recorder = Recorder(planner, history)
+        planner, also = recorder, [recorder.watch]
     if writer is None:
-        ran = run(experiment.planner, scenario.planner)
+        ran = run(planner, scenario.planner, *also)
     else:
         with writer:
-            ran = run(experiment.planner, scenario.planner, lambda epoch, tally: writer.add(epoch))
+            ran = run(planner, scenario.planner, lambda epoch, tally: writer.add(epoch), *also)
     against = None if experiment.baseline is None else run(experiment.baseline, "capacity-proportional")
-    files = [] if writer is None else list(writer.files)
+    files = [*([] if writer is None else writer.files), *([] if history is None else [history])]
     if figures is not None:
         files += write_figures(experiment, ran, against, figures, watched)
     for note in experiment.notes():

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from marlin.policy.training.job import Round, Watch
 
 # Everything that needs NumPy, torch or pydantic is imported inside the functions, so that --help answers at once.
 
@@ -47,9 +52,14 @@ import click
     metavar="FOLDER",
     help="The artifact. Beside it, in FOLDER.training, lie checkpoint and log.",
 )
+@click.option(
+    "--bound",
+    is_flag=True,
+    help="Also work out what the clairvoyant oracle saves on the tuning days, and show it beside; some minutes.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def train(out: Path, *, resume: bool, quiet: bool, **given: Any) -> None:
+def train(out: Path, *, bound: bool, resume: bool, quiet: bool, **given: Any) -> None:
     """Train MARLIN's agents in the digital twin.
 
     Agents begin as a sort (merit order) and learn what to do better. After every round they are judged, each alone and
@@ -77,6 +87,30 @@ def train(out: Path, *, resume: bool, quiet: bool, **given: Any) -> None:
         conditioning=Conditioning(given.pop("conditioning")),
     )
     job = Job.prepared(out, settings, given.pop("seed"), given)
-    say = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-    artifact = job.run(say, resume=resume)
+    with _watched(settings.rounds, quiet=quiet) as (say, watch):
+        artifact = job.run(say, resume=resume, watch=watch, bound=bound)
     click.echo(json.dumps({"artifact": str(out), "evaluation": list(artifact.card.evaluation)}))
+
+
+@contextmanager
+def _watched(rounds: int, *, quiet: bool) -> Iterator[tuple[Callable[[str], None], Watch | None]]:
+    """A bar with the four metrics on a terminal, a line per round otherwise; both on standard error."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda line: None, lambda done: None
+        return
+    if not console.is_terminal:
+        yield lambda line: click.echo(line, err=True), None
+        return
+    columns = (TextColumn("train"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[now]}"), console=console) as bar:
+        task = bar.add_task("train", total=rounds, now="")
+
+        def watch(done: Round) -> None:
+            bar.update(task, completed=done.number, now="best so far" if done.is_best else "")
+            bar.console.print(f"round {done.number}: {done.in_words()}", highlight=False)
+
+        yield lambda line: bar.console.print(line, highlight=False), watch

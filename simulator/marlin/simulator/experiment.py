@@ -25,7 +25,7 @@ from marlin.simulator.expectations import HISTORY_DAYS, Expectation, Forecaster,
 from marlin.simulator.fleet import Builder, Demand
 from marlin.simulator.outcome import Outcome
 from marlin.simulator.physics import FloatArray
-from marlin.simulator.twin_state import arrays_from, with_demand
+from marlin.simulator.twin_state import TwinState, arrays_from, with_demand
 from marlin.simulator.workload.shipped import shipped_week
 from marlin.simulator.workload.trace import S_PER_DAY, IntArray, Trace
 
@@ -130,7 +130,7 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
     demand_rng, event_rng = demand_stream(study.seed), event_stream(study.seed)
     outlook = _Outlook(study, trace)
     left: Left[Any] | None = None
-    twin, plan, start = None, None, study.first_date
+    twin = None
     for day in range(study.days):
         midnight = study.first_date + timedelta(days=day)
         frame = day_frame(
@@ -158,15 +158,20 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
                 state = study.surprise(state)
             twin = with_demand(arrays_from(state, study.settings), requests)
             outcome, left = engine.run(twin, plan, left, event_rng)
-            yield Epoch(start, plan, forecast, arrived, outcome)
+            last = Epoch(start, plan, forecast, arrived, outcome)
+            yield last
             outlook.observe(arrived)
-    while twin is not None and plan is not None and left is not None:
-        more = engine.run_out(twin, plan, left)
-        if more is None:
-            return
+    if twin is not None and left is not None:
+        yield from run_out(engine, twin, last, left)
+
+
+def run_out(engine: Engine[Any], twin: TwinState, last: Epoch, left: Left[Any]) -> Iterator[Epoch]:
+    """The time after the last epoch, under its plan, until nobody waits or nothing may serve who does."""
+    nothing = np.zeros(len(last.arrived))
+    start = last.start_time + timedelta(seconds=EPOCH_S)
+    while (more := engine.run_out(twin, last.plan, left)) is not None:
         outcome, following = more
-        nothing = np.zeros(len(outcome.queued))
-        yield Epoch(start + timedelta(seconds=EPOCH_S), plan, nothing, nothing, outcome, is_run_out=True)
+        yield Epoch(start, last.plan, nothing, nothing, outcome, is_run_out=True)
         if following.waiting.sum() >= left.waiting.sum():
             return  # nothing may serve them any more
         left = following

@@ -2,7 +2,7 @@
 
 ``paper-8`` is the paper's: 1,000 nodes a site, a sixth of them of each of the six types, both models. The small ones
 have 12 or 120 nodes a site, or one node per site for a first look. Which zones a preset has, and in which order, is
-part of its name's meaning: ``paper-4`` to ``paper-12`` take the first so many of one list.
+part of its name's meaning: ``paper-4`` to ``paper-12`` take the first so many of one list, ``held-out-4`` the others.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ ZONES: Final = (
     "IN-WE",
     "AU-VIC",
 )
-"""The first eight are the paper's fleet as this project reads it (marlin-model, section 1). KR, ZA, CL-SIC and
-US-TEX-ERCO are kept out of every preset: they show what a trained policy does on zones it has never seen."""
+"""The first eight are the paper's fleet as this project reads it (marlin-model, section 1)."""
+
+HELD_OUT: Final = ("KR", "ZA", "CL-SIC", "US-TEX-ERCO")
+"""Zones of no preset but ``held-out-4``, and of no fleet that is trained on: they show what a trained policy does on
+places it has never seen."""
 
 NODE_TYPES: Final = (
     ("A100-80GB", 2),
@@ -59,6 +62,8 @@ class Preset:
 
     sites: int
     nodes_per_site: int
+    zones: tuple[str, ...] = ZONES
+    """Whose first so many have a site each."""
 
 
 PRESETS: Final[dict[str, Preset]] = {
@@ -66,6 +71,7 @@ PRESETS: Final[dict[str, Preset]] = {
     "8x12": Preset(8, 12),
     "8x120": Preset(8, 120),
     "demo-3": Preset(3, 6),
+    "held-out-4": Preset(4, 1000, HELD_OUT),
 }
 
 
@@ -79,7 +85,7 @@ def scenario_documents(name: str) -> Documents:
     preset = PRESETS.get(name)
     if preset is None:
         raise InputError(f"scenario {name!r} is not known; there are {', '.join(PRESETS)}")
-    zones = ZONES[: preset.sites]
+    zones = preset.zones[: preset.sites]
     groups = [
         {
             "name": f"{accelerator.split('-')[0].lower()}x{gpus}",

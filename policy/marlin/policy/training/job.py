@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
@@ -30,6 +30,7 @@ from marlin.policy.simulate_cli import scenario_of
 from marlin.policy.simulating import Experiment, prepare
 from marlin.policy.training import checkpoint
 from marlin.policy.training.allocation import keep_freed_memory
+from marlin.policy.training.bounds import BALANCED, most_saved
 from marlin.policy.training.networks import arrays
 from marlin.policy.training.random_fleets import Purpose, random_episodes
 from marlin.policy.training.run import Fleets, Training, TrainSettings, begin, described, next_round
@@ -40,6 +41,43 @@ from marlin.simulator.fluid import Form
 _SOURCES: Final = ("BurstGPT (arrivals)", "Electricity Maps 2023, ODbL 1.0 (carbon)", "ENTSO-E and others (price)")
 _JUDGING_FLEETS: Final = 4
 """Random fleets that judge where random fleets are trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round that is done, for whoever watches."""
+
+    number: int
+    of: int
+    line: Mapping[str, Any]
+    """Of the log."""
+    sort: Mapping[str, Any]
+    """The log's line for round 0."""
+    bound: Mapping[str, float]
+    """What the clairvoyant oracle saves, by metric and ``balanced``; empty where nobody asked."""
+    is_best: bool
+    """Whether an agent was never better."""
+
+    def in_words(self) -> str:
+        """What agents save of their own metric, and of all with equal weights; beside it a sort, and the bound."""
+        own = [
+            self._beside(name.rsplit("_", 1)[0], self.line[f"gain_{name}"], self.sort[f"gain_{name}"], name)
+            for name in METRIC_NAMES
+        ]
+        balanced = [self.line[f"balanced_by_{name}"] for name in METRIC_NAMES]
+        beside = [self.sort[f"balanced_by_{name}"] for name in METRIC_NAMES]
+        bound = f", oracle {self.bound[BALANCED]:+.1%}" if self.bound else ""
+        return (
+            f"agents save {', '.join(own)}; balanced {min(balanced):+.1%} to {max(balanced):+.1%} "
+            f"(sort {min(beside):+.1%} to {max(beside):+.1%}{bound})"
+        )
+
+    def _beside(self, label: str, ours: float, sort: float, name: str) -> str:
+        bound = f", oracle {self.bound[name]:+.1%}" if self.bound else ""
+        return f"{label} {ours:+.1%} (sort {sort:+.1%}{bound})"
+
+
+Watch = Callable[[Round], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +117,16 @@ class Job:
         dispatch = Dispatch(given["dispatch"].capitalize())
         return cls(out, made, dispatch, given["tune_days"], given["random_fleets"], settings, seed)
 
-    def run(self, say: Callable[[str], None], *, resume: bool) -> Artifact:
+    def run(
+        self, say: Callable[[str], None], *, resume: bool, watch: Watch | None = None, bound: bool = False
+    ) -> Artifact:
         """Trains to the end.
 
         Args:
             say: told a line now and then.
             resume: go on from the checkpoint.
+            watch: shown every round. Default: ``say`` is told of it in words.
+            bound: whether to work out what the clairvoyant oracle saves on the tuning days; some minutes.
 
         Raises:
             InputError: there is no checkpoint to go on from, or it is of another training.
@@ -100,14 +142,26 @@ class Job:
         if resume:
             checkpoint.restore(training, files / "state.safetensors", self.identity())
             say(f"goes on after round {training.round}")
+        most: Mapping[str, float] = {}
+        if bound and not training.is_over:
+            say("asks the oracle for the most that could be saved")
+            most = most_saved([studies for studies, _ in self._judging()])
         while not training.is_over:
             line = next_round(training, fleets)
-            if training.round == 1:
-                say(f"round 0, a sort: {_each(training.log[0])}")
             checkpoint.save(training, files / "state.safetensors", self.identity())
-            _write_log(training, files / "log.csv")
-            best = "  best so far" if training.round in training.best_round else ""
-            say(f"round {training.round}/{self.settings.rounds}: {_each(line)}{best}")
+            _write_log(training.log, most, files / "log.csv")
+            done = Round(
+                number=training.round,
+                of=self.settings.rounds,
+                line=line,
+                sort=training.log[0],
+                bound=most,
+                is_best=training.round in training.best_round,
+            )
+            if watch is None:
+                say(f"round {done.number}/{done.of}: {done.in_words()}{'  best so far' if done.is_best else ''}")
+            else:
+                watch(done)
         return self._saved(training, fleets)
 
     def identity(self) -> str:
@@ -120,24 +174,24 @@ class Job:
     def _fleets(self) -> Fleets:
         """Tasks to learn on and to be judged by: the scenarios', and random ones where they are asked for."""
         train: list[Task] = []
-        tune: list[Task] = []
-        for experiment in self.experiments:
-            days = _days(experiment.study)
-            settings = TaskSettings(dispatch=self.dispatch, forecaster=predicted_days, form=Form.NUMBA)
-            # With random fleets to learn on, the scenarios only judge: what serves any fleet has to serve these.
-            if not self.random_fleets:
-                train.append(make_task(days[: -self.tune_days], settings))
-            tune.append(make_task(days[-self.tune_days :], settings))
-        base = self.experiments[0].study
-        for purpose, count, made in (
-            (Purpose.TRAIN, self.random_fleets, train),
-            (Purpose.TUNE, _JUDGING_FLEETS if self.random_fleets else 0, tune),
-        ):
-            for number in range(count):
-                studies, dispatch = random_episodes(base, purpose, self.seed, number, tune_days=self.tune_days)
-                settings = TaskSettings(dispatch=dispatch, forecaster=predicted_days, form=Form.NUMBA)
-                made.append(make_task(studies, settings))
-        return Fleets(tuple(train), tuple(tune))
+        # With random fleets to learn on, the scenarios only judge: what serves any fleet has to serve these.
+        if not self.random_fleets:
+            train = [
+                make_task(_days(one.study)[: -self.tune_days], _settings(self.dispatch)) for one in self.experiments
+            ]
+        for number in range(self.random_fleets):
+            studies, dispatch = self._random(Purpose.TRAIN, number)
+            train.append(make_task(studies, _settings(dispatch)))
+        return Fleets(tuple(train), tuple(make_task(studies, _settings(way)) for studies, way in self._judging()))
+
+    def _judging(self) -> list[tuple[list[Study], Dispatch]]:
+        """The days that judge, fleet by fleet, and how plans are carried out there."""
+        named = [(_days(experiment.study)[-self.tune_days :], self.dispatch) for experiment in self.experiments]
+        many = _JUDGING_FLEETS if self.random_fleets else 0
+        return named + [self._random(Purpose.TUNE, number) for number in range(many)]
+
+    def _random(self, purpose: Purpose, number: int) -> tuple[list[Study], Dispatch]:
+        return random_episodes(self.experiments[0].study, purpose, self.seed, number, tune_days=self.tune_days)
 
     def _saved(self, training: Training, fleets: Fleets) -> Artifact:
         weights = training.best_actor | arrays(training.learner.critic)
@@ -182,19 +236,17 @@ def _days(study: Study) -> list[Study]:
     ]
 
 
-def _each(line: Mapping[str, Any]) -> str:
-    """What agents save of their own metric, and of all where the weights are equal."""
-    own = [f"{name.rsplit('_', 1)[0]} {line[f'gain_{name}']:+.1%}" for name in METRIC_NAMES]
-    balanced = [line[f"balanced_by_{name}"] for name in METRIC_NAMES]
-    return f"agents save {', '.join(own)}; balanced {min(balanced):+.1%} to {max(balanced):+.1%}"
+def _settings(dispatch: Dispatch) -> TaskSettings:
+    return TaskSettings(dispatch=dispatch, forecaster=predicted_days, form=Form.NUMBA)
 
 
-def _write_log(training: Training, file: Path) -> None:
-    keys = list(dict.fromkeys(key for line in training.log for key in line))
+def _write_log(log: Sequence[Mapping[str, Any]], bound: Mapping[str, float], file: Path) -> None:
+    rows = [{**line, **{f"oracle_{name}": saved for name, saved in bound.items()}} for line in log]
+    keys = list(dict.fromkeys(key for row in rows for key in row))
     try:
         with file.open("w", newline="", encoding="utf-8") as opened:
             writer = csv.DictWriter(opened, keys)
             writer.writeheader()
-            writer.writerows(training.log)
+            writer.writerows(rows)
     except OSError as error:
         raise MarlinError(f"{file}: cannot be written: {error.strerror or error}") from error

@@ -9,6 +9,7 @@ exactly as if nothing had happened (``checkpoint``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -150,8 +151,16 @@ def _judgement(training: Training, fleets: Fleets) -> dict[str, Any]:
     return line
 
 
-def play(training: Training, fleets: Fleets, which: int, losses: list[dict[str, float]]) -> None:
+def play(
+    training: Training,
+    fleets: Fleets,
+    which: int,
+    losses: list[dict[str, float]],
+    goes_on: Callable[[], bool] = lambda: True,
+) -> None:
     """One day of a fleet in every lane, with updates on the way; what the updates lost is added to ``losses``.
+
+    Before each epoch ``goes_on`` says whether there is to be another.
 
     An update is on whatever fleet is remembered, so that what was learnt on one is not forgotten on the next.
     """
@@ -160,7 +169,7 @@ def play(training: Training, fleets: Fleets, which: int, losses: list[dict[str, 
     chosen = [(int(rng.integers(len(task.courses))), int(rng.integers(_SEEDS))) for _ in range(settings.lanes)]
     lanes = task.begin(task.draw(chosen), rng.dirichlet(np.ones(AGENTS), settings.lanes))
     observed = task.observe(lanes)
-    while not lanes.is_over:
+    while not lanes.is_over and goes_on():
         rows = rows_of(observed, task.action.models, task.action.sites)
         weights = {name: value.detach().numpy() for name, value in learner.actor.items()}
         proposals = actor.propose(weights, rows, goals(settings.conditioning, rows.preference))

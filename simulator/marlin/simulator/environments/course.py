@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marlin.api.errors import InputError
+from marlin.api.history import RecordedEpoch
 from marlin.simulator.demand import DayFrame, day_frame
 from marlin.simulator.environments.lanes import Fleets
 from marlin.simulator.environments.observation import still_part
@@ -42,12 +44,37 @@ _OF_THE_FLEET = (
 """What two epochs must have in common to be taken in one call; everything else is a condition of the epoch."""
 
 
+class Requests(Protocol):
+    """The requests of a day."""
+
+    @property
+    def requests(self) -> NDArray[Any]:
+        """(E, V, R) of each epoch, pool and origin."""
+
+
+class Day(Protocol):
+    """A day but for its chance."""
+
+    def draw(self, rng: np.random.Generator) -> Requests:
+        """One day of requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Came:
+    """Requests that were recorded: a draw of them is what they are."""
+
+    requests: FloatArray  # (E, V, R)
+
+    def draw(self, rng: np.random.Generator) -> Requests:
+        """The same, whatever chance says."""
+        return self
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Course:
     """E epochs of a fleet. ``seen`` is what a planner knows, ``real`` what the plan meets."""
 
-    study: Study
-    days: tuple[DayFrame, ...]
+    days: tuple[Day, ...]
     fleets: Fleets
     """Those of all courses that were made together."""
     seen_index: NDArray[np.int64]  # (E,) into fleets
@@ -84,7 +111,37 @@ def courses(studies: Sequence[Study]) -> tuple[Course, ...]:
         raise InputError("an environment needs at least one study")
     # Said at once where the documents already show it; an ``adjust`` may still change the shape.
     _check_shapes((s.epochs, len(s.builder.pools), len(s.builder.documents.datacenters)) for s in studies)
-    drafts: list[_Draft] = []
+    drafts = []
+    for study in studies:
+        days = _days(study)
+        pairs = list(_fleets(study, days))
+        drafts.append(_Draft(days, _starts(study), [before for before, _ in pairs], [after for _, after in pairs]))
+    return _together(drafts)
+
+
+def recorded_courses(histories: Sequence[Sequence[RecordedEpoch]]) -> tuple[Course, ...]:
+    """The same of epochs that were recorded: every draw of them is what came.
+
+    Args:
+        histories: epochs that follow one another; each becomes a course.
+
+    Raises:
+        InputError: a fleet cannot be simulated, or they differ in epochs, pools or sites.
+    """
+    if not histories or not all(histories):
+        raise InputError("an environment needs at least one recorded epoch")
+    drafts = []
+    for history in histories:
+        seen = [arrays_from(one.state) for one in history]
+        starts = [one.state.start_time for one in history]
+        starts.append(starts[-1] + timedelta(seconds=history[-1].state.epoch_s))
+        came = _Came(np.array([one.arrived_requests for one in history], dtype=np.float64))
+        drafts.append(_Draft((came,), starts, seen, seen))
+    return _together(drafts)
+
+
+def _together(drafts: Sequence[_Draft]) -> tuple[Course, ...]:
+    """Courses that share their fleets."""
     positions: dict[Hashable, int] = {}
     twins: list[TwinState] = []
 
@@ -95,40 +152,33 @@ def courses(studies: Sequence[Study]) -> tuple[Course, ...]:
             twins.append(twin)
         return positions[key]
 
-    for study in studies:
-        days = _days(study)
-        pairs = list(_fleets(study, days))
-        seen, real = [before for before, _ in pairs], [after for _, after in pairs]
-        drafts.append(_Draft(study, days, seen, real, [position(t) for t in seen], [position(t) for t in real]))
+    indices = [([position(t) for t in draft.seen], [position(t) for t in draft.real]) for draft in drafts]
     _check_shapes((len(d.seen), *twin.all_replicas.shape) for d in drafts for twin in (*d.seen, *d.real))
     fleets = Fleets.of(twins)
-    return tuple(draft.course(fleets) for draft in drafts)
+    return tuple(draft.course(fleets, *index) for draft, index in zip(drafts, indices, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
     """A course whose fleets are not stacked yet."""
 
-    study: Study
-    days: tuple[DayFrame, ...]
+    days: tuple[Day, ...]
+    starts: list[datetime]  # E + 1
     seen: list[TwinState]
     real: list[TwinState]
-    seen_index: list[int]
-    real_index: list[int]
 
-    def course(self, fleets: Fleets) -> Course:
+    def course(self, fleets: Fleets, seen_index: list[int], real_index: list[int]) -> Course:
         seen_allowed = np.array([_allowed(twin) for twin in self.seen])
         return Course(
-            study=self.study,
             days=self.days,
             fleets=fleets,
-            seen_index=np.array(self.seen_index),
-            real_index=np.array(self.real_index),
+            seen_index=np.array(seen_index),
+            real_index=np.array(real_index),
             seen_allowed=seen_allowed,
             allowed=np.array([_allowed(twin) for twin in self.real], dtype=np.float64),
             per_joule=np.array([footprint_per_joule(twin) for twin in self.real]),
             rtt_s=np.array([twin.rtt_s for twin in self.real]),
-            still=still_part(_starts(self.study), self.seen, seen_allowed),
+            still=still_part(self.starts, self.seen, seen_allowed),
         )
 
 

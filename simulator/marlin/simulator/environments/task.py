@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from marlin.api.history import RecordedEpoch
 from marlin.api.plan import Dispatch
 from marlin.simulator.environments import dynamics, observation
 from marlin.simulator.environments.action import ActionLayout, Actions, Intent, intents, plans
-from marlin.simulator.environments.course import Course, courses
+from marlin.simulator.environments.course import Course, courses, recorded_courses
 from marlin.simulator.environments.dynamics import Carried
 from marlin.simulator.environments.episode import Episode, Episodes, draw, side_by_side
 from marlin.simulator.environments.forecast import Forecaster, smoothed
@@ -177,8 +178,24 @@ def make_task(studies: Sequence[Study], settings: TaskSettings | None = None) ->
     Raises:
         InputError: a trace has fewer days, a fleet cannot be simulated, or studies differ in epochs, pools or sites.
     """
+    return _task(courses(studies), settings)
+
+
+def recorded_task(histories: Sequence[Sequence[RecordedEpoch]], settings: TaskSettings | None = None) -> Task:
+    """A task over epochs that were recorded: fleets, signals and requests are those of then.
+
+    Args:
+        histories: epochs that follow one another; each episode is one of them, whatever its seed.
+        settings: as of ``make_task``.
+
+    Raises:
+        InputError: a fleet cannot be simulated, or histories differ in epochs, pools or sites.
+    """
+    return _task(recorded_courses(histories), settings)
+
+
+def _task(made: tuple[Course, ...], settings: TaskSettings | None) -> Task:
     chosen = settings or TaskSettings()
-    made = courses(studies)
     _, models, sites = made[0].shape
     return Task(made, chosen, ActionLayout(models, sites, chosen.dispatch, made[0].fleets.can_power_down))
 
