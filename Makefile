@@ -66,7 +66,7 @@ e2e-vllm: setup-dev ## The emulator's contract tests against a real vLLM on CPU 
 	@scripts/e2e_vllm.sh
 
 .PHONY: e2e-kind
-e2e-kind: setup-dev ## A hub and two member clusters with kind: plans, changes, failures, upgrade (docker, kind, images; fifteen minutes)
+e2e-kind: setup-dev ## A hub and two member clusters with kind: plans, changes, failures, upgrade (docker, kind, images; twenty minutes)
 	@scripts/e2e_kind.sh $(ARGS)
 
 .PHONY: soak
