@@ -106,7 +106,7 @@ def test_prometheus_reads_the_rules(promtool: Path) -> None:
 def test_prometheus_reads_the_dashboards_queries(promtool: Path, tmp_path: Path) -> None:
     file = tmp_path / "panels.yaml"
     queries = [
-        re.sub(r"\$(namespace|pool|datacenter)\b", ".*", re.sub(r"\$__(rate_interval|range)", "5m", expr))
+        re.sub(r"\$(namespace|policy|pool|datacenter)\b", ".*", re.sub(r"\$__(rate_interval|range)", "5m", expr))
         for expr in _panel_expressions()
     ]
     rules = [{"record": f"panel{number}", "expr": query} for number, query in enumerate(queries)]

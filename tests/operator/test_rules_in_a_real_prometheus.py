@@ -15,19 +15,26 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
+from agents import small_artifact
 from aiohttp import web
 from chart_values import CHART, ROOT
 from control_plane import free_port
 from router_client import table, write
+from worlds import NOON, Cluster, sample, the
 
+from marlin.operator.arrivals.history import Ended
+from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.demo.processes import Processes, Service
 from marlin.operator.kube.access import Access
 from marlin.operator.report.prometheus import read
 from marlin.operator.running import Operator, Settings
 from marlin.operator.serving import pages
+from marlin.operator.telemetry.levels import Levels
 
 RULES = sorted((CHART / "files" / "rules").glob("*.yaml"))
 EMULATE = ("emulate", "--model", "m", "--profile", "Llama-2-7b", "--accelerator", "H100-80GB", "--tensor-parallel", "1")
+
+POLICY = ("default", "balanced")
 
 NEVER_HAPPENED = {"marlin_router_requests_without_estimate_total", "marlin_router_table_reloads_total"}
 """Counters that this traffic has no reason to raise."""
@@ -103,10 +110,21 @@ async def _prometheus(folder: Path, targets: dict[str, str]) -> AsyncIterator[Pr
 
 
 @asynccontextmanager
-async def _operator_pages() -> AsyncIterator[str]:
-    """Address of a leading operator's pages, without a cluster behind them."""
+async def _operator_pages(artifact: Path) -> AsyncIterator[str]:
+    """Address of a leading operator's pages, without a cluster behind them: its agents agreed on a plan."""
     operator = Operator(Access("https://hub", ""), Settings("marlin-system", "one"))
     operator.is_leader, operator.rounds, operator.last_round_s = True, 3, asyncio.get_running_loop().time()
+    small_artifact(artifact)
+    objects = sample()
+    the(objects, "MarlinPolicy")["spec"]["planner"] = {"kind": "Marlin", "scheme": "Balanced"}
+    cluster = Cluster(objects)
+    cluster.known["artifacts"] = {(POLICY, "planner"): ArtifactUse(artifact)}
+    report = cluster.reconcile().report
+    operator.ledger.heard(report)
+    epoch = int(NOON.timestamp()) // 900
+    operator.levels = Levels(
+        report, operator.ledger.last, {POLICY: Ended(epoch, {"llama-2-70b": 900.0}, {"llama-2-70b": 0.4})}
+    )
     runner = web.AppRunner(pages(operator), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -144,13 +162,17 @@ def _panels() -> list[tuple[str, str]]:
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel.get("targets", []):
                 query = re.sub(r"\$__(rate_interval|range)", "1m", target["expr"])
-                found.append((panel["title"], re.sub(r"\$(namespace|pool|datacenter)\b", ".*", query)))
+                found.append((panel["title"], re.sub(r"\$(namespace|policy|pool|datacenter)\b", ".*", query)))
     return found
 
 
 async def test_every_query_of_rules_and_dashboards_has_a_value_where_there_is_traffic(tmp_path: Path) -> None:
     _program()
-    async with Processes(tmp_path) as processes, _operator_pages() as operator, aiohttp.ClientSession() as session:
+    async with (
+        Processes(tmp_path) as processes,
+        _operator_pages(tmp_path / "artifact") as operator,
+        aiohttp.ClientSession() as session,
+    ):
         emulators = [await processes.start(name, *EMULATE, ready_path="/health") for name in ("north", "south")]
         document = table(*(one.url for one in emulators))
         for site in document["datacenters"]:
