@@ -66,6 +66,34 @@ async def test_a_busy_backend_does_not_become_a_storm_of_retries(start: Start) -
         assert len(one.seen) + len(two.seen) == requests + retries
 
 
+UNREACHED = b"HTTP/1.1 502 Bad Gateway\r\nx-marlin-error: upstream_connect\r\nContent-Length: 4\r\n\r\nnone"
+
+
+async def test_clients_notice_nothing_of_a_site_whose_member_router_reaches_no_engine(
+    start: Start, backend: FakeBackend
+) -> None:
+    async with FakeBackend(reply(UNREACHED)) as member:
+        document = table(member.url, backend.url)
+        document["pools"][0]["backends"][0]["isMemberRouter"] = True
+        async with start(document) as client:
+            for _ in range(40):
+                async with client.post() as response:
+                    assert response.status == 200
+                    assert response.headers["x-marlin-backend"] == "b1"
+            assert 1 <= len(member.seen) <= 10, "it is left alone after some failures"
+            assert await client.metric("marlin_router_retries_total") == len(member.seen)
+
+
+async def test_an_engine_that_says_what_member_routers_say_is_not_believed(start: Start, backend: FakeBackend) -> None:
+    async with FakeBackend(reply(UNREACHED)) as engine, start(table(engine.url, backend.url)) as client:
+        statuses = []
+        for _ in range(10):
+            async with client.post() as response:
+                statuses.append(response.status)
+        assert len(engine.seen) == statuses.count(502) >= 1
+        assert await client.metric("marlin_router_retries_total") == 0
+
+
 async def test_a_client_s_own_error_is_its_own(start: Start, backend: FakeBackend) -> None:
     bad = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 2\r\n\r\n{}"
     async with FakeBackend(reply(bad)) as one, start(table(one.url, backend.url)) as client:

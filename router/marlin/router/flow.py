@@ -5,7 +5,8 @@ the backend's reply or a clear error, once; a client that leaves takes its reque
 backend's count of requests in flight goes back down, in one place (``_let_go``).
 
 A request is sent again only while no byte of a reply has reached the client: when no connection could be made, when a
-kept connection turned out to be closed, and, within the retry budget, when a backend said 429 or 503 or hung up.
+kept connection turned out to be closed, and, within the retry budget, when a backend said 429 or 503 or hung up, or a
+member router reached none of its engines.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ _RETRY_AFTER_S: Final = 1
 _UPGRADED: Final = (b"Connection: Upgrade", b"Upgrade: websocket")
 _UNKNOWN: Final = 404
 _BUSY: Final = frozenset({429, 503})
+
+_UNREACHED: Final = "upstream_connect"
+"""Of a member router: it could connect to none of its engines, so that none has seen the request."""
 
 _EVENT_BYTES: Final = 8192
 """How much of a read is kept in case it holds a stream's usage."""
@@ -283,7 +287,7 @@ class Flow:
         if self._tried:
             return UpstreamFailedError(
                 f"none of {len(self._tried)} backends tried could serve this",
-                reason="upstream_connect" if not self.error else self.error,
+                reason=self.error or _UNREACHED,
                 retry_after_s=_RETRY_AFTER_S,
             )
         return NoBackendError(
@@ -512,11 +516,15 @@ class Flow:
     def _goes_elsewhere(self, live: LiveBackend, reply: ReplyHead) -> bool:
         """Notes that a backend is in trouble, and sends the request to another one where there is one."""
         plane = self._plane
-        if reply.status not in _BUSY:
+        why = "busy"
+        if reply.status in _BUSY:
+            plane.balancer.report_overloaded(live, _seconds(reply.retry_after))
+        else:
             plane.balancer.report_failed(live)
-            return False
-        plane.balancer.report_overloaded(live, _seconds(reply.retry_after))
-        live.peer.cell.count_upstream_error("busy")
+            if reply.error != _UNREACHED or not live.backend.is_member_router:
+                return False
+            why = "member_unreached"
+        live.peer.cell.count_upstream_error(why)
         if self.attempts >= MAX_ATTEMPTS or self._pool is None:
             return False
         tried = (*self._tried, live)
@@ -524,7 +532,7 @@ class Flow:
             return False
         if not plane.budget.take(plane.clock()):
             return False
-        live.peer.cell.count_retry("busy")
+        live.peer.cell.count_retry(why)
         link, self._link = self._link, None
         if link is not None:
             link.give_up()
