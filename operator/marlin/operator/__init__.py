@@ -10,6 +10,8 @@
 - ``members``  the clusters of the sites: how they are reached, what is found there
 - ``writing``  what was decided, and what of it the API server refused
 - ``serving``  ``marlin operator``: signals of the system, logs, health
+- ``plan_pages`` plans and routing tables to look at, over HTTP
+- ``telemetry`` what all of it is as metrics
 - ``demo``     the whole loop on one machine: emulated sites, routers, a planner, a replayed load
 - ``cli``      ``marlin demo`` and ``marlin operator``
 """

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from marlin.api.errors import MarlinError
+from marlin.api.table import RoutingTable
 from marlin.operator.arrivals.task import Arrivals
 from marlin.operator.artifacts import Artifacts
 from marlin.operator.core.applies import FIELD_MANAGER, RECORD_LABEL
@@ -123,6 +124,8 @@ class Operator:
         self.ledger = Ledger()
         self.levels = Levels()
         """What is so since the last round, for metrics."""
+        self.tables: Mapping[Key, RoutingTable] = {}
+        """The routing tables that were published when the last round began."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs until told to stop.
@@ -310,6 +313,7 @@ class Operator:
         known.members.scale(actions.scales, {key: b.datacenter_name for m in models for key, b in named_backends(m)})
         self.ledger.heard(actions.report)
         self.levels = Levels(actions.report, self.ledger.last, known.arrivals.ended())
+        self.tables = world.tables
         if await writer.write(actions):
             self._bell.set()  # what was refused is to be said at once
         ended_s = time.monotonic()

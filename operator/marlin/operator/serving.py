@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from marlin.api.errors import InputError
 from marlin.operator.kube.access import Access, KubeconfigError, from_kubeconfig, in_cluster
+from marlin.operator.plan_pages import plan_routes
 from marlin.operator.running import Operator, Settings
 from marlin.operator.telemetry.catalogue import MEASURES, PREFIX
 
@@ -78,7 +79,7 @@ async def _serve(operator: Operator, host: str, port: int) -> None:
 
 
 def pages(operator: Operator) -> web.Application:
-    """``/healthz`` (restart it when not 200), ``/readyz`` and ``/metrics``."""
+    """``/healthz`` (restart it when not 200), ``/readyz``, ``/metrics``, and plans to look at (``plan_pages``)."""
     registry = CollectorRegistry()
     registry.register(Collected(operator))
 
@@ -101,6 +102,7 @@ def pages(operator: Operator) -> web.Application:
 
     app = web.Application()
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    app.add_routes(plan_routes(operator))
     return app
 
 
