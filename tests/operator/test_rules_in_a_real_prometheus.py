@@ -195,6 +195,8 @@ async def test_every_query_of_rules_and_dashboards_has_a_value_where_there_is_tr
             await prometheus.until("sum(rate(marlin_router_retries_total[1m])) > 0")
             await prometheus.until("sum(rate(marlin_router_upstream_errors_total[1m])) > 0")
             await prometheus.until("sum(rate(marlin_router_requests_total[1m])) > 0")
+            # An increase is between two scrapes, and the operator's first may come later than the router's.
+            await prometheus.until("count_over_time(marlin_operator_is_leader[1m]) > 1")
 
             for rule in _rules():
                 if "record" in rule:
