@@ -98,6 +98,15 @@ def test_the_plan_in_force_is_told_with_shares_that_add_up_for_each_pool(exposed
     assert exposed.value("last_decision_seconds") > 0
 
 
+@pytest.mark.parametrize(("mode", "paused"), [("Enforce", 0.0), ("Paused", 1.0)])
+def test_a_policy_that_makes_no_plans_on_purpose_says_so(
+    exposed: Exposed, objects: list[Raw], mode: str, paused: float
+) -> None:
+    the(objects, "MarlinPolicy")["spec"]["mode"] = mode
+    exposed.hear(Cluster(objects).reconcile())
+    assert exposed.value("paused") == paused
+
+
 def test_a_plan_that_was_found_after_a_start_is_told_of_without_a_decision(objects: list[Raw]) -> None:
     cluster = Cluster(objects)
     cluster.reconcile()

@@ -139,7 +139,8 @@ async def _traffic(session: aiohttp.ClientSession, router: Service, emulators: l
     """Requests without end, of which some meet a full queue: rate() sees a counter grow, not begin."""
 
     async def ask() -> None:
-        body = {"model": "m", "prompt": "hello", "max_tokens": 5, "ignore_eos": True}
+        body = {"model": "m", "prompt": "hello", "max_tokens": 5, "ignore_eos": True, "stream": True}
+        body["stream_options"] = {"include_usage": True}
         async with session.post(f"{router.url}/v1/completions", json=body) as response:
             await response.read()
 

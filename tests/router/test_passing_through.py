@@ -221,6 +221,20 @@ async def test_usage_in_a_reply_becomes_an_estimate_of_energy_and_carbon(start: 
         assert await client.metric("marlin_router_estimated_carbon_grams_total") == pytest.approx(0.2)
 
 
+async def test_only_an_event_stream_shows_when_its_first_token_came(start: Start, backend: FakeBackend) -> None:
+    """A JSON reply begins when generation ends: among first tokens it would tell of whole replies."""
+    async with start(table(backend.url)) as client:
+        async with client.post() as response:
+            assert response.status == 200
+        assert await client.metric("marlin_router_ttft_seconds_count") == 0
+        backend.behaviour = reply(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 14\r\n\r\ndata: [DONE]\n\n"
+        )
+        async with client.post() as response:
+            await response.read()
+        assert await client.metric("marlin_router_ttft_seconds_count") == 1
+
+
 async def test_a_stream_s_usage_is_counted_from_its_last_events(start: Start, backend: FakeBackend) -> None:
     async def stream(seen: Seen, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -182,7 +182,9 @@ class Plane:
         duration_s = now_s - flow.began_s
         live = flow.last_live
         cell = self._own_cell if live is None else live.peer.cell
-        cell.count_request(flow.status, duration_s, None if flow.is_tunnel else flow.ttft_s)
+        # The first byte of a JSON reply comes when generation ends: only an event stream shows its first token.
+        is_timed = flow.is_stream and not flow.is_tunnel
+        cell.count_request(flow.status, duration_s, flow.ttft_s if is_timed else None)
         if self._log is not None:
             self._log.add(flow, duration_s)
         if not self.flows:

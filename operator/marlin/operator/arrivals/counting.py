@@ -28,7 +28,7 @@ class Counts:
     prompt_tokens: Mapping[str, float] = field(default_factory=dict)
     output_tokens: Mapping[str, float] = field(default_factory=dict)
     first_tokens: Mapping[str, float] = field(default_factory=dict)
-    """Replies whose first byte was timed."""
+    """Event streams whose first token was timed."""
     first_token_s: Mapping[str, float] = field(default_factory=dict)
     """Seconds until then, all of them together."""
 

@@ -45,9 +45,7 @@ class Measure:
         return f"{PREFIX}{self.name}{'_total' if self.kind == 'counter' else ''}"
 
 
-def _of(
-    group: str, *measures: tuple[str, Literal["gauge", "counter", "histogram"], tuple[str, ...], str]
-) -> list[Measure]:
+def _of(group: str, *measures: tuple[str, Kind, tuple[str, ...], str]) -> list[Measure]:
     return [Measure(name, kind, text, labels, group) for name, kind, labels, text in measures]
 
 
@@ -80,6 +78,7 @@ MEASURES: Final[dict[str, Measure]] = {
                 "Time that planning one epoch of one policy took, shadow included, s.",
             ),
             ("last_decision_seconds", "gauge", POLICY, "The same, of the last one, s."),
+            ("paused", "gauge", POLICY, "Whether no plans are made, by its mode or a window of overrides: 1 or 0."),
             ("held_pools", "gauge", POLICY, "Pools whose row the last plan held back: maxWeightChangePercent."),
             (
                 "assumed_pools",
@@ -137,7 +136,7 @@ MEASURES: Final[dict[str, Measure]] = {
                 "observed_ttft_seconds",
                 "gauge",
                 (*POLICY, "pool"),
-                "Mean time to first byte that the policy's routers measured, s.",
+                "Mean time to first token of event streams that its routers measured, s.",
             ),
             ("predicted_requests", "gauge", (*POLICY, "pool"), "Requests that were forecast."),
             ("observed_requests", "gauge", (*POLICY, "pool"), "Requests that its routers counted."),

@@ -49,6 +49,8 @@ class Levels:
     def _samples(self, now: datetime) -> Iterator[Sample]:
         for policy in self.report.policies:
             yield from _conditions("policy_condition", policy.key, policy.status.conditions)
+            is_paused = any(c.type == "Planned" and c.reason == "Paused" for c in policy.status.conditions)
+            yield "paused", policy.key, float(is_paused)
             yield from _plan(policy, now)
             yield from _estimates(policy.key, policy.status)
             for agent in policy.status.agents:
