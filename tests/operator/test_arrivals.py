@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import Cluster, sample, the
 
-from marlin.operator.arrivals.counting import Counts, counts_of, increase
+from marlin.operator.arrivals.counting import Counts, increase, page_of
 from marlin.operator.arrivals.expecting import forecasts
 from marlin.operator.arrivals.history import MOST_EPOCHS, History, history_of
 from marlin.operator.arrivals.task import KEY, Arrivals, Watcher
@@ -50,7 +50,7 @@ def page(requests: float) -> bytes:
 
 
 def test_a_page_is_read_by_pool_and_tokens_count_for_those_requests_that_tell_them() -> None:
-    counts = counts_of(PAGE.encode())
+    counts = page_of(PAGE.encode()).counts
     assert counts.requests == {"a": 12.0, "b": 1.0}
     assert counts.measured == {"a": 6.0, "b": 1.0}
     assert counts.prompt_tokens == {"a": 600.0}
@@ -59,7 +59,7 @@ def test_a_page_is_read_by_pool_and_tokens_count_for_those_requests_that_tell_th
 @pytest.mark.parametrize("body", [b"\xff", b"<html>", b"# TYPE up gauge\nup 1\n", b""])
 def test_another_page_is_refused(body: bytes) -> None:
     with pytest.raises(SignalError):
-        counts_of(body)
+        page_of(body)
 
 
 def test_a_counter_that_fell_was_started_anew() -> None:

@@ -79,6 +79,15 @@ def test_whatever_happens_a_round_that_remembers_writes_what_one_that_does_not_w
         disturb(remembering, same)
 
 
+def test_what_was_remembered_of_a_policy_goes_with_it(objects: list[Raw]) -> None:
+    cluster = Remembering(objects)
+    cluster.reconcile()
+    assert cluster.memory.texts
+    cluster.objects = [o for o in cluster.objects if o["kind"] == "Datacenter"]
+    cluster.reconcile()
+    assert cluster.memory.size == 0
+
+
 def test_a_quiet_round_makes_no_table_and_no_status_of_a_pool(
     objects: list[Raw], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,7 +103,7 @@ def test_a_quiet_round_makes_no_table_and_no_status_of_a_pool(
 
 
 def test_what_nobody_asks_for_any_more_is_forgotten() -> None:
-    kept: Kept[int] = Kept()
+    kept: Kept[str, int] = Kept()
     assert kept.get("a", (1,), lambda: 10) == 10
     assert kept.get("a", (1,), lambda: 11) == 10
     kept.sweep()

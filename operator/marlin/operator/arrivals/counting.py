@@ -66,15 +66,6 @@ class RouterPage:
     """(pool, site) to requests there now."""
 
 
-def counts_of(exposition: bytes) -> Counts:
-    """The counters of a router's page.
-
-    Raises:
-        SignalError: it is not such a page.
-    """
-    return page_of(exposition).counts
-
-
 def page_of(exposition: bytes) -> RouterPage:
     """What a router's /metrics page says.
 

@@ -12,7 +12,7 @@ comparing a thousand pools takes a millisecond.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -21,17 +21,18 @@ from marlin.api.pool import InferencePoolStatus
 from marlin.api.table import RoutingTable
 from marlin.operator.core.observed import Key, ObservedPool
 
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Kept(Generic[V]):
+class Kept(Generic[K, V]):
     """The last result for each key."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, tuple[tuple[Any, ...], V]] = {}
-        self._asked: set[Hashable] = set()
+        self._known: dict[K, tuple[tuple[Any, ...], V]] = {}
+        self._asked: set[K] = set()
 
-    def get(self, key: Hashable, inputs: tuple[Any, ...], make: Callable[[], V]) -> V:
+    def get(self, key: K, inputs: tuple[Any, ...], make: Callable[[], V]) -> V:
         """The result for ``inputs``: the last one of ``key`` where they are the same, else a new one."""
         self._asked.add(key)
         known = self._known.get(key)
@@ -44,6 +45,10 @@ class Kept(Generic[V]):
     def __len__(self) -> int:
         return len(self._known)
 
+    def items(self) -> Iterator[tuple[K, V]]:
+        """Keys with their results."""
+        return ((key, result) for key, (_, result) in self._known.items())
+
     def sweep(self) -> None:
         """Forgets keys that nobody asked for since the last sweep."""
         self._known = {key: known for key, known in self._known.items() if key in self._asked}
@@ -54,12 +59,12 @@ class Kept(Generic[V]):
 class Memory:
     """Of one operator."""
 
-    pools: Kept[ObservedPool] = field(default_factory=Kept)
+    pools: Kept[Key, ObservedPool] = field(default_factory=Kept)
     """Pool to itself as found in the clusters."""
-    tables: Kept[dict[str, RoutingTable]] = field(default_factory=Kept)
+    tables: Kept[Key, dict[str, RoutingTable]] = field(default_factory=Kept)
     """Policy to its tables, by name."""
-    pool_statuses: Kept[tuple[InferencePoolStatus, dict[str, Any]]] = field(default_factory=Kept)
-    policy_statuses: Kept[tuple[MarlinPolicyStatus, dict[str, Any]]] = field(default_factory=Kept)
+    pool_statuses: Kept[Key, tuple[InferencePoolStatus, dict[str, Any]]] = field(default_factory=Kept)
+    policy_statuses: Kept[Key, tuple[MarlinPolicyStatus, dict[str, Any]]] = field(default_factory=Kept)
     """Object to its status, and the same as a document."""
     texts: dict[Key, tuple[str, RoutingTable]] = field(default_factory=dict)
     """ConfigMap to the digest of the text it was last given, and the table that the text stands for."""
@@ -68,11 +73,13 @@ class Memory:
         """Forgets what the last round did not need."""
         for kept in (self.pools, self.tables, self.pool_statuses, self.policy_statuses):
             kept.sweep()
+        published = {(policy[0], name) for policy, tables in self.tables.items() for name in tables}
+        self.texts = {key: text for key, text in self.texts.items() if key in published}
 
     @property
     def size(self) -> int:
         """How many results it holds."""
-        kept: tuple[Kept[Any], ...] = (self.pools, self.tables, self.pool_statuses, self.policy_statuses)
+        kept: tuple[Kept[Any, Any], ...] = (self.pools, self.tables, self.pool_statuses, self.policy_statuses)
         return sum(len(one) for one in kept) + len(self.texts)
 
     def gave(self, key: Key, text: str, table: RoutingTable) -> None:

@@ -154,9 +154,7 @@ class _Result:
 def _pool_as_found(world: World, memory: Memory, pool: ObservedPool, sites: Mapping[str, Datacenter]) -> ObservedPool:
     if pool.model is None:
         return pool
-    names = {backend.datacenter_name: None for backend in pool.model.spec.backends}
-    here = {name: sites[name] for name in names if name in sites}
-    seen = {name: world.sightings[name] for name in names if name in world.sightings}
+    here, seen = _around(world, pool, sites)
     inputs = (pool, tuple(here.values()), tuple(seen), tuple(seen.values()))
     return memory.pools.get(pool.key, inputs, lambda: pool_as_found(pool, here, seen))
 
@@ -169,9 +167,7 @@ def _pool_status(
     programmed: Programmed,
 ) -> tuple[InferencePoolStatus, dict[str, Any]]:
     """A pool's status and the same as a document; ``now`` is in it only where something else changed."""
-    names = {backend.datacenter_name: None for backend in pool.model.spec.backends} if pool.model is not None else {}
-    here = {name: sites[name] for name in names if name in sites}
-    seen = {name: world.sightings[name] for name in names if name in world.sightings}
+    here, seen = _around(world, pool, sites)
 
     def make() -> tuple[InferencePoolStatus, dict[str, Any]]:
         status = pool_status(pool, here, programmed, world.now, seen)
@@ -181,6 +177,15 @@ def _pool_status(
     of_plan = (plan, programmed.is_published, programmed.wanted)
     inputs = (pool, tuple(here.values()), tuple(seen), tuple(seen.values()), of_plan)
     return memory.pool_statuses.get(pool.key, inputs, make)
+
+
+def _around(
+    world: World, pool: ObservedPool, sites: Mapping[str, Datacenter]
+) -> tuple[dict[str, Datacenter], dict[str, Sighting]]:
+    """The sites that a pool's backends are in, and what was seen there: what its status depends on beside itself."""
+    names = {backend.datacenter_name: None for backend in pool.model.spec.backends} if pool.model is not None else {}
+    here = {name: sites[name] for name in names if name in sites}
+    return here, {name: world.sightings[name] for name in names if name in world.sightings}
 
 
 def _scale_orders(world: World, pool: ObservedPool, plan: RoutingPlan, owner: Key) -> dict[BackendKey, ScaleOrder]:
