@@ -77,6 +77,10 @@ class Tried:
         """N."""
         return len(self.totals)
 
+    def take(self, rows: list[int]) -> Tried:
+        """Some of the plans."""
+        return Tried(self.totals[rows], self.late[rows], self.counted[rows], self.served[rows], self.chances)
+
     def expected_totals(self) -> FloatArray:
         """(N, 4) over the demands."""
         return np.asarray(np.einsum("nsm,s->nm", self.totals, self.chances))

@@ -80,11 +80,7 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
         guard: who may take the agents' place.
     """
     of_agents = _with(settled.plans(situation), situation.plans(proposals))
-    by_merit = _by_merit(situation, weights)
-    merit = situation.tried(by_merit).values(situation.objective)
-    sorted_best = int(merit.argmin())
-    plans = _with(of_agents, by_merit.take(slice(sorted_best, sorted_best + 1)))
-    outcome = situation.tried(plans)
+    plans, outcome = _best_last(situation, _with(of_agents, _by_merit(situation, weights)), len(of_agents))
     baseline_plan = situation.baseline()
     baseline = situation.tried(baseline_plan)
     of_plans = outcome.values(situation.objective)
@@ -108,6 +104,14 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
         served=np.einsum("svd,s->vd", tried.served[row], tried.chances),
         totals=tried.expected_totals()[row],
     )
+
+
+def _best_last(situation: Situation, plans: Plans, first: int) -> tuple[Plans, Tried]:
+    """The ``first`` of some plans and the best of the others, with what they come to; all are tried in one call."""
+    outcome = situation.tried(plans)
+    best = first + int(outcome.values(situation.objective)[first:].argmin())
+    kept = [*range(first), best]
+    return plans.take(kept), outcome.take(kept)
 
 
 def _by_merit(situation: Situation, weights: Weights) -> Plans:

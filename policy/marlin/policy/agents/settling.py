@@ -68,12 +68,12 @@ def settle(situation: Situation, agreed: Intent, rounds: int, has_time: Callable
     """The best that a few moves make of what was agreed.
 
     Args:
-        situation: where.
+        situation: where; its replicas can power down.
         agreed: of the agents, (V, D).
         rounds: of single moves, after the replicas that are prewarmed at all.
         has_time: asked before each of them.
     """
-    factors = np.array(PREWARMED if situation.fleets.can_power_down else (1.0,))
+    factors = np.array(PREWARMED)
     eased = [_eased(agreed, situation, part) for part in EASED]
     values = _values(situation, [one for one in eased for _ in factors], np.tile(factors, len(eased)))
     usual = int(np.flatnonzero(factors == 1.0)[0])  # EASED begins with nothing
@@ -110,8 +110,7 @@ def _single_moves(intent: Intent, situation: Situation) -> list[Move]:
     """What may be done to one site of one model."""
     moves: list[Move] = []
     for v, d in zip(*np.nonzero(situation.allowed), strict=True):
-        if situation.fleets.can_power_down:
-            moves += [_margin(v, d, _FEWER), _margin(v, d, _MORE)]
+        moves += [_margin(v, d, _FEWER), _margin(v, d, _MORE)]
         moves += [_fill(v, d, _FEWER), _fill(v, d, _MORE), _share(v, d, 0.0), _share(v, d, 2.0)]
     return moves
 

@@ -30,7 +30,7 @@ class Plans:
         """B."""
         return len(self.shares)
 
-    def take(self, piece: slice) -> Plans:
+    def take(self, piece: slice | list[int]) -> Plans:
         """Some of the plans."""
         return Plans(
             shares=self.shares[piece],
