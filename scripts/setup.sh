@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 profile=${1:-demo}
 case $profile in
     demo) what=(-e '.[demo]') ;;
-    dev) what=(-e '.[train,operator]' --group dev --group docs) ;;
+    dev) what=(-e '.[train,operator,otel]' --group dev --group docs) ;;
     *) echo "setup: unknown profile '$profile'; there are demo and dev" >&2; exit 2 ;;
 esac
 
