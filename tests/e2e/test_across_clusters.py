@@ -247,6 +247,15 @@ class Fleet:
         seen = shares(self.client())
         return seen if all(abs(seen[name] - planned.get(name, 0.0)) < 0.12 for name in SITES) else None
 
+    def adopted(self, epoch: int) -> bool:
+        """Whether every router of the hub goes by the plan of ``epoch`` or a later one; kubelets bring it apart."""
+        for pod in self.pods("hub", "router"):
+            page = self.hub.kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8081/proxy/metrics")
+            (held,) = re.findall(r"^marlin_router_plan_epoch (\S+)$", page, re.MULTILINE)
+            if not float(held) >= epoch:  # NaN without a plan
+                return False
+        return True
+
     def pods(self, name: str, component: str) -> list[str]:
         label = "app=vllm" if component == "vllm" else f"app.kubernetes.io/component={component}"
         items = self.clusters[name].get("pods", "-n", NAMESPACE, "-l", label)["items"]
@@ -412,29 +421,39 @@ def test_when_a_members_carbon_rises_weights_shift_and_every_request_is_answered
 
 
 def test_when_a_plan_changes_sessions_move_no_more_than_they_must(fleet: Fleet) -> None:
-    """The least is half the L1 distance between what sites got before and get after."""
+    """Plans d apart (L1) move d / (1 + d / 2) at most, the law of the routers' hashing, and the two points of slack.
+
+    Half of d has to move; a router that does not remember the plan before cannot move less than its hashing does.
+    """
     at_once = {"maxWeightChangePercent": 100}  # so that the plan stays the same from one epoch to the next
+
+    def planned_and_adopted(is_wanted: Callable[[float], bool]) -> dict[str, float]:
+        planned, _ = until(lambda: p if is_wanted((p := fleet.planned())["north"]) else None, 150.0)
+        epoch = fleet.status()["plan"]["epoch"]
+        until(lambda: fleet.adopted(epoch), TABLE_LAG_S)
+        return dict(planned)
+
     fleet.carbon["north"] = 900
     fleet.describe(guardrails=at_once)
-    old, _ = until(lambda: p if (p := fleet.planned())["north"] < 0.05 else None, 150.0)
-    until(lambda: fleet.carries_out(old), TABLE_LAG_S)
+    old = planned_and_adopted(lambda north: north < 0.05)
     before, again = homes(fleet.client()), homes(fleet.client())
     fleet.carbon["north"] = 100
     fleet.describe(guardrails=at_once)
-    new, _ = until(lambda: p if (p := fleet.planned())["north"] > 0.5 else None, 150.0)
-    until(lambda: fleet.carries_out(new), TABLE_LAG_S)
+    new = planned_and_adopted(lambda north: north > 0.5)
     after = homes(fleet.client())
     must = sum(abs(before.count(site) - after.count(site)) for site in SITES) / 2 / len(before)
+    apart = sum(abs(new.get(site, 0.0) - old.get(site, 0.0)) for site in SITES)
+    most = apart / (1 + apart / 2) + 0.02
     unasked, seen = moved(before, again), moved(before, after)
     fleet.report.say(
         f"sessions: {len(before)} asked twice under one plan, {unasked:.1%} moved; then {old} became {new}: "
-        f"{seen:.1%} moved, of which {must:.1%} had to"
+        f"{seen:.1%} moved, of which {must:.1%} had to and {most:.1%} may"
     )
     assert must > 0.4
-    # Each worker keeps a site to its share of the sessions that it saw itself, so that it may place some differently
-    # than another worker, or than it did before: 6 to 7 points were seen.
-    assert unasked <= 0.12
-    assert seen <= must + 0.12
+    # Each worker keeps a site to its share of the sessions that it saw itself, so that it may place a few differently
+    # than another worker, or than it did before.
+    assert unasked <= 0.05
+    assert seen <= most
 
 
 def test_dry_run_takes_the_plan_away_paused_makes_none_and_the_shadow_is_seen(fleet: Fleet) -> None:

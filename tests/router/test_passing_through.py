@@ -221,6 +221,29 @@ async def test_usage_in_a_reply_becomes_an_estimate_of_energy_and_carbon(start: 
         assert await client.metric("marlin_router_estimated_carbon_grams_total") == pytest.approx(0.2)
 
 
+async def test_what_a_token_takes_is_told_of_sites_that_answered_nothing_too(
+    start: Start, backend: FakeBackend
+) -> None:
+    document = table(backend.url, "http://127.0.0.1:9")
+    for number, site in enumerate(document["datacenters"]):
+        site |= {"carbonGco2PerKwh": 100.0 + number, "waterLPerKwh": 2.0, "priceUsdPerKwh": 0.1}
+    for number, one in enumerate(document["pools"][0]["backends"]):
+        one |= {"joulesPerPromptToken": 1.0 + number, "joulesPerOutputToken": 5.0}
+    async with start(document) as client:
+        for site, joules, carbon in (("dc0", 1.0, 100.0), ("dc1", 2.0, 101.0)):
+            rate = f'marlin_router_joules_per_token{{datacenter="{site}",kind="prompt",pool="chat"}}'
+            assert await client.metric(rate) == joules
+            grams = f'marlin_router_per_kwh{{datacenter="{site}",figure="carbon_grams"}}'
+            assert await client.metric(grams) == carbon
+
+
+async def test_signals_that_expired_are_no_rate(start: Start, backend: FakeBackend) -> None:
+    document = table(backend.url)
+    document["datacenters"][0] |= {"carbonGco2PerKwh": 100.0, "signalsValidUntil": "2020-01-01T00:00:00Z"}
+    async with start(document) as client:
+        assert await client.metric("marlin_router_per_kwh") == 0, "none is exposed"
+
+
 async def test_only_an_event_stream_shows_when_its_first_token_came(start: Start, backend: FakeBackend) -> None:
     """A JSON reply begins when generation ends: among first tokens it would tell of whole replies."""
     async with start(table(backend.url)) as client:

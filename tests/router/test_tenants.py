@@ -155,6 +155,7 @@ async def test_tokens_are_reserved_and_then_charged_as_the_reply_reports_them(
         assert codes == [200] * 6 + [429] * 2
         assert answer["error"]["type"] == "tokens"
         assert await client.metric("marlin_router_tenant_tokens_total") == 900
+        assert await client.metric("marlin_router_tenant_ttft_seconds_count") == 0, "a JSON reply shows none"
 
 
 async def test_what_wants_more_tokens_at_once_than_there_are_is_not_admitted_together(
@@ -193,6 +194,7 @@ async def test_a_stream_without_usage_is_charged_by_its_size(guarded: Any, backe
             await response.read()
         output = 'marlin_router_tenant_tokens_total{datacenter="dc0",kind="output",pool="chat",tenant="first"}'
         assert 40 <= await client.metric(output) <= 42
+        assert await client.metric("marlin_router_tenant_ttft_seconds_count") == 1, "a stream shows its first token"
 
 
 async def test_a_request_that_no_backend_could_take_is_not_charged(guarded: Any) -> None:

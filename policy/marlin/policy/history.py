@@ -96,4 +96,4 @@ class Recorder:
     def watch(self, epoch: Epoch, tally: Tally) -> None:
         """After each epoch of an experiment."""
         if self._shown is not None and not epoch.is_run_out:
-            append(self.file, [recorded(self._shown, epoch.arrived)])
+            append(self.file, [recorded(self._shown, epoch.arrived, epoch.plan)])

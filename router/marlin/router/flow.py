@@ -372,6 +372,11 @@ class Flow:
             self._refuse(UpstreamFailedError(f"the backend closed the connection: {why}"))
 
     @property
+    def first_token_s(self) -> float | None:
+        """Until the first token, s. The first byte of a JSON reply comes when generation ends: only streams show it."""
+        return self.ttft_s if self.is_stream and not self.is_tunnel else None
+
+    @property
     def has_begun(self) -> bool:
         """Whether its reply has."""
         return self._reply is not None

@@ -214,6 +214,7 @@ class Gate:
             tenant.name, *(("", "") if backend is None else (backend.pool, backend.datacenter))
         )
         spending.count(flow.status, prompt, output, cost)
+        spending.count_first_token(flow.status, flow.first_token_s)
         if tenant.tokens is None and tenant.budget is None and (tenant.requests is None or flow.attempts):
             return
         self._ledger.lock(tenant.slot)

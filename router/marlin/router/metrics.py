@@ -19,13 +19,14 @@ from prometheus_client.metrics_core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 
 from marlin.api.footprint import JOULES_PER_KWH
 from marlin.router.messages import Report
 from marlin.router.tally import SECONDS, Cell, Spending, Times, add_cells, add_spendings
-from marlin.router.view import Table
+from marlin.router.view import Datacenter, Table
 
 _PREFIX: Final = "marlin_router_"
 _SITE: Final = ("pool", "datacenter")
@@ -74,6 +75,7 @@ class Metrics:
         workers.add_metric([], sum(report.number > 0 for report in reports))
         yield workers
         yield from self._load(reports)
+        yield from self._rates()
         yield from self._plan()
         yield self._realised(sums)
 
@@ -110,6 +112,34 @@ class Metrics:
                 for backend, values in zip(site.backends, found, strict=True):
                     up.add_metric([*names, backend.name], values[1])
         yield from (in_flight, up, concurrency)
+
+    def _rates(self) -> Iterator[Metric]:
+        """What requests take, sites that get none included: for what would have come of other routing."""
+        joules = _gauge("joules_per_token", "What a token takes at a site, by the table.", "kind")
+        per_kwh = GaugeMetricFamily(
+            f"{_PREFIX}per_kwh", "What a kWh brings with it at a site, by the table.", labels=["datacenter", "figure"]
+        )
+        table, sites = self._table(), dict[str, Datacenter]()
+        for pool in table.pools:
+            for site in pool.sites:
+                sites[site.name] = site.datacenter
+                known = [b for b in site.backends if b.joules_per_prompt_token or b.joules_per_output_token]
+                weight = math.fsum(b.capacity_rps for b in known)
+                if not weight:
+                    continue
+                for kind, total in (
+                    ("prompt", math.fsum(b.capacity_rps * b.joules_per_prompt_token for b in known)),
+                    ("output", math.fsum(b.capacity_rps * b.joules_per_output_token for b in known)),
+                ):
+                    joules.add_metric([pool.name, site.name, kind], total / weight)
+        now_s = self._clock()
+        for name, datacenter in sites.items():
+            if datacenter.signals_valid_until_s is None or now_s < datacenter.signals_valid_until_s:
+                intensity = datacenter.intensity
+                per_kwh.add_metric([name, "carbon_grams"], intensity.carbon_gco2_per_kwh)
+                per_kwh.add_metric([name, "water_liters"], intensity.water_l_per_kwh)
+                per_kwh.add_metric([name, "cost_usd"], intensity.price_usd_per_kwh)
+        yield from (joules, per_kwh)
 
     def _realised(self, cells: Mapping[tuple[str, str], Cell]) -> Metric:
         """Shares in both units: a site that gets the long requests carries more than its share of requests says."""
@@ -216,6 +246,9 @@ def _spendings(spendings: Sequence[Spending]) -> Iterator[Metric]:
     carbon = _counter("tenant_carbon_grams_total", "CO2eq of a tenant's requests, estimated.", labels)
     water = _counter("tenant_water_liters_total", "Water of a tenant's requests, estimated.", labels)
     cost = GaugeMetricFamily(f"{_PREFIX}tenant_cost_usd", "Energy cost of a tenant's requests, summed.", labels=labels)
+    ttft = SummaryMetricFamily(
+        f"{_PREFIX}tenant_ttft_seconds", "To the first byte of a tenant's event streams.", labels=labels
+    )
     for spending in spendings:
         names = [spending.tenant, spending.pool, spending.datacenter]
         for code, count in spending.codes.items():
@@ -230,7 +263,9 @@ def _spendings(spendings: Sequence[Spending]) -> Iterator[Metric]:
             carbon.add_metric(names, spending.carbon_gco2)
             water.add_metric(names, spending.water_l)
             cost.add_metric(names, spending.cost_usd)
-    yield from (requests, refused, tokens, energy, carbon, water, cost)
+        if spending.streams:
+            ttft.add_metric(names, spending.streams, spending.ttft_sum_s)
+    yield from (requests, refused, tokens, energy, carbon, water, cost, ttft)
 
 
 def _histogram(name: str, text: str, cells: Sequence[Cell], times_of: Callable[[Cell], Times]) -> Metric:

@@ -182,9 +182,7 @@ class Plane:
         duration_s = now_s - flow.began_s
         live = flow.last_live
         cell = self._own_cell if live is None else live.peer.cell
-        # The first byte of a JSON reply comes when generation ends: only an event stream shows its first token.
-        is_timed = flow.is_stream and not flow.is_tunnel
-        cell.count_request(flow.status, duration_s, flow.ttft_s if is_timed else None)
+        cell.count_request(flow.status, duration_s, flow.first_token_s)
         if self._log is not None:
             self._log.add(flow, duration_s)
         if not self.flows:

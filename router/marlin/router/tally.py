@@ -112,6 +112,10 @@ class Spending(msgspec.Struct):
     carbon_gco2: float = 0.0
     water_l: float = 0.0
     cost_usd: float = 0.0
+    streams: int = 0
+    """Event streams that were begun, and"""
+    ttft_sum_s: float = 0.0
+    """the sum of the times to their first byte. No histogram: there may be many tenants."""
 
     def count(self, status: int, prompt_tokens: int, output_tokens: int, cost: Footprint) -> None:
         """Counts a request that has ended."""
@@ -122,6 +126,12 @@ class Spending(msgspec.Struct):
         self.carbon_gco2 += cost.carbon_gco2
         self.water_l += cost.water_l
         self.cost_usd += cost.cost_usd
+
+    def count_first_token(self, status: int, ttft_s: float | None) -> None:
+        """Counts when the first byte of an event stream came."""
+        if ttft_s is not None and status < 300:
+            self.streams += 1
+            self.ttft_sum_s += ttft_s
 
 
 def estimated(
@@ -201,7 +211,7 @@ def add_spendings(into: dict[tuple[str, str, str], Spending], spendings: list[Sp
         total = into.setdefault(key, Spending(*key))
         _add_counts(total.codes, spending.codes)
         _add_counts(total.refused, spending.refused)
-        for name in _SUMS:
+        for name in (*_SUMS, "streams", "ttft_sum_s"):
             setattr(total, name, getattr(total, name) + getattr(spending, name))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from marlin.api.history import RecordedEpoch
+from marlin.api.plan import RoutingPlan
 from marlin.api.state import FleetState
 from marlin.simulator.engines import Engine, FluidEngine, Left
 from marlin.simulator.experiment import Decide, Epoch, run_out
@@ -20,19 +21,22 @@ from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import arrays_from, with_demand
 
 
-def recorded(state: FleetState, arrived: FloatArray) -> RecordedEpoch:
+def recorded(state: FleetState, arrived: FloatArray, plan: RoutingPlan | None = None) -> RecordedEpoch:
     """An epoch as a history holds it.
 
     Args:
         state: the fleet as it was planned.
         arrived: (V,) requests that came; origins get the parts that were expected of them.
+        plan: what was carried out; None where that is not known.
     """
     expected = np.array([pool.forecast_requests for pool in state.pools])
     whole = expected.sum(axis=1, keepdims=True)
     even = np.full_like(expected, 1.0 / expected.shape[1])
     by_origin = arrived[:, None] * np.divide(expected, whole, out=even, where=whole > 0)
     return RecordedEpoch(
-        state=state, arrived_requests=tuple(tuple(float(requests) for requests in row) for row in by_origin)
+        state=state,
+        arrived_requests=tuple(tuple(float(requests) for requests in row) for row in by_origin),
+        plan=plan,
     )
 
 

@@ -1,11 +1,10 @@
 """What a report says, out of counted usage: totals, the counterfactual, carbon per 1,000 tokens.
 
-The counterfactual asks: had the same tokens of a pool gone to its sites in proportion to their capacity, each at what
-a token there really took in the interval, what would they have cost? Both sides are the routers' estimates from tokens,
-so idle power and what machines that are powered down save are on neither side: the same power-down capability is
-assumed on both. A site that answered nothing has no figure per token, and one without a capacity no part by it: the
-counterfactual leaves both out, savings are those of the others alone, and ``covered`` says how much of the pools'
-capacity they are.
+The counterfactual asks: had the same tokens of a pool gone to its sites in proportion to their capacity, what would
+they have taken? It is asked of every window of the interval apart, for carbon and load move together over a day. A site
+that answered in a window takes per token what it took; one that answered nothing takes what the routing table said that
+a token takes there. Sites of which neither is known are left out: ``covered`` says how much of the capacity the others
+are, and ``assumed`` how much of it rests on the table. Machines power down alike on both sides.
 
 SCI (ISO/IEC 21031) is (E * I + M) / R with R = 1,000 tokens: E * I are the estimates of carbon, M is what the person
 states of embodied emissions, 0 unless they do.
@@ -14,11 +13,14 @@ states of embodied emissions, 0 unless they do.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 FIGURES: Final = ("energy_kwh", "carbon_gco2", "water_l", "cost_usd")
+
+Key = tuple[str, str]
+"""Pool and datacenter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Usage:
 
     requests: float = 0.0
     failed: float = 0.0
-    """Of them, those that ended in 5xx."""
+    """Of them, those that ended in 5xx, or were not served."""
     tokens: float = 0.0
     """Prompt and output."""
     energy_kwh: float = 0.0
@@ -36,14 +38,31 @@ class Usage:
     cost_usd: float = 0.0
     capacity_requests: float = 0.0
     """Mean requests in flight that the table grants."""
+    timed: float = 0.0
+    """Requests that the times to first token are of."""
+    ttft_mean_s: float | None = None
     ttft_p50_s: float | None = None
     ttft_p95_s: float | None = None
     ttft_p99_s: float | None = None
 
     def plus(self, other: Usage) -> Usage:
-        """Both together; percentiles do not add up and are left out."""
+        """Both together; means are weighted, percentiles do not add up and are left out."""
         names = [f.name for f in fields(self) if not f.name.startswith("ttft")]
-        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        sums = {name: getattr(self, name) + getattr(other, name) for name in names}
+        known = [one for one in (self, other) if one.ttft_mean_s is not None and one.timed > 0]
+        weight = sum(one.timed for one in known)
+        mean_s = sum(one.timed * (one.ttft_mean_s or 0.0) for one in known) / weight if weight else None
+        return Usage(**sums, ttft_mean_s=mean_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What something took, or a token takes."""
+
+    energy_kwh: float = 0.0
+    carbon_gco2: float = 0.0
+    water_l: float = 0.0
+    cost_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +74,20 @@ class Counterfactual:
     water_l: float
     cost_usd: float
     covered: float
-    """Share of the pools' capacity that is in sites which answered something; 1 is all."""
+    """Share of the pools' capacity that is in sites of which figures are known; 1 is all."""
+    assumed: float = 0.0
+    """Share of the pools' capacity that is in sites which answered nothing: their figures are the table's."""
+    ttft_mean_s: float | None = None
+    """Where a model of the fleet knows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A part of the interval, short enough that means over it hide little."""
+
+    usages: Mapping[Key, Usage]
+    stated: Mapping[Key, Footprint] = field(default_factory=dict)
+    """What a token of the pool takes at each site, by the table: for sites that answered nothing."""
 
 
 def total(usages: Iterable[Usage]) -> Usage:
@@ -66,7 +98,7 @@ def total(usages: Iterable[Usage]) -> Usage:
     return result
 
 
-def by_pool(usages: dict[tuple[str, str], Usage], position: int) -> dict[str, Usage]:
+def by_pool(usages: Mapping[Key, Usage], position: int) -> dict[str, Usage]:
     """Usage by (pool, datacenter) gathered by one of the two: position 0 or 1."""
     gathered: dict[str, Usage] = defaultdict(Usage)
     for key, usage in usages.items():
@@ -74,54 +106,43 @@ def by_pool(usages: dict[tuple[str, str], Usage], position: int) -> dict[str, Us
     return dict(gathered)
 
 
-def counterfactual(usages: dict[tuple[str, str], Usage]) -> Counterfactual | None:
-    """Capacity-proportional routing of the same tokens.
-
-    Args:
-        usages: by (pool, datacenter).
+def counterfactual(windows: Sequence[Window]) -> tuple[Counterfactual, dict[str, float | None]] | None:
+    """Capacity-proportional routing of the same tokens, and what was saved against it.
 
     Returns:
-        None where no pool has both tokens and capacity.
+        The figures, and % of each that was saved by the tokens that it speaks of, None for one that it has at nothing;
+        None where no pool has tokens, figures and capacity in any window.
     """
-    figures = dict.fromkeys(FIGURES, 0.0)
-    capacity = covered = 0.0
-    for pool in {pool for pool, _ in usages}:
-        sites = [usage for (name, _), usage in usages.items() if name == pool and usage.capacity_requests > 0]
-        answering = [usage for usage in sites if _is_comparable(usage)]
-        weight = sum(usage.capacity_requests for usage in answering)
-        if not weight:
-            continue
-        tokens = sum(usage.tokens for usage in answering)
-        for usage in answering:
-            moved = tokens * usage.capacity_requests / weight
+    other, routed = dict.fromkeys(FIGURES, 0.0), dict.fromkeys(FIGURES, 0.0)
+    capacity = covered = assumed = 0.0
+    for window in windows:
+        for pool in {pool for pool, _ in window.usages}:
+            sites = {key: u for key, u in window.usages.items() if key[0] == pool and u.capacity_requests > 0}
+            own = {key: u for key, u in sites.items() if u.tokens > 0 and u.energy_kwh > 0}
+            tokens = sum(u.tokens for u in own.values())
+            if not tokens:
+                continue  # nothing to spread
+            stated = {key: window.stated[key] for key in sites if key not in own and key in window.stated}
+            weight = sum(sites[key].capacity_requests for key in (*own, *stated))
+            capacity += sum(u.capacity_requests for u in sites.values())
+            covered += weight
+            assumed += sum(sites[key].capacity_requests for key in stated)
             for name in FIGURES:
-                figures[name] += moved * getattr(usage, name) / usage.tokens
-        capacity += sum(usage.capacity_requests for usage in sites)
-        covered += weight
-    return Counterfactual(**figures, covered=covered / capacity) if capacity else None
-
-
-def saved_percent(usages: dict[tuple[str, str], Usage]) -> dict[str, float | None] | None:
-    """What was saved against the counterfactual, % of each figure, by the sites that it speaks of.
-
-    Args:
-        usages: by (pool, datacenter).
-
-    Returns:
-        None where there is no counterfactual; a figure that it has at nothing cannot be saved.
-    """
-    other = counterfactual(usages)
-    if other is None:
+                routed[name] += sum(getattr(u, name) for u in own.values())
+                per_token = {key: getattr(u, name) / u.tokens for key, u in own.items()}
+                per_token |= {key: getattr(one, name) for key, one in stated.items()}
+                other[name] += sum(
+                    tokens * sites[key].capacity_requests / weight * each for key, each in per_token.items()
+                )
+    if not capacity:
         return None
-    routed = total(usage for usage in usages.values() if _is_comparable(usage))
-    return {
-        name: 100.0 * (1.0 - getattr(routed, name) / getattr(other, name)) if getattr(other, name) else None
-        for name in FIGURES
-    }
+    found = Counterfactual(**other, covered=covered / capacity, assumed=assumed / capacity)
+    return found, saved_percent(routed, other)
 
 
-def _is_comparable(usage: Usage) -> bool:
-    return usage.capacity_requests > 0 and usage.tokens > 0
+def saved_percent(routed: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float | None]:
+    """What was saved of each figure, %; None for one that the other has at nothing."""
+    return {name: 100.0 * (1.0 - routed[name] / other[name]) if other[name] else None for name in FIGURES}
 
 
 def carbon_per_1000_tokens(usage: Usage, embodied_gco2: float = 0.0) -> float | None:
