@@ -45,6 +45,14 @@ helm: ## The Helm that chart tests run, into the user's cache (needs Go, some mi
 kube-score: ## The linter of the chart's objects, into the user's cache (needs Go, some minutes once)
 	@scripts/kube_score.sh
 
+.PHONY: dashboard-check
+dashboard-check: ## The check of the chart's dashboards by Grafana's types, into the user's cache (needs Go, some minutes once)
+	@scripts/dashboard_check.sh
+
+.PHONY: gateway-kinds
+gateway-kinds: ## The Gateway API's kinds that chart tests install, into Go's module cache (needs Go, seconds)
+	@scripts/gateway_kinds.sh
+
 .PHONY: promtool
 promtool: ## The promtool that chart tests run, into the user's cache (Debian)
 	@scripts/promtool.sh

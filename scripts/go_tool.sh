@@ -4,7 +4,7 @@
 #   scripts/go_tool.sh PROGRAM FOLDER MODULE PACKAGE [--find]
 #
 # FOLDER has the go.mod that pins MODULE. The program goes to the user's cache, in a folder named by the version and the
-# hash of go.sum, so that a second checkout finds it; --find builds nothing and fails with one line when it is missing.
+# hash of go.sum and of what Go there is in FOLDER, so that a second checkout finds it; --find builds nothing and fails with one line when it is missing.
 # MARLIN_PROGRAM (MARLIN_HELM, MARLIN_KUBE_SCORE) names one to take instead; LDFLAGS are the linker's, @VERSION@ in them
 # the version.
 set -euo pipefail
@@ -18,7 +18,7 @@ if [ -n "${!variable:-}" ]; then
     exit 0
 fi
 version=$(awk -v module="$module" '$1 == module || ($1 == "require" && $2 == module) { print ($1 == module ? $2 : $3); exit }' go.mod)
-built=${XDG_CACHE_HOME:-$HOME/.cache}/marlin/$program/$version-$(sha256sum <go.sum | cut -c1-16)/$program
+built=${XDG_CACHE_HOME:-$HOME/.cache}/marlin/$program/$version-$(shopt -s nullglob; cat go.sum ./*.go | sha256sum | cut -c1-16)/$program
 if [ -x "$built" ]; then
     echo "$built"
     exit 0

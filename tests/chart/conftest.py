@@ -1,5 +1,5 @@
-"""The programs that chart tests use where they are there: built by `make helm` and `make kube-score`, fetched by
-`make promtool`."""
+"""The programs that chart tests use where they are there: built by `make helm`, `make kube-score` and
+`make dashboard-check`, fetched by `make promtool`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def helm() -> Path:
 def kube_score() -> Path:
     """The linter of Kubernetes objects; skips like ``helm``."""
     return _found("kube_score.sh")
+
+
+@pytest.fixture(scope="session")
+def dashboard_check() -> Path:
+    """Grafana's own types, reading dashboards; skips like ``helm``."""
+    return _found("dashboard_check.sh")
 
 
 @pytest.fixture(scope="session")

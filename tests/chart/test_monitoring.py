@@ -99,6 +99,36 @@ def test_a_dashboard_arrives_as_it_is() -> None:
         assert json.loads(config_map["data"][f"marlin-{file.name}"]) == json.loads(file.read_text(encoding="utf-8"))
 
 
+def _checked(dashboard_check: Path, *files: Path) -> list[str]:
+    run = subprocess.run([dashboard_check, *files], capture_output=True, text=True, check=False)
+    assert run.returncode in {0, 1}, run.stderr
+    assert (run.returncode == 1) is bool(run.stdout)
+    return run.stdout.splitlines()
+
+
+def test_grafana_s_own_types_read_the_dashboards(dashboard_check: Path) -> None:
+    assert _checked(dashboard_check, *DASHBOARDS) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ('"fieldConfig"', '"fieldConfg"', "unexpected field 'fieldConfg'"),
+        ('"expr"', '"exp"', "targets[0].expr: required field is missing"),
+        ('"type": "timeseries"', '"type": "timeserie"', 'there is no panel "timeserie"'),
+        ('"unit": "s"', '"unit": 5', "cannot unmarshal number"),
+    ],
+)
+def test_a_slip_in_a_dashboard_is_seen(
+    dashboard_check: Path, tmp_path: Path, right: str, wrong: str, says: str
+) -> None:
+    file = tmp_path / "slip.json"
+    text = DASHBOARDS[0].read_text(encoding="utf-8")
+    assert right in text
+    file.write_text(text.replace(right, wrong, 1))
+    assert says in "\n".join(_checked(dashboard_check, file))
+
+
 def test_prometheus_reads_the_rules(promtool: Path) -> None:
     subprocess.run([promtool, "check", "rules", *RULES], check=True, capture_output=True)
 

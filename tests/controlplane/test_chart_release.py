@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import os
@@ -174,6 +175,41 @@ def test_the_operator_of_the_chart_may_do_its_work(cluster: Cluster, namespace: 
         }
         said = cluster.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body, token=token)
         assert said["status"]["allowed"] is allowed, attributes
+
+
+_SPOILS: tuple[Callable[[dict[str, Any]], object], ...] = (
+    lambda spec: spec["rules"][0].update(timeout={}),
+    lambda spec: spec["rules"][0]["timeouts"].update(request="soon"),
+    lambda spec: spec["rules"][0]["backendRefs"][0].pop("port"),
+)
+"""Slips, each of which has to be refused."""
+
+
+def _strictly(cluster: Cluster, route: dict[str, Any]) -> Any:
+    """What the server makes of a route when a field that it does not know is an error."""
+    path = f"/apis/gateway.networking.k8s.io/v1/namespaces/{route['metadata']['namespace']}/httproutes"
+    return cluster.call("POST", f"{path}?dryRun=All&fieldValidation=Strict", route)
+
+
+def test_the_gateway_api_s_own_kind_takes_the_route(cluster: Cluster, namespace: str, look: Look) -> None:
+    """As its CustomResourceDefinition says, with the server's strict reading: no unknown field, every rule holds."""
+    found = subprocess.run(
+        ["scripts/gateway_kinds.sh", "--find"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    if found.returncode != 0:
+        pytest.skip(found.stderr.strip())
+    cluster.apply_file(Path(found.stdout.strip()) / "gateway.networking.k8s.io_httproutes.yaml")
+    routes = [route for rendering in RENDERED for route in of_kind(objects_of(rendering), "HTTPRoute")]
+    assert len(routes) == 2
+    for route in map(copy.deepcopy, routes):
+        route["metadata"]["namespace"] = namespace
+        taken = eventually(functools.partial(_strictly, cluster, route))
+        assert taken["spec"]["rules"][0]["timeouts"] == {"request": "0s"}
+        for spoil in _SPOILS:
+            spoilt = copy.deepcopy(route)
+            spoil(spoilt["spec"])
+            with pytest.raises(RefusedError):
+                _strictly(cluster, spoilt)
 
 
 def _pods_of(rendering: Path) -> list[dict[str, Any]]:

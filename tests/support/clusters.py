@@ -170,12 +170,12 @@ class Existing:
         """Out of ``MARLIN_E2E_KUBECONFIGS``, e.g. ``hub=/a,north=/b,south=/c``.
 
         Raises:
-            MissingError: it is not set.
+            MissingError: it is not set, or no such pairs.
         """
-        text = os.environ.get("MARLIN_E2E_KUBECONFIGS", "")
-        if not text:
+        pairs = [part.partition("=") for part in os.environ.get("MARLIN_E2E_KUBECONFIGS", "").split(",")]
+        if not all(name and path for name, _, path in pairs):
             raise MissingError("e2e: MARLIN_E2E_KUBECONFIGS should be hub=FILE,north=FILE,south=FILE")
-        return cls({name: Path(path) for name, _, path in (part.partition("=") for part in text.split(","))})
+        return cls({name: Path(path) for name, _, path in pairs})
 
     def start(self, names: Sequence[str], images: Sequence[str]) -> dict[str, Cluster]:
         if missing := set(names) - set(self._kubeconfigs):
