@@ -81,6 +81,10 @@ e2e-kind: setup-dev ## A hub and two member clusters with kind: plans, changes, 
 soak: setup-dev ## The router under mixed load, kills and plan changes for half an hour (ARGS="--minutes 5")
 	@$(V)/python tests/support/router_soak.py $(ARGS)
 
+.PHONY: soak-count
+soak-count: setup-dev ## Ten million requests through the router and 100,000 streams that are left: what stays? (ARGS="--minutes 5")
+	@$(V)/python tests/support/soak_count.py $(ARGS)
+
 .PHONY: soak-operator
 soak-operator: setup-dev ## The operator under a day of random faults, on a simulated clock (ARGS="--hours 4 --seed 7")
 	@$(V)/python tests/support/operator_soak.py $(ARGS)

@@ -1,9 +1,11 @@
 """``router.*``: what the router costs, beside a reference that only passes bytes on (``router_parts``).
 
 CPU time of the router's whole process tree, divided by the requests or events of the run; everything is switched on:
-choice, breaker, metrics, access log. Rounds alternate between reference, router and reference again, and the lowest of
-each counts, because neighbours on a machine only ever add. The ratio of the reference to itself is measured in the same
-rounds: where it exceeds ``MAX_SELF_RATIO``, the machine was too restless, and the figure is left out.
+choice, breaker, metrics, access log. Contestants run side by side, a load of a third of a second goes to one after the
+other, in turns, and the lowest of each counts, because neighbours on a machine only ever add. All are started anew for
+each sitting, because how a process lies in memory is luck. The reference takes part twice: where its two ratios differ
+by more than ``MAX_SELF_RATIO``, the machine was too restless, and the figure is left out. Latencies are compared in the
+same way, beside nginx and beside no router at all.
 """
 
 from __future__ import annotations
@@ -16,81 +18,205 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from figures import Figure, Group
 
 HERE = Path(__file__).resolve().parent
 PARTS = str(HERE / "router_parts.py")
-ROUNDS = 5
-SECONDS = 1.5
+SITTINGS = 3
+ROUNDS = 8
 MAX_SELF_RATIO = 1.05
 
-SCENARIOS: dict[str, dict[str, float]] = {
-    "json": {"clients": 64, "stream": 0, "delay_ms": 0},
-    "sse_burst": {"clients": 64, "stream": 1, "delay_ms": 0},
-    "sse_paced": {"clients": 256, "stream": 1, "delay_ms": 10},
+REFERENCE, AGAIN, ROUTER, TWO_WORKERS = "reference", "reference again", "router", "router, two workers"
+NGINX, DIRECT = "nginx", "no router"
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A load, and who bears it."""
+
+    load: Mapping[str, float]
+    contestants: Sequence[str]
+    rounds: int = ROUNDS
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "json": Scenario(
+        {"clients": 64, "stream": 0, "delay_ms": 0, "warm_s": 0.1, "seconds": 0.3},
+        (REFERENCE, ROUTER, AGAIN, TWO_WORKERS),
+    ),
+    "sse_burst": Scenario(
+        {"clients": 64, "stream": 1, "delay_ms": 0, "warm_s": 0.1, "seconds": 0.3},
+        (REFERENCE, ROUTER, AGAIN, TWO_WORKERS),
+    ),
+    "sse_paced": Scenario(
+        {"clients": 256, "stream": 1, "delay_ms": 10, "warm_s": 0.3, "seconds": 0.7}, (REFERENCE, ROUTER, AGAIN)
+    ),
+    "streams_500": Scenario(
+        {"clients": 500, "stream": 1, "delay_ms": 10, "warm_s": 0.7, "seconds": 1.0},
+        (DIRECT, REFERENCE, ROUTER, AGAIN, NGINX),
+        rounds=3,
+    ),
+    "idle": Scenario(
+        {"clients": 1, "stream": 1, "delay_ms": 1, "events": 2, "warm_s": 0.1, "seconds": 0.4},
+        (DIRECT, REFERENCE, ROUTER),
+    ),
 }
+
+Results = Mapping[str, Mapping[str, float]]
+"""The lowest that each contestant came to, by figure."""
 
 
 def measure() -> Mapping[str, float]:
     """Runs everything."""
     values: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="marlin-bench-") as folder:
-        upstream_port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="marlin-bench-") as name:
+        folder, upstream_port = Path(name), _free_port()
+        table = folder / "table.json"
+        table.write_text(json.dumps(_table(upstream_port)))
         with _process(sys.executable, PARTS, "upstream", str(upstream_port), core=1, port=upstream_port):
-            table = Path(folder) / "table.json"
-            table.write_text(json.dumps(_table(upstream_port)))
-            for name, load in SCENARIOS.items():
-                values |= _ratios(name, load, table, upstream_port)
+            for scenario in SCENARIOS:
+                results = _lowest(scenario, folder, upstream_port)
+                values |= _figures(scenario, results)
             values |= _sizes(table)
     return values
 
 
-def _ratios(name: str, load: dict[str, float], table: Path, upstream_port: int) -> dict[str, float]:
-    """CPU per request or event over the reference's."""
-    costs: dict[str, list[float]] = {}
-    who = ["reference", "router", "again"] + (["two workers"] if name == "json" else [])
-    for _ in range(ROUNDS):
-        for contestant in who:
-            costs.setdefault(contestant, []).append(_cost_us(contestant, load, table, upstream_port))
-    lowest = {contestant: min(values) for contestant, values in costs.items()}
-    pair = (lowest["reference"], lowest["again"])
-    self_ratio = max(pair) / min(pair)
-    unit = "event" if load["stream"] else "request"
-    print(
-        f"router.{name}: us of CPU for each {unit}: "
-        + ", ".join(f"{contestant} {value:.2f}" for contestant, value in lowest.items())
-        + f"; reference to itself {self_ratio:.3f}"
-        + (" (void)" if self_ratio > MAX_SELF_RATIO else ""),
-        file=sys.stderr,
-    )
-    if self_ratio > MAX_SELF_RATIO:
-        return {}
-    values = {f"router.{name}.vs_proto_pass": lowest["router"] / min(pair)}
-    if name == "json":
-        values["router.two_workers.cpu_ratio"] = lowest["two workers"] / lowest["router"]
-    return values
+def _lowest(name: str, folder: Path, upstream_port: int) -> Results:
+    """Runs a scenario."""
+    scenario = SCENARIOS[name]
+    lowest: dict[str, dict[str, float]] = {}
+    for _ in range(SITTINGS):
+        with ExitStack() as stack:
+            load = stack.enter_context(_loading())
+            pids, ports = {}, {}
+            for contestant in scenario.contestants:
+                command, port = _command(contestant, folder, upstream_port)
+                ports[contestant] = port
+                if command:
+                    pids[contestant] = stack.enter_context(_process(*command, core=0, port=port))
+                    _wait_until_ready(command, port)
+            for _ in range(scenario.rounds):
+                for contestant, port in ports.items():
+                    found = _round(load, dict(scenario.load) | {"port": port}, pids.get(contestant))
+                    of = lowest.setdefault(contestant, dict(found))
+                    of |= {figure: min(value, of[figure]) for figure, value in found.items()}
+    for contestant, figures in lowest.items():
+        print(f"router.{name}: {contestant}: {_text(figures)}", file=sys.stderr)
+    return lowest
 
 
-def _cost_us(contestant: str, load: dict[str, float], table: Path, upstream_port: int) -> float:
-    port = _free_port()
-    if contestant in {"reference", "again"}:
-        command = [sys.executable, PARTS, "pass", str(port), str(upstream_port)]
-    else:
-        command = _router(table, port, workers=2 if contestant == "two workers" else 1)
-    with _process(*command, core=0, port=port) as pid:
-        _wait_until_ready(command, port)
-        _load(port, load | {"seconds": 0.5})
-        before_us = _cpu_us(pid)
-        result = _load(port, load | {"seconds": SECONDS})
-        used_us = _cpu_us(pid) - before_us
-    done = result["events" if load["stream"] else "replies"]
+def _text(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{figure} {value:.3f}" for figure, value in figures.items())
+
+
+def _round(load: subprocess.Popen[str], options: Mapping[str, float], pid: int | None) -> Mapping[str, float]:
+    """One load on one contestant: CPU for each reply and event, and times."""
+    assert load.stdin is not None
+    assert load.stdout is not None
+    load.stdin.write(json.dumps(options) + "\n")
+    load.stdin.flush()
+    load.stdout.readline()
+    before_us = _cpu_us(pid) if pid is not None else 0.0
+    result = json.loads(load.stdout.readline())
+    used_us = _cpu_us(pid) - before_us if pid is not None else 0.0
+    done = result["events" if options["stream"] else "replies"]
     if result["errors"] or not done:
-        raise RuntimeError(f"{contestant}: {result}")
-    return used_us / done
+        raise RuntimeError(f"{options}: {result}")
+    times = {figure: value for figure, value in result.items() if figure.endswith("_ms")}
+    return times | ({} if pid is None else {"cpu_us": used_us / done})
+
+
+def _figures(name: str, results: Results) -> dict[str, float]:
+    """The figures of a scenario that are not void."""
+    if name == "idle":
+        return {"router.ttft_added_ms": _difference(results, "first_event_p50_ms")}
+    if name == "streams_500":
+        found = _ratio(name, results, "first_event_p50_ms", "router.streams_500.first_event_vs_proto_pass")
+        if NGINX in results:
+            transit_ms = results[ROUTER]["transit_p99_ms"]
+            found["router.streams_500.transit_p99_ms"] = transit_ms
+            found["router.streams_500.transit_p99_vs_nginx"] = transit_ms / results[NGINX]["transit_p99_ms"]
+        return found
+    found = _ratio(name, results, "cpu_us", f"router.{name}.vs_proto_pass")
+    if found and TWO_WORKERS in results:
+        kind = "" if name == "json" else "sse_"
+        found[f"router.two_workers.{kind}cpu_ratio"] = results[TWO_WORKERS]["cpu_us"] / results[ROUTER]["cpu_us"]
+    return found
+
+
+def _difference(results: Results, figure: str) -> float:
+    return results[ROUTER][figure] - results[DIRECT][figure]
+
+
+def _ratio(name: str, results: Results, figure: str, called: str) -> dict[str, float]:
+    """The router's over the reference's, unless the reference is too unlike itself."""
+    pair = (results[REFERENCE][figure], results[AGAIN][figure])
+    self_ratio, ratio = max(pair) / min(pair), results[ROUTER][figure] / min(pair)
+    void = " (void)" if self_ratio > MAX_SELF_RATIO else ""
+    print(f"router.{name}: {figure}: {ratio:.3f}; reference to itself {self_ratio:.3f}{void}", file=sys.stderr)
+    return {} if void else {called: ratio}
+
+
+def _command(contestant: str, folder: Path, upstream_port: int) -> tuple[list[str], int]:
+    """How a contestant is started, and where it listens; no command for what runs already."""
+    if contestant == DIRECT:
+        return [], upstream_port
+    port = _free_port()
+    if contestant == NGINX:
+        return _nginx(folder, port, upstream_port), port
+    if contestant in {REFERENCE, AGAIN}:
+        return [sys.executable, PARTS, "pass", str(port), str(upstream_port)], port
+    return _router(folder / "table.json", port, workers=2 if contestant == TWO_WORKERS else 1), port
+
+
+def _nginx(folder: Path, port: int, upstream_port: int) -> list[str]:
+    """Nginx as a proxy of event streams, with one worker.
+
+    Raises:
+        RuntimeError: there is none; the message says how to get one.
+    """
+    found = subprocess.run([HERE.parent / "scripts/nginx.sh", "--find"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise RuntimeError(found.stderr.strip())
+    home = folder / f"nginx-{port}"
+    home.mkdir()
+    file = home / "nginx.conf"
+    file.write_text(_NGINX.format(home=home, port=port, upstream_port=upstream_port))
+    return [found.stdout.strip(), "-c", str(file), "-p", str(home), "-e", str(home / "error.log")]
+
+
+_NGINX = """
+daemon off; worker_processes 1; pid {home}/pid; error_log {home}/error.log crit; worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;
+  client_body_temp_path {home}/body; proxy_temp_path {home}/proxy; fastcgi_temp_path {home}/fastcgi;
+  uwsgi_temp_path {home}/uwsgi; scgi_temp_path {home}/scgi;
+  upstream backend {{ server 127.0.0.1:{upstream_port}; keepalive 1024; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location / {{
+      proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+    }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def _loading() -> Iterator[subprocess.Popen[str]]:
+    """A load generator, beside the upstream."""
+    pin = ["taskset", "-c", "1"] if (os.cpu_count() or 1) > 1 else []
+    command = [*pin, sys.executable, PARTS, "load"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def _sizes(table: Path) -> dict[str, float]:
@@ -104,16 +230,13 @@ def _sizes(table: Path) -> dict[str, float]:
         time.sleep(0.5)
         control, worker = _tree(pid)[:2]
         idle_mb, control_mb = _rss_mb(worker), _rss_mb(control)
+        load = {"port": port, "clients": 1000, "stream": 1, "delay_ms": 50, "warm_s": 0, "seconds": 3}
         busy = subprocess.Popen(
-            [
-                sys.executable,
-                PARTS,
-                "load",
-                str(port),
-                json.dumps({"clients": 1000, "stream": 1, "delay_ms": 50, "seconds": 3}),
-            ],
-            stdout=subprocess.DEVNULL,
+            [sys.executable, PARTS, "load"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
+        assert busy.stdin is not None
+        busy.stdin.write(json.dumps(load) + "\n")
+        busy.stdin.close()
         highest_mb = 0.0
         while busy.poll() is None:
             highest_mb = max(highest_mb, _rss_mb(worker))
@@ -149,7 +272,7 @@ def _router(table: Path, port: int, workers: int) -> list[str]:
 
 def _wait_until_ready(command: list[str], port: int) -> None:
     """A router's socket is there before its workers are: it is ready when it answers."""
-    if PARTS not in command:
+    if "router" in command:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=120) as answer:
             answer.read()
 
@@ -174,13 +297,6 @@ def _process(*command: str, core: int | None, port: int) -> Iterator[int]:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def _load(port: int, options: dict[str, float]) -> dict[str, float]:
-    pin = ["taskset", "-c", "1"] if (os.cpu_count() or 1) > 1 else []
-    command = [*pin, sys.executable, PARTS, "load", str(port), json.dumps(options)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    return dict(json.loads(done.stdout))
 
 
 def _free_port() -> int:
@@ -224,7 +340,16 @@ GROUP = Group(
         Figure("router.json.vs_proto_pass", "x", "CPU per request, 1,000 bytes in and 380 out, over the reference's"),
         Figure("router.two_workers.cpu_ratio", "x", "the same with two workers, over one worker's"),
         Figure("router.sse_burst.vs_proto_pass", "x", "CPU per event, as fast as they go, over the reference's"),
+        Figure("router.two_workers.sse_cpu_ratio", "x", "the same with two workers, over one worker's"),
         Figure("router.sse_paced.vs_proto_pass", "x", "CPU per event, 256 streams of one event each 10 ms"),
+        Figure(
+            "router.streams_500.first_event_vs_proto_pass",
+            "x",
+            "500 streams of one event each 10 ms: median time to the first event, over the reference's",
+        ),
+        Figure("router.streams_500.transit_p99_ms", "ms", "the same: an event's way from upstream to client, p99"),
+        Figure("router.streams_500.transit_p99_vs_nginx", "x", "the same, over nginx's"),
+        Figure("router.ttft_added_ms", "ms", "one stream: median time to the first event, less that without a router"),
         Figure("router.ready_seconds", "s", "from the command to the first connection"),
         Figure("router.worker_rss_idle_mb", "MB", "memory of an idle worker"),
         Figure("router.worker_rss_1000_streams_mb", "MB", "highest memory of a worker with 1,000 open streams"),

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import statistics
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import aiohttp
 from router_client import table, write
 from router_process import RouterProcess, running
 from soak_client import ANSWERED, LEFT, LOST, REFUSED, WRONG, Client, Counts
+from soak_measures import drained, free_ports, open_files, rss_mb, sum_of, workers_of
 
 from marlin.api.plan import Dispatch, PlannerKind, PoolPlan, RoutingPlan
 
@@ -41,7 +41,6 @@ REPORT_S: Final = 4.0
 """What a worker counted in its last seconds is lost with it."""
 _MIN_SAMPLES: Final = 10
 """In a quarter of a worker's life, for a statement on its growth."""
-_PAGE_MB: Final = os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +183,7 @@ class Soak:
         self._sent_log: list[tuple[float, int]] = []
         self._sizes: dict[int, Sizes] = {}
         self._last_kill_s = 0.0
-        self._fleet = Fleet(_free_ports(BACKENDS), options.seed * 1000)
+        self._fleet = Fleet(free_ports(BACKENDS), options.seed * 1000)
 
     async def run(self) -> Soaked:
         """Runs it."""
@@ -200,7 +199,7 @@ class Soak:
 
     async def _load(self, router: RouterProcess) -> None:
         options = self._options
-        self._files_before = {pid: _open_files(pid) for pid in _workers(router)}
+        self._files_before = {pid: open_files(pid) for pid in workers_of(router)}
         stop = asyncio.Event()
         port = int(router.url.rsplit(":", 1)[1])
         tasks = [
@@ -211,7 +210,7 @@ class Soak:
             )
             for n in range(options.clients)
         ]
-        log = asyncio.create_task(_drained(router))
+        log = asyncio.create_task(drained(router))
         troubles = [asyncio.create_task(work) for work in (self._plans(), self._kills(router), self._measure(router))]
         try:
             done, _ = await asyncio.wait(
@@ -261,14 +260,14 @@ class Soak:
         self._soaked.uncounted += self._counts.sent - before
         self._soaked.worker_kills += 1
         self._sizes.clear()
-        os.kill(self._random.choice(_workers(router)), signal.SIGKILL)
+        os.kill(self._random.choice(workers_of(router)), signal.SIGKILL)
 
     async def _measure(self, router: RouterProcess) -> None:
         while True:
             self._sent_log = [*self._sent_log[-600:], (time.monotonic(), self._counts.sent)]
-            for pid in _workers(router):
+            for pid in workers_of(router):
                 with contextlib.suppress(OSError):
-                    self._sizes.setdefault(pid, Sizes()).rss_mb.append(_rss_mb(pid))
+                    self._sizes.setdefault(pid, Sizes()).rss_mb.append(rss_mb(pid))
             await asyncio.sleep(1.0)
 
     async def _settle(self, router: RouterProcess) -> None:
@@ -282,11 +281,11 @@ class Soak:
                         soaked.at_backends += (await reply.json())["in_flight"]
                 async with session.get(f"{router.admin_url}/metrics") as reply:
                     text = await reply.text()
-                soaked.in_flight = _sum(text, "marlin_router_in_flight")
-                soaked.router_count = round(_sum(text, "marlin_router_requests_total"))
+                soaked.in_flight = sum_of(text, "marlin_router_in_flight")
+                soaked.router_count = round(sum_of(text, "marlin_router_requests_total"))
                 # Connections to backends are kept for some seconds; afterwards files are what they were.
                 most = max(self._files_before.values())
-                soaked.more_files = max(_open_files(pid) for pid in _workers(router)) - most
+                soaked.more_files = max(open_files(pid) for pid in workers_of(router)) - most
                 if not soaked.in_flight and not soaked.at_backends and soaked.more_files <= 0:
                     break
                 await asyncio.sleep(0.1)
@@ -335,43 +334,6 @@ def _growth(rss_mb: Sequence[float]) -> float:
     if quarter < _MIN_SAMPLES:
         return 0.0  # a process that has just started grows into its work
     return statistics.median(rss_mb[-quarter:]) - statistics.median(rss_mb[quarter : 2 * quarter])
-
-
-async def _drained(router: RouterProcess) -> None:
-    """Reads the access log away, as whoever collects it does."""
-    assert router.process.stderr is not None
-    while await router.process.stderr.read(2**20):
-        pass
-
-
-def _workers(router: RouterProcess) -> list[int]:
-    pid = router.process.pid
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in children.read_text().split()]
-
-
-def _rss_mb(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_MB
-
-
-def _open_files(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-def _sum(exposition: str, name: str) -> float:
-    lines = (line for line in exposition.splitlines() if line.startswith(f"{name}{{"))
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def main(arguments: list[str]) -> int:
