@@ -281,7 +281,12 @@ def _wait_until_ready(command: list[str], port: int) -> None:
 def _process(*command: str, core: int | None, port: int) -> Iterator[int]:
     """A process on one core, for as long as the block runs, from when it listens; what it writes goes to a file."""
     pin = ["taskset", "-c", str(core)] if core is not None and (os.cpu_count() or 1) > 1 else []
-    with tempfile.TemporaryFile() as log, subprocess.Popen([*pin, *command], stdout=log, stderr=log) as process:
+    # As anywhere else, modules are compiled once and not at every start.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen([*pin, *command], stdout=log, stderr=log, env=environment) as process,
+    ):
         try:
             deadline_s = time.monotonic() + 120
             while not _answers(port):

@@ -109,7 +109,7 @@ class Client:
         self.plane = workers.plane
         self.ledger = workers.ledger
         self.page = workers.page
-        self.control = controlled.control
+        self.control = controlled.told.control
         self.admin = controlled.admin
         self.session = session
         self.config = config

@@ -21,6 +21,6 @@ In the control process (pydantic, aiohttp, prometheus_client):
   that they share
 - ``crew`` the workers; ``messages`` what they are told and tell; ``probes`` asks backends for their health,
   ``scrapes`` for what they hold
-- ``metrics``, ``admin`` and ``explain`` what people see; ``launch`` puts it together; ``settings`` and ``cli`` the
-  command line
+- ``metrics``, ``admin`` and ``explain`` what people see; ``told`` what workers are told first, ``launch`` what runs
+  beside them, ``process`` the whole of it; ``settings`` and ``cli`` the command line
 """

@@ -120,12 +120,12 @@ def router(**options: Any) -> None:
       marlin router --config table.json --origin eu-central --workers 2
       marlin router --config fleet.yaml --host 0.0.0.0 --secrets-dir /var/run/marlin/secrets --log-format json
     """  # noqa: D301 the backslash is click's mark for a block to keep
-    # Imported here so that --help answers without aiohttp, pydantic and prometheus_client.
+    # Imported here so that --help answers without them.
     import asyncio  # noqa: PLC0415
 
-    from marlin.api.documents import DocumentError  # noqa: PLC0415
-    from marlin.router.launch import StartError, serve  # noqa: PLC0415
+    from marlin.api.errors import InputError  # noqa: PLC0415
     from marlin.router.logs import configure  # noqa: PLC0415
+    from marlin.router.process import StartError, serve  # noqa: PLC0415
     from marlin.router.settings import Settings  # noqa: PLC0415
 
     try:
@@ -139,7 +139,7 @@ def router(**options: Any) -> None:
     try:
         with asyncio.Runner(loop_factory=fast_loop) as runner:
             runner.run(serve(Settings(**options)))
-    except DocumentError as error:
+    except InputError as error:
         option = "--tenants" if str(error).startswith(f"{options['tenants']}:") else "--config"
         raise click.UsageError(f"{option}: {error}") from None
     except StartError as error:
