@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster_fleet import Fleet
-from control_plane import ROOT, Cluster, Etcd, Process, eventually, installed_binaries
+from control_plane import Cluster, Etcd, Process, install, installed_binaries
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +30,7 @@ def hub(etcd: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluste
     """A cluster with our CRDs and the shipped roles."""
     cluster = Cluster("hub", etcd, tmp_path_factory.mktemp("hub"))
     cluster.start()
-    cluster.apply_file(*sorted((ROOT / "manifests" / "crds").glob("*.yaml")))
-    cluster.apply_file(ROOT / "manifests" / "rbac" / "operator.yaml")
-    eventually(lambda: cluster.call("GET", "/apis/marlin.dev/v1alpha1/marlinpolicies"))
+    install(cluster)
     yield cluster
     cluster.stop()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from agents import small_artifact
 from aiohttp.test_utils import TestClient, TestServer
-from worlds import Cluster, sample, the
+from worlds import Cluster, published, sample, the
 
 from marlin.api.table import RoutingTable
 from marlin.operator.core.artifact_use import ArtifactUse
@@ -39,7 +39,7 @@ def operator(cluster: Cluster) -> Operator:
     operator.is_leader, operator.rounds = True, 1
     operator.ledger.heard(report)
     operator.levels = Levels(report, operator.ledger.last)
-    operator.tables = cluster.tables
+    operator.tables = published(cluster.tables)
     return operator
 
 

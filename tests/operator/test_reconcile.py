@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from worlds import NOON, Cluster, Raw, sample, the, world_of
+from worlds import NOON, Cluster, Raw, published, sample, the, world_of
 
 from marlin.api.policy import MarlinPolicyStatus
 from marlin.api.table import CONFIG_MAP_KEY
@@ -99,7 +99,7 @@ def test_a_changed_spec_is_planned_at_once(objects: list[Raw]) -> None:
 def test_a_restart_finds_its_plan_and_makes_no_other(objects: list[Raw]) -> None:
     cluster = enforced(objects)
     cluster.reconcile()
-    after_restart = reconcile(world_of(cluster.objects, NOON + timedelta(seconds=30), tables=cluster.tables))
+    after_restart = reconcile(world_of(cluster.objects, NOON + timedelta(seconds=30), tables=published(cluster.tables)))
     assert after_restart.applies == ()
 
 
@@ -304,7 +304,7 @@ def test_statuses_are_what_the_crds_allow_and_tables_fit_into_a_config_map(objec
     cluster = enforced(objects)
     for apply in cluster.reconcile().applies:
         if apply.body["kind"] == "ConfigMap":
-            assert len(apply.body["data"][CONFIG_MAP_KEY]) < 1_000_000
+            assert len(apply.document["data"][CONFIG_MAP_KEY]) < 1_000_000
             assert apply.body["metadata"]["ownerReferences"][0]["name"] == "balanced"
         else:
             assert "phase" not in apply.body["status"]

@@ -36,6 +36,13 @@ def installed_binaries() -> Path | str:
     return Path(found.stdout.strip()) if found.returncode == 0 else found.stderr.strip()
 
 
+def install(cluster: Cluster) -> None:
+    """Our kinds and the shipped roles; waits until the kinds are served."""
+    cluster.apply_file(*sorted((ROOT / "manifests" / "crds").glob("*.yaml")))
+    cluster.apply_file(ROOT / "manifests" / "rbac" / "operator.yaml")
+    eventually(lambda: cluster.call("GET", "/apis/marlin.dev/v1alpha1/marlinpolicies"))
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

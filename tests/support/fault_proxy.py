@@ -7,12 +7,25 @@ import ssl
 import subprocess
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from control_plane import Cluster
+
+
+@dataclass(slots=True)
+class Interrupt:
+    """Something that is done at one request, which nobody answers."""
+
+    at: int
+    """At which one from now on, from 1; the Lease and watches are not counted."""
+    is_after: bool
+    """Whether the API server has carried it out by then."""
+    act: Callable[[], None]
 
 
 class FaultProxy:
@@ -26,10 +39,15 @@ class FaultProxy:
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster = cluster
         self.fault: tuple[int, dict[str, str]] | None = None
-        """Status and headers of what it answers instead; None: it passes on. The Lease is always passed on: without it
-        an operator ends within ten seconds, as it should, and a test would be a race with that."""
+        """Status and headers of what it answers instead; None: it passes on. The Lease is passed on nevertheless:
+        without it an operator ends within ten seconds, as it should, and a test would be a race with that."""
+        self.lease_fault: tuple[int, dict[str, str]] | None = None
+        """The same, for the Lease alone."""
+        self.interrupt: Interrupt | None = None
+        """What is done at a request to come; None: nothing is."""
         self.watch_fault: tuple[int, dict[str, str]] | None = None
         """The same, for watches alone."""
+        self._lock = threading.Lock()
         self.answered: Counter[int] = Counter()
         """Faults by status."""
         self.watches = 0
@@ -68,13 +86,34 @@ class FaultProxy:
                     cut += 1
         return cut
 
+    def _fault(self, path: str) -> tuple[int, dict[str, str]] | None:
+        """What is answered to a request instead of passing it on."""
+        if "/leases" in path:
+            return self.lease_fault
+        return self.fault or (self.watch_fault if "watch=true" in path else None)
+
+    def _interrupt(self, path: str) -> Interrupt | None:
+        """Counts a request; the interrupt where this is the one."""
+        if "/leases" in path or "watch=true" in path:
+            return None
+        with self._lock:
+            if self.interrupt is None:
+                return None
+            self.interrupt.at -= 1
+            if self.interrupt.at > 0:
+                return None
+            found, self.interrupt = self.interrupt, None
+            return found
+
     def close(self) -> None:
         self.cut_watches()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
-    def _handler(proxy) -> type[BaseHTTPRequestHandler]:  # noqa: N805 the handler's own self is another
+    def _handler(  # noqa: C901 a class of many small methods, which counts as one
+        proxy,  # noqa: N805 the handler's own self is another
+    ) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
@@ -84,9 +123,10 @@ class FaultProxy:
             def _pass_on(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 is_watch = "watch=true" in self.path
-                fault = proxy.fault or (proxy.watch_fault if is_watch else None)
-                if "/leases" in self.path:
-                    fault = None
+                fault, interrupt = proxy._fault(self.path), proxy._interrupt(self.path)
+                if interrupt is not None and not interrupt.is_after:
+                    self._break_off(interrupt)
+                    return
                 if fault is not None:
                     proxy.answered[fault[0]] += 1
                     self._answer(fault[0], fault[1], b'{"kind":"Status","message":"as the test wants it"}')
@@ -99,12 +139,19 @@ class FaultProxy:
                     reply = behind.getresponse()
                     if is_watch and reply.status == 200:
                         self._stream(behind, reply)
+                    elif interrupt is not None:
+                        reply.read()
+                        self._break_off(interrupt)
                     else:
                         self._answer(reply.status, {}, reply.read())
                 except OSError:
                     self.close_connection = True
                 finally:
                     behind.close()
+
+            def _break_off(self, interrupt: Interrupt) -> None:
+                interrupt.act()
+                self.close_connection = True
 
             def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
                 self.send_response(status)

@@ -18,6 +18,7 @@ import yaml
 from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
 from marlin.operator.core.applies import Apply
 from marlin.operator.core.observed import read_policy, read_pool, read_site
+from marlin.operator.core.published import PublishedTable
 from marlin.operator.core.reconcile import Actions, World, reconcile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,11 @@ def world_of(objects: Iterable[Raw], now: datetime = NOON, **known: Any) -> Worl
     )
 
 
+def published(tables: Mapping[tuple[str, str], RoutingTable]) -> dict[tuple[str, str], PublishedTable]:
+    """Routing tables as the operator holds them."""
+    return {key: PublishedTable.of(table) for key, table in tables.items()}
+
+
 class Cluster:
     """Objects that keep what ``reconcile`` writes about them."""
 
@@ -67,7 +73,7 @@ class Cluster:
 
     def world(self) -> World:
         """All that is known of it."""
-        return replace(world_of(self.objects, self.now, tables=self.tables), **self.known)
+        return replace(world_of(self.objects, self.now, tables=published(self.tables)), **self.known)
 
     def decide(self, by: Callable[[World], Actions]) -> Actions:
         """One round of another operator, written back."""
@@ -78,7 +84,7 @@ class Cluster:
 
     def write(self, apply: Apply) -> None:
         """What an API server does with an apply."""
-        body: Mapping[str, Any] = json.loads(json.dumps(apply.body))
+        body: Mapping[str, Any] = json.loads(json.dumps(apply.document))
         metadata = body["metadata"]
         if body["kind"] == "ConfigMap":
             table = RoutingTable.model_validate_json(body["data"][CONFIG_MAP_KEY])

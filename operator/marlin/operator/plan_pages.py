@@ -46,9 +46,7 @@ def plan_routes(operator: Operator) -> list[web.RouteDef]:
         found = leading().tables.get(key)
         if found is None:
             raise _error(web.HTTPNotFound, f"no routing table {key[0]}/{key[1]} is published")
-        return web.Response(
-            text=found.model_dump_json(by_alias=True, exclude_none=True), content_type="application/json"
-        )
+        return web.Response(text=found.text, content_type="application/json")
 
     return [
         web.get("/plans", index),

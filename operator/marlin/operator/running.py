@@ -1,9 +1,9 @@
 """The operator as a process: lead, look, decide, write, look again.
 
-One loop on the main thread does rounds. A round reads everything, takes what is known of the signals, calls
-``reconcile`` and writes what it says. Rounds start when the watch rings, when an epoch is due, and at least once a
-minute; what a watch missed is therefore found within that minute, and a dead watch delays but loses nothing. Only the
-leader does rounds.
+One loop on the main thread does rounds. A round reads what is another than before, takes what is known of the signals,
+calls ``reconcile`` and writes what it says. Rounds start when the watch rings, when an epoch is due, and at least once
+a minute, when the versions of all objects are looked at; what a watch missed is therefore found within that minute, and
+a dead watch delays but loses nothing. Only the leader does rounds.
 
 A write that is refused becomes a condition in the next round. A right that nothing works without, and that stays
 missing, ends the process with a line that names it. So does a Lease that is lost: the process is started again and
@@ -24,15 +24,16 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from marlin.api.errors import MarlinError
-from marlin.api.table import RoutingTable
 from marlin.operator.arrivals.task import Arrivals
 from marlin.operator.artifacts import Artifacts
 from marlin.operator.core.applies import FIELD_MANAGER, RECORD_LABEL
 from marlin.operator.core.memory import Memory
 from marlin.operator.core.observed import Key
+from marlin.operator.core.published import PublishedTable
 from marlin.operator.core.reconcile import LONGEST_REST, Actions, World, reconcile
 from marlin.operator.kube.access import Access
 from marlin.operator.kube.client import ApiError, Client
+from marlin.operator.kube.hearing import Heard, Hearing
 from marlin.operator.kube.lease import PATIENCE_S, Elector
 from marlin.operator.kube.namespace import OwnNamespace
 from marlin.operator.kube.objects import Hub
@@ -124,7 +125,7 @@ class Operator:
         self.ledger = Ledger()
         self.levels = Levels()
         """What is so since the last round, for metrics."""
-        self.tables: Mapping[Key, RoutingTable] = {}
+        self.tables: Mapping[Key, PublishedTable] = {}
         """The routing tables that were published when the last round began."""
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -149,7 +150,7 @@ class Operator:
             self.watch = Watch(self._access, self._ringer())
             self.watch.start()
             holding = asyncio.create_task(elector.hold(stop))
-            working = asyncio.create_task(self._work(client, stop))
+            working = asyncio.create_task(self._work(client, self.watch.hearing, stop))
             try:
                 await asyncio.wait({holding, working}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -191,7 +192,7 @@ class Operator:
             return f"no round was finished for {since_s:.0f} s"
         return ""
 
-    async def _work(self, client: Client, stop: asyncio.Event) -> None:
+    async def _work(self, client: Client, hearing: Hearing, stop: asyncio.Event) -> None:
         http = WebHttp()
         namespace = OwnNamespace(client, self._settings.namespace)
         signals: SignalTask | None = None
@@ -199,7 +200,7 @@ class Operator:
         artifacts = Artifacts(namespace, http, Path(unpacked.name), self._settings.artifact_volumes, self._bell.set)
         arrivals: Arrivals | None = None
         members = Members(self._access, namespace, http, self._bell.set, self._settings.look_every_s)
-        hub = Hub(client, self._memory)
+        hub = Hub(client)
         self.writer = Writer(client, self._settings.instance, hub.wrote)
         pause_s = FIRST_RETRY_S
         denied_since_s: float | None = None
@@ -214,9 +215,10 @@ class Operator:
                     if signals is None:
                         signals = SignalTask(await self._reader(client, http, namespace), self._bell.set)
                     known = Sources(signals, members, arrivals, artifacts)
-                    actions = await self._round(hub, known, self.writer)
+                    actions = await self._round(hub, known, self.writer, hearing.take(time.monotonic()))
                     await signals.keep(client, self._settings.namespace)
                     rest_s = (actions.wake_at - datetime.now(UTC)).total_seconds()
+                    rest_s = min(rest_s, hearing.all_due_in_s(time.monotonic()))
                     self.last_failure, denied_since_s = "", None
                     if self.writer.refused:
                         # Nothing rings when a role or a quota is mended.
@@ -224,6 +226,7 @@ class Operator:
                     else:
                         pause_s = FIRST_RETRY_S
                 except ApiError as error:
+                    hearing.missed()
                     self.failed_rounds += 1
                     self.last_failure = f"{error}{error.advice}"
                     _log.warning("round: %s", self.last_failure)
@@ -275,14 +278,20 @@ class Operator:
         except TimeoutError:
             return
 
-    async def _round(self, hub: Hub, known: Sources, writer: Writer) -> Actions:
+    async def _round(self, hub: Hub, known: Sources, writer: Writer, heard: Heard | None) -> Actions:
         """Looks, decides, writes.
+
+        Args:
+            hub: where the objects are.
+            known: what was learnt beside the rounds.
+            writer: writes.
+            heard: objects that are others than in the round before; None: all are looked at.
 
         Raises:
             ApiError: the objects could not be read, or the API server went away while they were written.
         """
         began_s = time.monotonic()
-        objects = await hub.objects()
+        objects = await hub.objects(heard)
         sites, pools, policies = objects.sites, objects.pools, objects.policies
         readable = [site.model for site in sites if site.model is not None]
         now = datetime.now(UTC).replace(microsecond=0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -34,10 +34,12 @@ class Writer:
     Args:
         client: the hub.
         instance: which operator says so, in Events.
-        wrote: told of each ConfigMap that was written, with its version. Default: nobody is.
+        wrote: told of each write and of the object's metadata after it. Default: nobody is.
     """
 
-    def __init__(self, client: Client, instance: str, wrote: Callable[[Key, str], None] = lambda _, __: None) -> None:
+    def __init__(
+        self, client: Client, instance: str, wrote: Callable[[Apply, Mapping[str, Any]], None] = lambda _, __: None
+    ) -> None:
         self._client = client
         self._instance = instance
         self._wrote = wrote
@@ -77,9 +79,7 @@ class Writer:
             if is_status and apply.policy in self.problems:
                 continue  # it would say what is not so; the next round says what is
             try:
-                metadata = (await self._client.apply(apply)).get("metadata") or {}
-                if apply.body["kind"] == "ConfigMap":
-                    self._wrote((metadata["namespace"], metadata["name"]), metadata.get("resourceVersion", ""))
+                self._wrote(apply, (await self._client.apply(apply)).get("metadata") or {})
             except ApiError as error:
                 if error.is_passing:
                     raise

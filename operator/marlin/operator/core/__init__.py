@@ -11,6 +11,7 @@
 - ``negotiation`` how the agents came to it
 - ``guardrails``  how far a plan may move away from the one before it
 - ``tables``      plan to ``RoutingTable``, one per origin
+- ``published``   routing tables as text, packed
 - ``statements``  conditions: types, reasons, since when
 - ``statuses``    the status of each kind
 - ``applies``     what is to be written, as values

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from marlin.api.values import API_VERSION
+from marlin.api.table import CONFIG_MAP_KEY
+from marlin.api.values import API_VERSION, ApiModel
 from marlin.operator.core.observed import PLURALS, Key, Observed
+from marlin.operator.core.published import PublishedTable
 
 FIELD_MANAGER: Final = "marlin-operator"
 
@@ -34,6 +36,15 @@ class Apply:
     """The policy it is part of; None: of none."""
     subject: tuple[str, Key, str] | None = None
     """Kind, key and UID of our object that it is about, for Events; None where it is about none."""
+    status: ApiModel | None = None
+    """The status in it; None where it writes none."""
+    table: PublishedTable | None = None
+    """The routing table that it writes, which ``document`` unpacks; None where it writes none."""
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """What is sent: the body, with the text of the table."""
+        return self.body if self.table is None else {**self.body, "data": {CONFIG_MAP_KEY: self.table.text}}
 
     @property
     def what(self) -> str:
@@ -56,28 +67,39 @@ class EventNote:
     message: str
 
 
-def apply_status(kind: str, key: Key, status: Mapping[str, Any], policy: Key | None = None, uid: str = "") -> Apply:
-    """The whole status of one of our objects."""
+def apply_status(
+    observed: Observed[Any, Any],
+    kind: str,
+    status: ApiModel,
+    document: Mapping[str, Any],
+    policy: Key | None = None,
+) -> Apply:
+    """The whole status of one of our objects.
+
+    Args:
+        observed: the object.
+        kind: its kind.
+        status: the status.
+        document: the same, as it stands in JSON.
+        policy: the policy it is part of; None: of none.
+    """
     return Apply(
-        f"{object_path(kind, key)}/status",
-        {
-            "apiVersion": API_VERSION,
-            "kind": kind,
-            "metadata": _metadata(key),
-            "status": status,
-        },
+        f"{object_path(kind, observed.key)}/status",
+        {"apiVersion": API_VERSION, "kind": kind, "metadata": _metadata(observed.key), "status": document},
         policy,
-        (kind, key, uid),
+        subject=(kind, observed.key, observed.uid),
+        status=status,
     )
 
 
-def apply_config_map(key: Key, data: Mapping[str, str], owner: Mapping[str, Any], policy: Key) -> Apply:
-    """A policy's ConfigMap, which goes when its owner goes."""
+def apply_table(key: Key, table: PublishedTable, owner: Mapping[str, Any], policy: Key) -> Apply:
+    """A policy's routing table as a ConfigMap, which goes when its owner goes."""
     metadata = {**_metadata(key), "labels": dict(MANAGED_BY), "ownerReferences": [dict(owner)]}
     return Apply(
         f"/api/v1/namespaces/{key[0]}/configmaps/{key[1]}",
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)},
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata},
         policy,
+        table=table,
     )
 
 

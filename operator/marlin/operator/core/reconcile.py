@@ -12,30 +12,30 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
-from marlin.api.datacenter import Datacenter
+from marlin.api.datacenter import Datacenter, DatacenterStatus
 from marlin.api.errors import MarlinError
 from marlin.api.plan import RoutingPlan
 from marlin.api.policy import MarlinPolicyStatus, Mode
 from marlin.api.pool import InferencePoolStatus, ScalingMode
-from marlin.api.table import CONFIG_MAP_KEY, RoutingTable
 from marlin.api.values import API_VERSION, ApiModel
 from marlin.operator.core.acceptance import Verdict, verdicts
-from marlin.operator.core.applies import Apply, EventNote, apply_config_map, apply_status
+from marlin.operator.core.applies import Apply, EventNote, apply_status, apply_table
 from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.fleet import Forecast, fleet_of
 from marlin.operator.core.found import pool_as_found, site_as_found
 from marlin.operator.core.memory import Memory
 from marlin.operator.core.observed import Key, ObservedPolicy, ObservedPool, ObservedSite
 from marlin.operator.core.planning import Planned, Refusal, Task, is_paused, make_plan
+from marlin.operator.core.published import PublishedTable, TableTooLargeError
 from marlin.operator.core.report import PolicyReport, PoolReport, Report, SiteReport
 from marlin.operator.core.scaling import ScaleOrder, replicas_in_use, scale_orders, wanted_replicas
 from marlin.operator.core.statements import changed
 from marlin.operator.core.statuses import Programmed, policy_status, pool_status, site_status
-from marlin.operator.core.tables import TableTooLargeError, content, succeeding, table_names, table_parts
+from marlin.operator.core.tables import table_names, table_parts
 from marlin.operator.epochs import epoch_at, epoch_to_plan, is_planned, next_due
 from marlin.operator.members.sighting import BackendKey, Sighting
 from marlin.operator.signals.ladder import site_readings
@@ -59,7 +59,7 @@ class World:
     """(site, signal) to what is known of a live signal."""
     forecasts: Mapping[Key, Forecast] = field(default_factory=dict)
     """(namespace, pool) to what is expected of it in the epoch to plan."""
-    tables: Mapping[Key, RoutingTable] = field(default_factory=dict)
+    tables: Mapping[Key, PublishedTable] = field(default_factory=dict)
     """The routing tables that are published, those that can be read."""
     sightings: Mapping[str, Sighting] = field(default_factory=dict)
     """Site to what was seen of its cluster and router; sites that were never looked at are missing."""
@@ -127,16 +127,17 @@ def reconcile(world: World, memory: Memory | None = None) -> Actions:
         refused = world.write_problems.get(owner, "") if owner is not None else ""
         plan = enforced.get(pool.key)
         if plan is not None and owner is not None and not refused:
-            scales |= _scale_orders(world, pool, plan, owner)
+            scales |= _scale_orders(world, memory, pool, plan, owner)
         wanted = {} if pool.key not in shown or pool.model is None else wanted_replicas(pool.model, shown[pool.key])
         is_published = owner is not None and not refused
         status, document = _pool_status(world, memory, pool, sites, Programmed(plan, is_published, wanted))
         pool_reports.append(PoolReport(pool.key, status))
         _write("InferencePool", pool, status, document, applies, events, None if refused else owner)
     for site in world.sites:
-        site_now = site_status(site, readings.get(site.name), now, world.sightings.get(site.name))
-        site_reports.append(SiteReport(site.name, site_now, readings.get(site.name)))
-        _write("Datacenter", site, site_now, site_now.to_document(), applies, events)
+        of_site = readings.get(site.name)
+        site_now, document = _site_status(world, memory, site, of_site)
+        site_reports.append(SiteReport(site.name, site_now, of_site))
+        _write("Datacenter", site, site_now, document, applies, events)
     memory.sweep()
     report = Report(tuple(policy_reports), tuple(pool_reports), tuple(site_reports))
     return Actions(tuple(applies), tuple(events), min(wake), report, scales)
@@ -154,9 +155,35 @@ class _Result:
 def _pool_as_found(world: World, memory: Memory, pool: ObservedPool, sites: Mapping[str, Datacenter]) -> ObservedPool:
     if pool.model is None:
         return pool
-    here, seen = _around(world, pool, sites)
-    inputs = (pool, tuple(here.values()), tuple(seen), tuple(seen.values()))
-    return memory.pools.get(pool.key, inputs, lambda: pool_as_found(pool, here, seen))
+    here, seen, around = _around(world, pool, sites)
+    return memory.pools.get(pool.key, (pool, around), lambda: pool_as_found(pool, here, seen))
+
+
+AnyStatus = TypeVar("AnyStatus", DatacenterStatus, InferencePoolStatus, MarlinPolicyStatus)
+
+
+def _documented(
+    observed: ObservedSite | ObservedPool | ObservedPolicy, status: AnyStatus
+) -> tuple[AnyStatus, Mapping[str, Any]]:
+    """A status and the same as a document: those that are there already where they say the same, to hold them once."""
+    document = status.to_document()
+    if document == observed.raw_status and observed.status == status:
+        return observed.status, observed.raw_status
+    return status, document
+
+
+def _site_status(
+    world: World, memory: Memory, site: ObservedSite, readings: SiteReadings | None
+) -> tuple[DatacenterStatus, Mapping[str, Any]]:
+    """A site's status and the same as a document; ``now`` is in it only where something else changed."""
+    sighting = world.sightings.get(site.name)
+    of_site = (site.model, site.generation, site.problem, readings, sighting)
+    return memory.site_statuses.get(
+        site.key,
+        (*of_site, site.status),
+        lambda: _documented(site, site_status(site, readings, world.now, sighting)),
+        lambda made: (*of_site, made[0]),
+    )
 
 
 def _pool_status(
@@ -165,30 +192,33 @@ def _pool_status(
     pool: ObservedPool,
     sites: Mapping[str, Datacenter],
     programmed: Programmed,
-) -> tuple[InferencePoolStatus, dict[str, Any]]:
+) -> tuple[InferencePoolStatus, Mapping[str, Any]]:
     """A pool's status and the same as a document; ``now`` is in it only where something else changed."""
-    here, seen = _around(world, pool, sites)
-
-    def make() -> tuple[InferencePoolStatus, dict[str, Any]]:
-        status = pool_status(pool, here, programmed, world.now, seen)
-        return status, status.to_document()
-
+    here, seen, around = _around(world, pool, sites)
     plan = programmed.plan and programmed.plan.hash
     of_plan = (plan, programmed.is_published, programmed.wanted)
-    inputs = (pool, tuple(here.values()), tuple(seen), tuple(seen.values()), of_plan)
-    return memory.pool_statuses.get(pool.key, inputs, make)
+    of_pool = (pool.model, pool.generation, pool.problem, around)
+    return memory.pool_statuses.get(
+        pool.key,
+        (*of_pool, of_plan, pool.status),
+        lambda: _documented(pool, pool_status(pool, here, programmed, world.now, seen)),
+        lambda made: (*of_pool, of_plan, made[0]),
+    )
 
 
 def _around(
     world: World, pool: ObservedPool, sites: Mapping[str, Datacenter]
-) -> tuple[dict[str, Datacenter], dict[str, Sighting]]:
-    """The sites that a pool's backends are in, and what was seen there: what its status depends on beside itself."""
+) -> tuple[dict[str, Datacenter], dict[str, Sighting], tuple[Any, ...]]:
+    """The sites that a pool's backends are in, what was seen there, and all of it that its status depends on."""
     names = {backend.datacenter_name: None for backend in pool.model.spec.backends} if pool.model is not None else {}
     here = {name: sites[name] for name in names if name in sites}
-    return here, {name: world.sightings[name] for name in names if name in world.sightings}
+    seen = {name: world.sightings[name] for name in names if name in world.sightings}
+    return here, seen, (tuple(here), tuple(site.spec for site in here.values()), tuple(seen), tuple(seen.values()))
 
 
-def _scale_orders(world: World, pool: ObservedPool, plan: RoutingPlan, owner: Key) -> dict[BackendKey, ScaleOrder]:
+def _scale_orders(
+    world: World, memory: Memory, pool: ObservedPool, plan: RoutingPlan, owner: Key
+) -> dict[BackendKey, ScaleOrder]:
     if pool.model is None or pool.model.spec.scaling.mode is not ScalingMode.SCALE:
         return {}
     flying = world.in_flight.get(owner)
@@ -197,7 +227,9 @@ def _scale_orders(world: World, pool: ObservedPool, plan: RoutingPlan, owner: Ke
         here = {site: requests for (name, site), requests in flying.items() if name == pool.name}
         policy = next(p.model for p in world.policies if p.key == owner)
         routers = 1 if policy is None else len(policy.spec.origins)
-        in_use = replicas_in_use(pool.model, world.tables.get((owner[0], f"marlin-{owner[1]}")), here, routers)
+        published = world.tables.get((owner[0], f"marlin-{owner[1]}"))
+        table = None if published is None else memory.unpacked.get(owner, (published.digest,), lambda: published.table)
+        in_use = replicas_in_use(pool.model, table, here, routers)
     return {(pool.key, name): order for name, order in scale_orders(pool.model, plan, in_use).items()}
 
 
@@ -230,11 +262,11 @@ def _policy(
     refused = world.write_problems.get(policy.key, "")
     uses = {role: use for (key, role), use in world.artifacts.items() if key == policy.key}
 
-    def make() -> tuple[MarlinPolicyStatus, dict[str, Any]]:
+    def make() -> tuple[MarlinPolicyStatus, Mapping[str, Any]]:
         status = policy_status(
             policy, verdict, outcome, applied_problem=problem, write_problem=refused, now=world.now, artifacts=uses
         )
-        return status, status.to_document()
+        return _documented(policy, status)
 
     paused = policy.model is not None and is_paused(policy.model, world.now)
     inputs = (policy, verdict, problem, refused, uses, paused)
@@ -310,7 +342,7 @@ def _tables(
     tokens = {key: (f.mean_prompt_tokens, f.mean_output_tokens) for key, f in expected.items()}
     values = tuple(reading.value for site in of_sites.values() for reading in site.all())
 
-    def make() -> dict[str, RoutingTable]:
+    def make() -> dict[str, PublishedTable]:
         fleet = fleet_of(
             model,
             verdict.pools,
@@ -321,20 +353,20 @@ def _tables(
             epoch=epoch_at(world.now, model.spec.epoch_seconds),
         )
         parts = table_parts(model, verdict.pools, verdict.sites, fleet.state, of_sites)
-        return {name: parts.table(plan, origin) for name, origin in table_names(model).items()}
+        made = parts.tables(plan)
+        return {name: made[origin] for name, origin in table_names(model).items()}
 
     # Of what is expected only the tokens of a request are in a table: they are in its capacities.
-    inputs = (model.spec, verdict.pools, verdict.sites, values, tokens, plan and plan.hash)
+    over = (tuple(of_sites), tuple(s.spec for s in verdict.sites), keys, tuple(p.spec for p in verdict.pools))
+    inputs = (model.spec, over, values, tokens, plan and plan.hash)
     tables = memory.tables.get(policy.key, inputs, make)
     owner = {"apiVersion": API_VERSION, "kind": "MarlinPolicy", "name": policy.name, "uid": policy.uid}
     applies = []
     for name, table in tables.items():
         key = (policy.key[0], name)
         published = world.tables.get(key)
-        if (following := succeeding(table, published)) is not published:
-            data = content(following)
-            memory.gave(key, data[CONFIG_MAP_KEY], following)
-            applies.append(apply_config_map(key, data, owner, policy.key))
+        if (following := table.succeeding(published)) is not published:
+            applies.append(apply_table(key, following, owner, policy.key))
     return applies
 
 
@@ -355,7 +387,7 @@ def _write(
     kind: str,
     observed: ObservedSite | ObservedPool | ObservedPolicy,
     status: ApiModel,
-    document: dict[str, Any],
+    document: Mapping[str, Any],
     applies: list[Apply],
     events: list[EventNote],
     policy: Key | None = None,
@@ -363,7 +395,7 @@ def _write(
     """The status, where it is not there yet, and an Event for each condition that changed for the worse or back."""
     if document == observed.raw_status:
         return
-    applies.append(apply_status(kind, observed.key, document, policy, observed.uid))
+    applies.append(apply_status(observed, kind, status, document, policy))
     before = observed.status.conditions if observed.status is not None else ()
     known = {condition.type for condition in before}
     for condition in changed(before, getattr(status, "conditions", ())):

@@ -33,9 +33,11 @@ def wanted_replicas(pool: InferencePool, plan: RoutingPlan) -> dict[str, int]:
 
     Backends without a stated capacity are left out: theirs is what is ready, which follows what we would ask for.
     """
-    row = plan.pool(pool.metadata.name)
     scaling = pool.spec.scaling
-    if scaling.mode is ScalingMode.OFF or row is None or not row.replicas:
+    if scaling.mode is ScalingMode.OFF:
+        return {}
+    row = plan.pool(pool.metadata.name)
+    if row is None or not row.replicas:
         return {}
     found: dict[str, int] = {}
     for site, replicas in zip(plan.datacenters, row.replicas, strict=True):

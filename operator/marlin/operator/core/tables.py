@@ -10,25 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any
 
 from marlin.api.datacenter import Datacenter
 from marlin.api.plan import RoutingPlan
 from marlin.api.policy import MarlinPolicy
 from marlin.api.pool import Backend, InferencePool
 from marlin.api.state import FleetState
-from marlin.api.table import CONFIG_MAP_KEY, RoutingTable, TableBackend, TableDatacenter, TablePool
+from marlin.api.table import RoutingTable, TableBackend, TableDatacenter, TablePool
 from marlin.api.values import SecretKeyRef, Tls, Verification
+from marlin.operator.core.published import PublishedTable
 from marlin.operator.signals.values import SiteReadings
 from marlin.simulator.fluid import capacity_rps, joules_per_token
 from marlin.simulator.twin_state import arrays_from
-
-MOST_BYTES: Final = 1_000_000
-"""Largest table that is written: an API server refuses objects above 1 MiB, metadata included."""
-
-
-class TableTooLargeError(ValueError):
-    """The table does not fit into a ConfigMap."""
 
 
 def table_names(policy: MarlinPolicy) -> dict[str, str | None]:
@@ -59,16 +53,23 @@ class TableParts:
     rtt_ms: Mapping[str | None, Mapping[str, float]]
     """Origin to site to round trip, ms; None, who knows of none, has no sites."""
 
-    def table(self, plan: RoutingPlan | None, origin: str | None) -> RoutingTable:
-        """The table of the routers of one origin, with generation 0.
+    def tables(self, plan: RoutingPlan | None) -> dict[str | None, PublishedTable]:
+        """The table of the routers of each origin, with generation 0.
+
+        They differ in round trips alone, so one is made of objects, and the others of its document.
 
         Args:
             plan: the plan in force, or None.
-            origin: whose round trips; None: none are known.
+
+        Raises:
+            ValidationError: two pools serve one model.
+            TableTooLargeError: one does not fit into a ConfigMap.
         """
-        rtt_ms = self.rtt_ms[origin]
-        pools = self.pools if not rtt_ms else tuple(_with_round_trips(pool, rtt_ms) for pool in self.pools)
-        return RoutingTable(datacenters=self.datacenters, pools=pools, plan=plan)
+        document = RoutingTable(datacenters=self.datacenters, pools=self.pools, plan=plan).to_document()
+        return {
+            origin: PublishedTable.of_document(_with_round_trips(document, rtt_ms), plan)
+            for origin, rtt_ms in self.rtt_ms.items()
+        }
 
 
 def table_parts(
@@ -149,37 +150,22 @@ def table_parts(
             for site in sites
         ),
         pools=tuple(rows),
-        rtt_ms={None: {}} | {o: dict(zip(names, state.rtt_ms[state.origins.index(o)], strict=True)) for o in origins},
+        rtt_ms={None: {}}
+        | {o: dict(zip(names, map(float, state.rtt_ms[state.origins.index(o)]), strict=True)) for o in origins},
     )
 
 
-def _with_round_trips(pool: TablePool, rtt_ms: Mapping[str, float]) -> TablePool:
-    """The row with round trips, which are numbers that the state holds already: nothing is checked again."""
-    backends = tuple(b.model_copy(update={"rtt_ms": rtt_ms[b.datacenter]}) for b in pool.backends)
-    return pool.model_copy(update={"backends": backends})
-
-
-def succeeding(table: RoutingTable, published: RoutingTable | None) -> RoutingTable:
-    """The table with the generation that follows the published one; the published one itself when nothing changed."""
-    if published is None:
-        return table.model_copy(update={"generation": 1})
-    if published.model_copy(update={"generation": 0}) == table.model_copy(update={"generation": 0}):
-        return published
-    return table.model_copy(update={"generation": published.generation + 1})
-
-
-def content(table: RoutingTable) -> dict[str, str]:
-    """The ConfigMap's data.
-
-    Raises:
-        TableTooLargeError: it does not fit.
-    """
-    text = table.model_dump_json(by_alias=True, exclude_none=True)
-    if (size := len(text.encode())) > MOST_BYTES:
-        raise TableTooLargeError(
-            f"the routing table has {size} bytes, a ConfigMap holds {MOST_BYTES}: split the policy into several"
-        )
-    return {CONFIG_MAP_KEY: text}
+def _with_round_trips(document: Mapping[str, Any], rtt_ms: Mapping[str, float]) -> Mapping[str, Any]:
+    """The document with round trips, which are numbers that the state holds already: nothing is checked again."""
+    if not rtt_ms:
+        return document
+    return {
+        **document,
+        "pools": [
+            pool | {"backends": [b | {"rttMs": rtt_ms[b["datacenter"]]} for b in pool["backends"]]}
+            for pool in document["pools"]
+        ],
+    }
 
 
 def address(backend: Backend, sites: Mapping[str, Datacenter]) -> str:

@@ -109,7 +109,7 @@ class Client:
                 "PATCH",
                 apply.path,
                 params={"fieldManager": FIELD_MANAGER, "force": "true"},
-                body=apply.body,
+                body=apply.document,
                 content_type="application/apply-patch+yaml",
                 accept=_METADATA,
             )

@@ -1,9 +1,10 @@
 """kopf in a thread of its own: it watches the three kinds, and rings when something a person changed is different.
 
-What changed is not passed on: whoever hears the bell looks at everything (level-based), so an event that is lost,
-doubled or late does no harm. kopf ends when its retries are used up; it is then started again, with longer and longer
-pauses, and how often is counted. Handlers are registered by group, version and plural: the upstream inference
-extension has an ``inferencepools`` too.
+What an object became is not passed on, only that there is another version of it (``kube.hearing``): whoever hears the
+bell asks the API server (level-based), and looks at all of them once a minute, so an event that is lost, doubled or
+late does no harm. kopf ends when its retries are used up; it is then started again, with longer and longer pauses, and
+how often is counted. Handlers are registered by group, version and plural: the upstream inference extension has an
+``inferencepools`` too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import kopf
 from marlin.api.values import GROUP, VERSION
 from marlin.operator.core.observed import PLURALS
 from marlin.operator.kube.access import Access
+from marlin.operator.kube.hearing import Hearing
 
 _log: Final = logging.getLogger(__name__)
 
@@ -43,9 +45,10 @@ class Watch:
     access: Access
     ring: Callable[[], None]
     restarts: int = 0
+    hearing: Hearing = field(default_factory=Hearing)
+    """What was heard."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
-    _seen: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def start(self) -> None:
         """Starts the thread."""
@@ -63,19 +66,6 @@ class Watch:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
-    def is_news(self, kind: str, event: Any) -> bool:
-        """Whether an event is more than an echo of what we wrote into a status."""
-        body = event.get("object") or {}
-        metadata = body.get("metadata") or {}
-        key = f"{kind} {metadata.get('uid')}"
-        if event.get("type") == "DELETED":
-            self._seen.pop(key, None)
-            return True
-        labels = tuple(sorted((metadata.get("labels") or {}).items()))
-        now = (metadata.get("generation"), labels, metadata.get("deletionTimestamp"))
-        was, self._seen[key] = self._seen.get(key), now
-        return was != now
-
     def _supervise(self) -> None:
         pause_s = FIRST_PAUSE_S
         while not self._stop.is_set():
@@ -90,7 +80,7 @@ class Watch:
                 return
             self.restarts += 1
             pause_s = next_pause_s(pause_s, time.monotonic() - began_s)
-            self._seen.clear()
+            self.hearing.begins_anew()
             self.ring()
 
     async def _run(self) -> None:
@@ -103,7 +93,7 @@ class Watch:
         for kind, plural in PLURALS.items():
 
             def heard(event: Any, kind: str = kind, **_: Any) -> None:
-                if self.is_news(kind, event):
+                if self.hearing.event(kind, event):
                     self.ring()
 
             kopf.on.event(GROUP, VERSION, plural, registry=registry, id=f"heard-{plural}")(heard)
