@@ -8,6 +8,7 @@ emulated, everything else is what the chart installs.
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import json
 import os
@@ -34,6 +35,7 @@ SITES = ("hub", "north", "south")
 NAMESPACE = "marlin"
 NODE_PORT = 30080
 EPOCH_S = 60
+RECORDED = "/var/lib/marlin/recorded"
 VERSION = str(yaml.safe_load((ROOT / "charts" / "marlin" / "Chart.yaml").read_text())["appVersion"])
 TABLE_LAG_S = 200.0
 """An epoch, until a plan is made, and what a kubelet takes to bring a changed ConfigMap to its pods: about a minute."""
@@ -185,8 +187,15 @@ class Fleet:
             "drain": {"graceSeconds": 5, "timeoutSeconds": 20},
             "accessLog": False,
         }
-        operator = {"resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}}
+        operator: dict[str, Any] = {
+            "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+        }
         if name == "hub":
+            operator |= {
+                "extraArgs": [f"--record={RECORDED}"],
+                "extraVolumes": [{"name": "recorded", "emptyDir": {}}],
+                "extraVolumeMounts": [{"name": "recorded", "mountPath": RECORDED}],
+            }
             return {"router": router | {"table": {"configMap": "marlin-balanced"}}, "operator": operator}
         documents = yaml.safe_dump_all([_datacenter(name, 0, None), _pool([_own_backend(name)])])
         return {
@@ -427,6 +436,28 @@ def test_when_a_members_carbon_rises_weights_shift_and_every_request_is_answered
     )
     assert planned_s <= EPOCH_S + 15
     assert not load.failed
+
+
+def test_what_the_operator_recorded_can_be_reported(fleet: Fleet) -> None:
+    """By the image itself, in the pod that leads."""
+    file, interval = f"{RECORDED}/{NAMESPACE}_balanced.jsonl", ("--from", "2020-01-01", "--to", "2100-01-01")
+
+    def reported() -> dict[str, Any] | None:
+        found: dict[str, Any] | None = None
+        for pod in fleet.pods("hub", "operator"):
+            command = ("marlin", "report", "--history", file, *interval, "--format", "json")
+            with contextlib.suppress(RuntimeError):  # the one that does not lead has no file
+                found = json.loads(fleet.hub.kubectl("-n", NAMESPACE, "exec", pod, "--", *command))
+        return found
+
+    said, _ = until(reported, 3 * EPOCH_S)
+    total = said["total"]
+    fleet.report.say(
+        f"recorded by the operator: {total['requests']:.0f} requests, {total['energy_kwh']:.2f} kWh, "
+        f"{total['carbon_gco2']:.0f} gCO2eq, saved {said['savedPercent']['carbon_gco2']:.0f} % by the twin"
+    )
+    assert total["requests"] > 100
+    assert set(said["datacenters"]) == set(SITES)
 
 
 def test_when_a_plan_changes_sessions_move_no_more_than_they_must(fleet: Fleet) -> None:

@@ -66,6 +66,7 @@ def test_pools_and_datacenters_add_up_and_what_is_not_known_is_said(study: tuple
             parts = sum(row[name] for row in found[level].values())
             missing = found["reachedNoDatacenter"]["requests"] if name == "requests" else 0.0
             assert parts + missing == pytest.approx(found["total"][name]), (level, name)
+        assert all(row["capacity_requests"] > 0 for row in found[level].values())
         assert all(row["ttft_mean_s"] > 0 for row in found[level].values() if row["requests"])
     assert found["tenants"] == {}
     assert any(line.startswith("Tenants") for line in found["unknown"])

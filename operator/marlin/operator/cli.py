@@ -133,8 +133,13 @@ def demo(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder under which PersistentVolumeClaims with trained policies are mounted by name. Default: none.",
 )
+@click.option(
+    "--record",
+    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
+    help="Folder that each policy's epochs go to when they are over, for marlin report and adapt. Default: none.",
+)
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
-def operator(
+def operator(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by name
     kubeconfig: Path | None,
     namespace: str | None,
     instance: str | None,
@@ -142,6 +147,7 @@ def operator(
     patience: float,
     look_every: float,
     artifact_volumes: Path | None,
+    record: Path | None,
     log_level: str,
 ) -> None:
     """Plan every epoch for the objects of a cluster.
@@ -168,6 +174,7 @@ def operator(
             instance=instance or f"{socket.gethostname()}-{os.getpid()}",
             patience_s=patience,
             artifact_volumes=artifact_volumes,
+            record_to=record,
             look_every_s=look_every,
         ),
         health_address=health_address,

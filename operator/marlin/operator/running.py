@@ -39,6 +39,7 @@ from marlin.operator.kube.namespace import OwnNamespace
 from marlin.operator.kube.objects import Hub
 from marlin.operator.kube.watch import Watch
 from marlin.operator.members.tasks import LOOK_EVERY_S, Members, named_backends
+from marlin.operator.recording import Recording
 from marlin.operator.signals.background import RECORD as SIGNALS
 from marlin.operator.signals.background import RECORD_NAME as SIGNALS_NAME
 from marlin.operator.signals.background import SignalTask
@@ -85,6 +86,8 @@ class Settings:
     """How long a missing right is put up with before the process ends, s."""
     artifact_volumes: Path | None = None
     """Folder under which PersistentVolumeClaims with artifacts are mounted by name; None: none are."""
+    record_to: Path | None = None
+    """Folder that epochs are written down in when they are over; None: nowhere."""
     look_every_s: float = LOOK_EVERY_S
     """Between two looks at a site's cluster and routers, s."""
 
@@ -122,6 +125,7 @@ class Operator:
         self.watch: Watch | None = None
         self.writer: Writer | None = None
         self._memory = Memory()
+        self._recording = None if settings.record_to is None else Recording(settings.record_to)
         self.ledger = Ledger()
         self.levels = Levels()
         """What is so since the last round, for metrics."""
@@ -321,7 +325,9 @@ class Operator:
         models = [pool.model for pool in pools if pool.model is not None]
         known.members.scale(actions.scales, {key: b.datacenter_name for m in models for key, b in named_backends(m)})
         self.ledger.heard(actions.report)
-        self.levels = Levels(actions.report, self.ledger.last, known.arrivals.ended())
+        self.levels = Levels(actions.report, self.ledger.last, ended := known.arrivals.ended())
+        if self._recording is not None:
+            await self._recording.heard(actions.report, ended)
         self.tables = world.tables
         if await writer.write(actions):
             self._bell.set()  # what was refused is to be said at once

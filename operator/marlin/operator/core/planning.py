@@ -88,6 +88,8 @@ class Planned:
     """How the agents came to it; None where none did."""
     predicted: Mapping[str, Prediction] = field(default_factory=dict)
     """Pool to what the twin expects of the plan as it is published."""
+    state: FleetState | None = None
+    """The fleet as it was planned."""
     took_s: float = 0.0
     """Time that the decision took, s."""
 
@@ -183,6 +185,7 @@ def _planned(task: Task) -> Planned | Refusal:
         agents=() if standing is None else agents_after(standing, task.agents, task.now),
         negotiation=None if standing is None else negotiation_of(standing),
         predicted=predictions(fleet.state, plan),
+        state=fleet.state,
     )
 
 

@@ -86,6 +86,7 @@ class _Sums:
     """What epochs add up to."""
 
     sites: dict[Key, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
+    epochs: int = 0
     unserved: float = 0.0
     counted: float = 0.0
     times_s: FloatArray = field(default_factory=lambda: np.zeros(4))  # (4,) mean, p50, p95, p99, times requests
@@ -107,6 +108,13 @@ class _Sums:
                 sums["ttft_sum_s"] += served * float(outcome.ttft_s[v, d]) if served else 0.0
                 for name, value in zip(FIGURES, site[:, d], strict=True):
                     sums[name] += float(value * parts[v, d])
+        if not epoch.is_run_out:
+            self.epochs += 1
+            held = (twin.replicas * twin.in_flight_knots[..., -1]).sum(axis=2) * twin.allowed  # (V, D) at full load
+            for v, pool in enumerate(twin.pool_names):
+                for d, datacenter in enumerate(twin.datacenter_names):
+                    if held[v, d]:
+                        self.sites[pool, datacenter]["capacity_requests"] += float(held[v, d])
         self.unserved += float(outcome.rejected.sum())
         self.counted += outcome.counted
         self.times_s += outcome.counted * np.array([outcome.metrics[0], *outcome.ttft_quantiles_s])
@@ -117,6 +125,7 @@ class _Sums:
         for key, sums in self.sites.items():
             served = sums["requests"]
             fields = {name: sums[name] for name in ("requests", "tokens", *FIGURES)} | {"timed": served}
+            fields["capacity_requests"] = sums["capacity_requests"] / max(self.epochs, 1)
             found[key] = fields | ({"ttft_mean_s": sums["ttft_sum_s"] / served} if served else {})
         return found
 
