@@ -207,6 +207,33 @@ async def test_draining_says_not_ready_first(start: Start, backend: FakeBackend)
         assert (await served(client, 1))["dc0"] == 1, "what still arrives is served"
 
 
+async def test_a_client_between_two_requests_is_not_hung_up_on_by_a_router_that_drains(
+    start: Start, backend: FakeBackend
+) -> None:
+    """It may be sending the next one: that is answered, and its answer ends the connection."""
+    request = b"POST /v1/chat/completions HTTP/1.1\r\nHost: m\r\nContent-Length: 13\r\n\r\n" + b'{"model":"m"}'
+    async with start(table(backend.url)) as client:
+        host, port = client.url.removeprefix("http://").split(":")
+        busy, idle = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+        for reader, writer in (busy, idle):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"200 OK" in head
+            assert b"Connection: close" not in head
+        client.plane.drain()
+        reader, writer = busy
+        writer.write(request)
+        said = await asyncio.wait_for(reader.read(), 5)  # to its end
+        assert b"HTTP/1.1 200 OK" in said
+        assert b"connection: close" in said.lower()
+        assert len(client.plane.clients) == 1, "the other one may still ask"
+        client.plane.drain(is_final=True)
+        await asyncio.wait_for(idle[0].read(), 5)
+        assert not client.plane.clients
+        for _, writer in (busy, idle):
+            writer.close()
+
+
 async def test_the_debug_page_shows_addresses_and_no_secret(start: Start, backend: FakeBackend, tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "token").write_text("hunter2")

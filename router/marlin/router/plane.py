@@ -249,11 +249,16 @@ class Plane:
             for flow in held[: max(MIN_MOVED, int(MOVED_SHARE * len(self.flows)))]:
                 flow.move_on()
 
-    def drain(self) -> None:
-        """From now on, every connection ends with its request."""
+    def drain(self, *, is_final: bool = False) -> None:
+        """From now on, every connection ends with its request; finally those without a request end too.
+
+        Not at once: to close one between two requests is to hang up on a client that is just sending the next, which
+        then knows of no answer. Its answer says that the connection ends, and the next request goes elsewhere.
+        """
         self.is_draining = True
-        for client in list(self.clients):
-            client.close_if_idle()
+        if is_final:
+            for client in list(self.clients):
+                client.close_if_idle()
 
     async def close(self) -> None:
         """Ends all connections, whatever is on them."""

@@ -163,7 +163,7 @@ class Worker:
             tls.look()
 
     async def _drain(self, plane: Plane, *, is_final: bool) -> None:
-        plane.drain()
+        plane.drain(is_final=is_final)
         if is_final:
             if self._server is not None:
                 self._server.close()
