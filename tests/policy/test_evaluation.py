@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -13,21 +15,26 @@ import numpy as np
 import pytest
 from agents import small_artifact
 from click.testing import CliRunner
+from rich.console import Console
 
 from marlin.api.cli import marlin
 from marlin.api.errors import InputError
-from marlin.api.plan import Scheme
+from marlin.api.plan import PlannerKind, Scheme
 from marlin.policy import yardsticks
+from marlin.policy.evaluation import scoring
 from marlin.policy.evaluation.days import AZURE, BURSTGPT, SHIPPED, Split, chosen, split_of
 from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE
-from marlin.policy.evaluation.scoring import Score
+from marlin.policy.evaluation.report import overview
+from marlin.policy.evaluation.scoring import Chosen, Score
 from marlin.policy.evaluation.statistics import lines
+from marlin.policy.planners import make_planner
 from marlin.simulator.workload.shipped import shipped_azure_2024, shipped_week
 from marlin.simulator.workload.trace import Trace
 
 
 def score(framework: str, value: float, seed: int = 0, artifact: str = "", day: int = 35) -> Score:
     return Score(
+        cell="mean56, None, ordered",
         scheme="balanced",
         framework=framework,
         artifact=artifact,
@@ -137,6 +144,24 @@ def test_several_policies_are_resampled_too_and_yardsticks_stand_beside_each() -
     assert found[SIMPLE].value.high == pytest.approx(0.9)
 
 
+def test_cells_have_lines_of_their_own_and_stand_side_by_side() -> None:
+    scores = []
+    for cell, ours in (("mean30, None, ordered", 0.85), ("mean30, Sleep, ordered", 0.95)):
+        row = [score(BASELINE, 1.0), score(SIMPLE, 0.9), score(MARLIN, ours), score(CLAIRVOYANT, 0.8)]
+        scores += [replace(one, cell=cell) for one in row]
+    found = lines(scores)
+    assert [(one.cell, one.value.value) for one in found if one.framework == MARLIN] == [
+        ("mean30, None, ordered", 0.85),
+        ("mean30, Sleep, ordered", 0.95),
+    ]
+    by_capacity = make_planner(PlannerKind.CAPACITY_PROPORTIONAL)
+    chosen = {(one.cell, one.scheme): Chosen("a sort", 0.9, by_capacity) for one in found}
+    console = Console(width=240, record=True, file=io.StringIO())
+    console.print(overview(found, chosen, is_terminal=False))
+    rows = [row.strip("| ").split("|") for row in console.export_text().splitlines() if "mean30" in row]
+    assert [[cell.strip() for cell in row][4:6] for row in rows] == [["0.8500", "-5.56%"], ["0.9500", "+5.56%"]]
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
@@ -175,12 +200,61 @@ def test_a_day_is_scored_for_everybody_and_written_down(tmp_path: Path, monkeypa
     assert by_name[CLAIRVOYANT]["captured"]["value"] == pytest.approx(1.0)
     assert by_name[MARLIN]["held_share"] > 0.5 > by_name["marlin, no guard"]["held_share"] == 0.0
     assert by_name[MARLIN]["value"]["value"] < by_name["marlin, no guard"]["value"]["value"]
-    assert found["tuned_on"] == [3]
-    assert found["days"] == [5]
+    assert found["cells"][0]["tuned_on"] == [3]
+    assert found["cells"][0]["days"] == [5]
     rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
     assert [row["framework"] for row in rows] == list(by_name)
     assert {row["artifact"] != "" for row in rows if row["framework"] == MARLIN} == {True}
     assert (tmp_path / "figures" / "captured.png").stat().st_size > 1000
+
+
+@pytest.mark.timeout(300)
+def test_an_evaluation_that_is_killed_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yardsticks, "FILLS", yardsticks.FILLS[:1])
+    monkeypatch.setattr(yardsticks, "QUANTILES", yardsticks.QUANTILES[:1])
+    monkeypatch.setattr(yardsticks, "BASELINES", yardsticks.BASELINES[:1])
+    small_artifact(tmp_path / "policy")
+    arguments = ["--artifact", str(tmp_path / "policy"), "--scenario", "demo-3", "--seeds", "1", "--brief", "--json"]
+    arguments += ["--scheme", "balanced", "--load", "mean30", "--keep", str(tmp_path / "done")]
+    whole = run(*arguments)
+    asked: list[str] = []
+
+    def watched(name: str) -> None:
+        true = getattr(scoring, name)
+
+        def asks(*given: Any, **named: Any) -> Any:
+            asked.append(name)
+            return true(*given, **named)
+
+        monkeypatch.setattr(scoring, name, asks)
+
+    for name in ("best_simple_policy", "_simulated", "clairvoyant"):
+        watched(name)
+    assert run(*arguments) == whole
+    assert asked == [], "all of it was kept"
+    (day,) = [file for file in (tmp_path / "done").iterdir() if CLAIRVOYANT in file.read_text()]
+    day.write_text(day.read_text()[:-30])  # killed while it wrote the last line
+    assert run(*arguments) == whole
+    assert asked == ["clairvoyant"]
+
+
+def test_loads_and_kinds_of_power_down_are_evaluated_each_with_each() -> None:
+    from marlin.policy.evaluate_cli import _cells
+
+    given: dict[str, Any] = {
+        "loads": ("mean30", "peak95"),
+        "power_downs": ("None", "Sleep"),
+        "dispatches": (),
+        "seeds": 2,
+    }
+    found = _cells(given)
+    assert [(one["load"], one["power_down"], one["dispatch"]) for one in found] == [
+        ("mean30", "None", "ordered"),
+        ("mean30", "Sleep", "ordered"),
+        ("peak95", "None", "ordered"),
+        ("peak95", "Sleep", "ordered"),
+    ]
+    assert given == {"seeds": 2}
 
 
 @pytest.mark.parametrize(
@@ -208,3 +282,12 @@ def test_all_schemes_are_evaluated_where_none_is_named() -> None:
 
     assert {one.scheme for one in _leanings((), ())} == set(Scheme) - {Scheme.CUSTOM}
     assert [one.name for one in _leanings(("balanced",), ("carbon=1,cost=3",))] == ["balanced", "0,0.25,0,0.75"]
+
+
+def test_random_weights_are_on_the_simplex_and_the_same_each_time() -> None:
+    from marlin.policy.evaluate_cli import _leanings
+
+    drawn = _leanings((), (), 10)
+    assert drawn == _leanings((), (), 10)
+    assert len({one.name for one in drawn}) == 10
+    assert all(sum(one.all_weights) == pytest.approx(1.0) and min(one.all_weights) >= 0 for one in drawn)

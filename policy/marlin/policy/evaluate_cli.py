@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from marlin.policy.evaluation.frameworks import Leaning
+    from marlin.policy.evaluation.scoring import Chosen, Score
 
 # Everything that needs NumPy or pydantic is imported inside the functions, so that --help answers at once.
+
+_WIDE: Final = 240
+"""Columns of what is printed into a pipe: a row of Markdown must not be broken."""
 
 
 @click.command()
@@ -27,12 +32,37 @@ if TYPE_CHECKING:
 )
 @click.option("--scenario", metavar="NAME", help="A built-in fleet. Default: paper-8.")
 @click.option("--fleet", metavar="FILE", help="Datacenter and InferencePool documents instead of a built-in fleet.")
-@click.option("--load", metavar="LOAD", help="peak95, mean30, mean56 or mean80. Default: peak95.")
-@click.option("--dispatch", type=click.Choice(["ordered", "shares"]), default="ordered", show_default=True)
-@click.option("--power-down", metavar="HOW", help="None, IdlePState, Sleep or ScaleToZero, for all pools.")
+@click.option(
+    "--load",
+    "loads",
+    multiple=True,
+    metavar="LOAD",
+    help="peak95, mean30, mean56 or mean80. May be repeated. Default: peak95.",
+)
+@click.option(
+    "--dispatch",
+    "dispatches",
+    multiple=True,
+    type=click.Choice(["ordered", "shares"]),
+    help="May be repeated. Default: ordered.",
+)
+@click.option(
+    "--power-down",
+    "power_downs",
+    multiple=True,
+    metavar="HOW",
+    help="None, IdlePState, Sleep or ScaleToZero, for all pools. May be repeated. Default: as the fleet says.",
+)
 @click.option("--scheme", "schemes", multiple=True, metavar="NAME", help="May be repeated. Default: all five.")
 @click.option(
     "--weights", "weights", multiple=True, metavar="WEIGHTS", help="Such as carbon=2,cost=1. May be repeated."
+)
+@click.option(
+    "--random-weights",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="So many weight vectors, drawn evenly; the same ones each time.",
 )
 @click.option("--trace", default="", metavar="NAME", help="burstgpt or azure2024. Default: burstgpt.")
 @click.option("--data", metavar="FOLDER", help="Full data. Default: the shipped week, to try the command with.")
@@ -53,6 +83,13 @@ if TYPE_CHECKING:
     "--best-of", default="1,8,64", show_default=True, metavar="N,...", help="Samples, with and without learning."
 )
 @click.option("--ablate", is_flag=True, help="Also without search, with each rule of veto, with the twin as critic.")
+@click.option("--brief", is_flag=True, help="Only capacity-proportional, the best simple policy, MARLIN and the bound.")
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="What is done, so that a run that is killed goes on, and several runs share their work.",
+)
 @click.option("--engine", metavar="NAME", help="fluid, or request-level for fleets as small as 8x12. Default: fluid.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="A row per score: .parquet or .csv.")
@@ -62,8 +99,6 @@ if TYPE_CHECKING:
 def evaluate(
     *,
     artifacts: tuple[Path, ...],
-    schemes: tuple[str, ...],
-    weights: tuple[str, ...],
     out: Path | None,
     plot: Path | None,
     as_json: bool,
@@ -82,6 +117,7 @@ def evaluate(
     Examples:
       marlin evaluate --scenario 8x12 --scheme balanced --seeds 2
       marlin evaluate --data full-data --load mean56 --weeks 6 --jobs 2 --out scores.parquet --plot figures
+      marlin evaluate --data full-data --load mean30 --load peak95 --power-down None --power-down Sleep --keep done
       marlin evaluate --data full-data --part tune --artifact policy --ablate --scheme balanced
     """  # noqa: D301 the backslash is click's mark for a block to keep
     from marlin.policy.evaluation import report  # noqa: PLC0415
@@ -92,9 +128,15 @@ def evaluate(
     if out is not None:
         report.check_file(out)
     folder = None if plot is None else FigureFolder(plot)
-    evaluation = Evaluation.prepared(artifacts, _leanings(schemes, weights), given)
-    with progress(evaluation.steps, quiet=quiet) as say:
-        scores, chosen = evaluation.run(say, jobs=given["jobs"])
+    leanings = _leanings(given.pop("schemes"), given.pop("weights"), given.pop("random_weights"))
+    evaluations = [Evaluation.prepared(artifacts, leanings, given | cell) for cell in _cells(given)]
+    scores: list[Score] = []
+    chosen: dict[tuple[str, str], Chosen] = {}
+    with progress(sum(one.steps for one in evaluations), quiet=quiet) as say:
+        for one in evaluations:
+            of_cell, best = one.run(say, jobs=given["jobs"])
+            scores += of_cell
+            chosen |= {(one.question.cell, scheme): policy for scheme, policy in best.items()}
     found = lines(scores)
     files: Sequence[Path] = []
     if out is not None:
@@ -102,29 +144,43 @@ def evaluate(
         files = [out]
     if folder is not None:
         files = [*files, *folder.write({"captured": report.figure(found)})]
-    about: Mapping[str, Any] = evaluation.about()
     if as_json:
-        click.echo(json.dumps(report.as_json(found, chosen, about)))
+        click.echo(json.dumps(report.as_json(found, chosen, [one.about() for one in evaluations])))
         return
     from rich.console import Console  # noqa: PLC0415
 
     console = Console()
-    console.print(evaluation.heading(), highlight=False)
-    for table in report.tables(found, chosen):
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    for one in evaluations:
+        console.print(one.heading(), highlight=False)
+    for table in report.tables(found, chosen, is_terminal=console.is_terminal):
         console.print(table)
     if files:
         click.echo(f"wrote {', '.join(map(str, files))}")
 
 
-def _leanings(schemes: tuple[str, ...], weights: tuple[str, ...]) -> tuple[Leaning, ...]:
+def _cells(given: dict[str, Any]) -> list[dict[str, Any]]:
+    """Takes what may be repeated out of the options; each with each of the others."""
+    names = {"loads": "load", "power_downs": "power_down", "dispatches": "dispatch"}
+    usual: dict[str, tuple[str | None, ...]] = {"load": (None,), "power_down": (None,), "dispatch": ("ordered",)}
+    every = [dict.fromkeys(given.pop(option)) or dict.fromkeys(usual[name]) for option, name in names.items()]
+    return [dict(zip(names.values(), values, strict=True)) for values in product(*every)]
+
+
+def _leanings(schemes: tuple[str, ...], weights: tuple[str, ...], many: int = 0) -> tuple[Leaning, ...]:
+    import numpy as np  # noqa: PLC0415
+
     from marlin.api.plan import Scheme  # noqa: PLC0415
     from marlin.policy.evaluation.frameworks import Leaning  # noqa: PLC0415
     from marlin.policy.objective import parse_weights  # noqa: PLC0415
     from marlin.policy.planners import scheme_of  # noqa: PLC0415
 
-    if not schemes and not weights:
+    drawn = np.random.default_rng(0).dirichlet(np.ones(4), many).tolist()
+    if not schemes and not weights and not drawn:
         return tuple(Leaning(scheme) for scheme in Scheme if scheme is not Scheme.CUSTOM)
     return (
         *(Leaning(scheme_of(name)) for name in schemes),
         *(Leaning(Scheme.CUSTOM, parse_weights(text)) for text in weights),
+        *(Leaning(Scheme.CUSTOM, (ttft, carbon, water, cost)) for ttft, carbon, water, cost in drawn),
     )

@@ -94,6 +94,24 @@ def simple_policies(
     yield "forecast-limited oracle", Oracle(scheme, dispatch, weights)
 
 
+def named_policy(
+    name: str,
+    scheme: Scheme,
+    dispatch: Dispatch,
+    *,
+    static: Mapping[str, tuple[str, ...]],
+    weights: Weights | None = None,
+) -> Planner:
+    """The candidate of a name that ``simple_policies`` gave.
+
+    Raises:
+        KeyError: none has it.
+    """
+    powers_down = ", awake for" in name
+    candidates = simple_policies(scheme, dispatch, static=static, powers_down=powers_down, weights=weights)
+    return dict(candidates)[name]
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """A planner on some days."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.box import HEAVY_HEAD, MARKDOWN
 from rich.table import Table
 
 from marlin.api.errors import InputError, MarlinError
-from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, SIMPLE
-from marlin.policy.evaluation.scoring import Score
+from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE
+from marlin.policy.evaluation.scoring import Chosen, Score
 from marlin.policy.evaluation.statistics import Interval, Line
-from marlin.policy.yardsticks import Scored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,19 +23,31 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".parquet", ".csv")
 
 
-def tables(lines: Sequence[Line], chosen: Mapping[str, Scored]) -> list[Table]:
-    """One for each scheme."""
+Choices = Mapping[tuple[str, str], Chosen]
+"""The best simple policies, by cell and scheme."""
+
+
+def tables(lines: Sequence[Line], chosen: Choices, *, is_terminal: bool) -> list[Table]:
+    """One for each cell and scheme; where there are several, one more that puts them side by side.
+
+    Args:
+        lines: of the evaluation.
+        chosen: what they were compared with.
+        is_terminal: else tables are Markdown.
+    """
+    box = HEAVY_HEAD if is_terminal else MARKDOWN
     found = []
-    for scheme in dict.fromkeys(line.scheme for line in lines):
-        best = chosen[scheme]
+    for cell, scheme in dict.fromkeys((line.cell, line.scheme) for line in lines):
+        best = chosen[cell, scheme]
         table = Table(
-            title=f"{scheme}; best simple policy on the tuning days: {best.name} ({best.value:.4f} there)",
+            title=f"{scheme} ({cell}); best simple policy on the tuning days: {best.name} ({best.value:.4f} there)",
             title_justify="left",
+            box=box,
         )
         for heading in ("", "value", "vs best simple", "captured", "recovered", "served", "late", "guard"):
             table.add_column(heading, justify="right" if heading else "left")
         for line in lines:
-            if line.scheme == scheme:
+            if (line.cell, line.scheme) == (cell, scheme):
                 table.add_row(
                     line.framework,
                     f"{line.value.value:.4f}",
@@ -46,16 +59,53 @@ def tables(lines: Sequence[Line], chosen: Mapping[str, Scored]) -> list[Table]:
                     f"{line.held_share:.0%}" if line.held_share else "",
                 )
         found.append(table)
-    return found
+    return [*found, overview(lines, chosen, is_terminal=is_terminal)] if len(found) > 1 else found
 
 
-def as_json(lines: Sequence[Line], chosen: Mapping[str, Scored], about: Mapping[str, Any]) -> dict[str, Any]:
+def overview(lines: Sequence[Line], chosen: Choices, *, is_terminal: bool) -> Table:
+    """MARLIN in every cell and scheme, beside the best simple policy and the bound; capacity-proportional is 1."""
+    table = Table(title="marlin everywhere", title_justify="left", box=HEAVY_HEAD if is_terminal else MARKDOWN)
+    for heading in ("cell", "scheme", "best simple policy"):
+        table.add_column(heading)
+    headings = (
+        "its value",
+        "marlin",
+        "vs best simple",
+        "clairvoyant",
+        "captured",
+        "recovered",
+        "served",
+        "late, over it",
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for (cell, scheme), best in chosen.items():
+        by_name = {line.framework: line for line in lines if (line.cell, line.scheme) == (cell, scheme)}
+        simple, ours, bound = by_name[SIMPLE], by_name[MARLIN], by_name[CLAIRVOYANT]
+        table.add_row(
+            cell,
+            scheme,
+            best.name,
+            f"{simple.value.value:.4f}",
+            f"{ours.value.value:.4f}",
+            _percent(ours.against_simple, "+.2%"),
+            f"{bound.value.value:.4f}",
+            f"{ours.captured.value:.1%}",
+            f"{ours.recovered.value:.0%}",
+            f"{ours.served_share:.3%}",
+            f"{100 * (ours.late_share - simple.late_share):+.3f} points",
+        )
+    return table
+
+
+def as_json(lines: Sequence[Line], chosen: Choices, about: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Everything, for a script; an interval is ``value``, ``low`` and ``high``."""
     return {
-        **about,
-        "best_simple_policy": {
-            scheme: {"name": best.name, "value_on_tuning_days": best.value} for scheme, best in chosen.items()
-        },
+        "cells": list(about),
+        "best_simple_policies": [
+            {"cell": cell, "scheme": scheme, "name": best.name, "value_on_tuning_days": best.value}
+            for (cell, scheme), best in chosen.items()
+        ],
         "lines": [asdict(line) for line in lines],
     }
 
@@ -97,15 +147,18 @@ def write(scores: Sequence[Score], file: Path) -> None:
 
 
 def figure(lines: Sequence[Line]) -> Figure:
-    """What each framework captures of what could be saved, with intervals, one panel for each scheme."""
+    """What each framework captures of what could be saved, with intervals: cells down, schemes across."""
     from matplotlib.figure import Figure as Drawn  # noqa: PLC0415 needs the extra [sim]
 
+    cells = list(dict.fromkeys(line.cell for line in lines))
     schemes = list(dict.fromkeys(line.scheme for line in lines))
     names = [n for n in dict.fromkeys(line.framework for line in lines) if n not in {BASELINE, CLAIRVOYANT}]
-    drawn = Drawn(figsize=(2.0 + 2.6 * len(schemes), 0.6 + 0.32 * len(names)), layout="constrained")
-    panels = drawn.subplots(1, len(schemes), sharey=True, squeeze=False)[0]
-    for panel, scheme in zip(panels, schemes, strict=True):
-        of_scheme = {line.framework: line for line in lines if line.scheme == scheme}
+    size = (2.0 + 2.6 * len(schemes), len(cells) * (0.8 + 0.32 * len(names)))
+    drawn = Drawn(figsize=size, layout="constrained")
+    panels = drawn.subplots(len(cells), len(schemes), sharey=True, squeeze=False)
+    for (row, cell), (column, scheme) in product(enumerate(cells), enumerate(schemes)):
+        panel = panels[row, column]
+        of_scheme = {line.framework: line for line in lines if (line.cell, line.scheme) == (cell, scheme)}
         for y, name in enumerate(reversed(names)):
             found = of_scheme[name].captured
             low, high = (found.value if end is None else end for end in (found.low, found.high))
@@ -113,7 +166,7 @@ def figure(lines: Sequence[Line]) -> Figure:
             panel.errorbar(100 * found.value, y, xerr=ends, fmt="o", ms=4, color="#1f4e79")
         panel.set_yticks(range(len(names)), list(reversed(names)))
         panel.axvline(100 * of_scheme[SIMPLE].captured.value, color="#999999", lw=0.8, ls="--")
-        panel.set_title(scheme, fontsize=10)
+        panel.set_title(f"{scheme}\n{cell}", fontsize=9)
         panel.set_xlabel("captured saving, %")
         panel.grid(axis="x", lw=0.3)
     return drawn

@@ -6,7 +6,7 @@ A unit of work is small and knows all it needs, so that many processes can share
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +16,13 @@ from marlin.api.plan import Dispatch, RoutingPlan
 from marlin.api.state import FleetState
 from marlin.policy.agents import shipped
 from marlin.policy.evaluation.days import Pair, Part
-from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, SIMPLE, Leaning, learnt, simple
+from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE, Leaning, learnt, simple
+from marlin.policy.evaluation.kept import Kept
 from marlin.policy.forecasting.studying import predicted
+from marlin.policy.in_order import InOrder
 from marlin.policy.planner import Planner
 from marlin.policy.simulating import Experiment, prepare
-from marlin.policy.yardsticks import Scored, best_simple_policy, clairvoyant, score
+from marlin.policy.yardsticks import best_simple_policy, clairvoyant, named_policy, score
 from marlin.simulator.engines import Engine
 from marlin.simulator.experiment import Study, Summary, run, summarise
 from marlin.simulator.scenario_file import checked
@@ -37,6 +39,36 @@ class Question:
     dispatch: Dispatch
     best_of: tuple[int, ...]
     ablate: bool = False
+    brief: bool = False
+    """Only what is measured, what is measured with, and the bound."""
+    keep: Path | None = None
+    """Folder of what is done."""
+
+    @property
+    def cell(self) -> str:
+        """Load, power-down and dispatch in words."""
+        said = dict(self.scenario)
+        power_down = said.get("powerDown")
+        return f"{said.get('load', 'peak95')}, {power_down or 'as stated'}, {self.dispatch.value.lower()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The best simple policy."""
+
+    name: str
+    value: float
+    """On the tuning days."""
+    planner: Planner
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The same, to be kept."""
+
+    name: str
+    value: float
+    static: Mapping[str, Sequence[str]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +79,15 @@ class Unit:
     pair: Pair
     seed: int
     """Of the draw of the requests."""
-    chosen: Scored
-    """The best simple policy."""
+    chosen: Chosen
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """A framework on a day."""
 
+    cell: str
+    """Load, power-down and dispatch."""
     scheme: str
     framework: str
     artifact: str
@@ -76,47 +109,79 @@ class Score:
     """Epochs in which the guard published something plain instead of what the agents agreed on."""
 
 
-def best_of_simple(question: Question, leaning: Leaning, train: Part, tune: Part) -> Scored:
+def best_of_simple(question: Question, leaning: Leaning, train: Part, tune: Part) -> Chosen:
     """The best simple policy, chosen on days of ``tune``; its static order is learnt on days of ``train``.
 
     With the fluid engine, whichever scores: to follow every request for all candidates would take most of an hour.
     """
     experiment = prepared(question)
-    return best_simple_policy(
+    kept = None
+    if question.keep is not None:
+        identity = (experiment.sha256(), question.dispatch, leaning.all_weights, asdict(train), asdict(tune))
+        kept = Kept.of(question.keep, _Choice, "choice", *identity)
+        if (done := kept.rows().get(SIMPLE)) is not None:
+            static = {pool: tuple(sites) for pool, sites in (done.static or {}).items()}
+            planner = named_policy(done.name, leaning.scheme, question.dispatch, static=static, weights=leaning.weights)
+            return Chosen(done.name, done.value, planner)
+    best = best_simple_policy(
         replace(experiment.study, first_day=train.first_day, first_date=train.start, days=train.days),
         replace(experiment.study, first_day=tune.first_day, first_date=tune.start, days=tune.days),
         leaning.scheme,
         question.dispatch,
         weights=leaning.weights,
     )
+    if kept is not None:
+        order = best.planner.static if isinstance(best.planner, InOrder) else None
+        kept.add(SIMPLE, _Choice(best.name, best.value, order))
+    return Chosen(best.name, best.value, best.planner)
 
 
 def scores(question: Question, unit: Unit) -> list[Score]:
-    """All frameworks on one day."""
+    """All frameworks on one day; those that are kept are not scored again."""
     experiment = prepared(question)
     study = replace(experiment.study, first_day=unit.pair.day, first_date=unit.pair.start, days=1, seed=unit.seed)
-    found: list[Score] = []
     weights = unit.leaning.all_weights
+    kept = None
+    if question.keep is not None:
+        identity = (experiment.sha256(), question.dispatch, weights, asdict(unit.pair), unit.seed)
+        kept = Kept.of(question.keep, Score, "day", *identity)
+    done = {} if kept is None else kept.rows()
+    found: list[Score] = []
     baseline: Summary | None = None
     for artifact, name, planner in _everyone(question, unit):
-        summary, held_share = _simulated(study, planner, experiment.engine)
-        baseline = summary if name == BASELINE else baseline
-        assert baseline is not None, "capacity-proportional comes first"
-        found.append(_score(unit, name, artifact, summary, score(summary, baseline, weights), held_share))
-    bound = clairvoyant(study, unit.leaning.scheme, experiment.engine, unit.leaning.weights)
-    found.append(_score(unit, CLAIRVOYANT, "", bound.summary, bound.value))
+        key = f"{name} {unit.chosen.name}" if name == SIMPLE else f"{name} {artifact}"
+        if key in done:
+            found.append(done[key])
+            continue
+        if planner is None:
+            bound = clairvoyant(study, unit.leaning.scheme, experiment.engine, unit.leaning.weights)
+            one = _score(question, unit, name, artifact, bound.summary, bound.value)
+        else:
+            summary, held_share = _simulated(study, planner, experiment.engine)
+            if name == BASELINE:
+                baseline = summary
+            elif baseline is None:  # kept as a score
+                baseline = _simulated(study, next(simple(unit.leaning, question.dispatch))[1], experiment.engine)[0]
+            one = _score(question, unit, name, artifact, summary, score(summary, baseline, weights), held_share)
+        found.append(one)
+        if kept is not None:
+            kept.add(key, one)
     return found
 
 
-def _everyone(question: Question, unit: Unit) -> Iterator[tuple[str, str, Planner]]:
+def _everyone(question: Question, unit: Unit) -> Iterator[tuple[str, str, Planner | None]]:
+    """Digest of the policy, name and planner; capacity-proportional first. The bound has no planner of its own."""
     for name, planner in simple(unit.leaning, question.dispatch):
-        yield "", name, planner
+        if name == BASELINE or not question.brief:
+            yield "", name, planner
     yield "", SIMPLE, unit.chosen.planner
     for folder in question.artifacts:
         artifact = shipped.load(folder)
         made = learnt(artifact, unit.leaning, question.dispatch, question.best_of, ablate=question.ablate)
         for name, planner in made:
-            yield artifact.card.weights_sha256, name, planner
+            if name == MARLIN or not question.brief:
+                yield artifact.card.weights_sha256, name, planner
+    yield "", CLAIRVOYANT, None
 
 
 def _simulated(study: Study, planner: Planner, engine: Engine[Any]) -> tuple[Summary, float]:
@@ -132,10 +197,13 @@ def _simulated(study: Study, planner: Planner, engine: Engine[Any]) -> tuple[Sum
     return summary, sum(held) / len(held)
 
 
-def _score(unit: Unit, name: str, artifact: str, summary: Summary, value: float, held_share: float = 0.0) -> Score:
+def _score(
+    question: Question, unit: Unit, name: str, artifact: str, summary: Summary, value: float, held_share: float = 0.0
+) -> Score:
     whole: Mapping[str, Any] = asdict(summary)
     kept = ("ttft_s", "carbon_gco2", "water_l", "cost_usd", "served_share", "late_share", "awake_share")
     return Score(
+        cell=question.cell,
         scheme=unit.leaning.name,
         framework=name,
         artifact=artifact,
@@ -149,7 +217,7 @@ def _score(unit: Unit, name: str, artifact: str, summary: Summary, value: float,
     )
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=32)
 def prepared(question: Question) -> Experiment:
     """The fleet and the engine; made once in each process."""
     experiment = prepare(checked(dict(question.scenario), lambda location: str(location[0])))

@@ -34,6 +34,8 @@ class Interval:
 class Line:
     """A framework under a scheme, over all days and draws."""
 
+    cell: str
+    """Load, power-down and dispatch."""
     scheme: str
     framework: str
     value: Interval
@@ -51,15 +53,15 @@ class Line:
 
 
 def lines(scores: Sequence[Score], *, seed: int = 0) -> list[Line]:
-    """One line for each scheme and framework, in the order in which they were scored."""
+    """One line for each cell, scheme and framework, in the order in which they were scored."""
     found = []
-    for scheme in dict.fromkeys(s.scheme for s in scores):
-        of_scheme = [s for s in scores if s.scheme == scheme]
-        found += _of_scheme(scheme, of_scheme, np.random.default_rng(seed))
+    for cell, scheme in dict.fromkeys((s.cell, s.scheme) for s in scores):
+        of_scheme = [s for s in scores if (s.cell, s.scheme) == (cell, scheme)]
+        found += _of_scheme(cell, scheme, of_scheme, np.random.default_rng(seed))
     return found
 
 
-def _of_scheme(scheme: str, scores: list[Score], rng: np.random.Generator) -> list[Line]:
+def _of_scheme(cell: str, scheme: str, scores: list[Score], rng: np.random.Generator) -> list[Line]:
     names = list(dict.fromkeys(s.framework for s in scores))
     artifacts = sorted({s.artifact for s in scores if s.artifact}) or [""]
     # A unit is a policy and a draw: everybody's mean over the days, those without a policy beside every policy.
@@ -74,6 +76,7 @@ def _of_scheme(scheme: str, scores: list[Score], rng: np.random.Generator) -> li
         mine = [s for s in scores if s.framework == name]
         found.append(
             Line(
+                cell=cell,
                 scheme=scheme,
                 framework=name,
                 value=_interval(means[name], len(draws)),

@@ -19,8 +19,7 @@ from marlin.api.plan import Dispatch
 from marlin.policy.agents import shipped
 from marlin.policy.evaluation.days import Pair, Part, Split, chosen, split_of
 from marlin.policy.evaluation.frameworks import Leaning
-from marlin.policy.evaluation.scoring import Question, Score, Unit, best_of_simple, prepared, scores
-from marlin.policy.yardsticks import Scored
+from marlin.policy.evaluation.scoring import Chosen, Question, Score, Unit, best_of_simple, prepared, scores
 
 Say = Callable[[str], None]
 """Told of every step that is done."""
@@ -45,7 +44,7 @@ class Evaluation:
         Args:
             artifacts: folders; none means the one shipped with the package.
             leanings: what everybody is to lean towards.
-            given: options of the command, by name.
+            given: options of the command, by name; of those that may be repeated, one value.
 
         Raises:
             InputError: an artifact, a fleet, a day or a number is not as it must be.
@@ -64,6 +63,8 @@ class Evaluation:
             dispatch=Dispatch(given["dispatch"].capitalize()),
             best_of=_numbers(given["best_of"]),
             ablate=given["ablate"],
+            brief=given["brief"],
+            keep=given["keep"],
         )
         for folder in question.artifacts:
             shipped.load(folder)
@@ -83,7 +84,7 @@ class Evaluation:
         """How much there is to do: a choice for each scheme, and the days."""
         return len(self.leanings) * (1 + len(self.pairs) * self.seeds)
 
-    def run(self, say: Say, *, jobs: int) -> tuple[list[Score], dict[str, Scored]]:
+    def run(self, say: Say, *, jobs: int) -> tuple[list[Score], dict[str, Chosen]]:
         """Chooses, then scores; the best simple policy by scheme comes with the scores.
 
         The order of the scores, and every figure, is the same for any number of processes.
@@ -93,7 +94,7 @@ class Evaluation:
             choices = {
                 submit(best_of_simple, self.question, leaning, train, self.tune): leaning for leaning in self.leanings
             }
-            best: dict[str, Scored] = {}
+            best: dict[str, Chosen] = {}
             for done in as_completed(choices):
                 best[choices[done].name] = done.result()
                 say(f"{choices[done].name}: chose {best[choices[done].name].name}")
@@ -115,6 +116,7 @@ class Evaluation:
         """What was evaluated, for a file."""
         return {
             "marlin_version": version("marlin"),
+            "cell": self.question.cell,
             "scenario": dict(self.question.scenario),
             "dispatch": self.question.dispatch.value.lower(),
             "artifacts": [shipped.load(folder).card.weights_sha256 for folder in self.question.artifacts],
