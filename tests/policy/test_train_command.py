@@ -18,6 +18,7 @@ from marlin.policy import artifact
 from marlin.policy.training.job import Job
 from marlin.policy.training.random_fleets import Purpose, random_episodes
 from marlin.policy.training.run import TrainSettings
+from marlin.policy.training.seeds import train_each
 from marlin.simulator.experiment import Study
 from marlin.simulator.fleet import Builder
 from marlin.simulator.scenario import ZONES, scenario_documents
@@ -57,6 +58,21 @@ def test_a_training_ends_in_an_artifact_with_what_it_was_seen_to_do(tmp_path: Pa
     again = Job.prepared(tmp_path / "policy", QUICK, 3, GIVEN).run(heard.append, resume=True)
     assert heard[-1] == "goes on after round 1"
     assert again.card.weights_sha256 == made.card.weights_sha256
+
+
+@pytest.mark.timeout(300)
+def test_several_seeds_are_what_each_alone_would_be(tmp_path: Path) -> None:
+    heard: list[str] = []
+    quick = replace(QUICK, warm_transitions=10_000)
+    alone = Job.prepared(tmp_path / "alone", quick, 4, GIVEN).run(heard.append, resume=False)
+    job = Job.prepared(tmp_path / "both", quick, 3, GIVEN, is_folder=True)
+    made = train_each(job, range(3, 5), heard.append, jobs=1, resume=False)
+    assert list(made) == [3, 4]
+    assert artifact.load(tmp_path / "both" / "seed-4").card == alone.card
+    assert made[3].card.weights_sha256 != made[4].card.weights_sha256
+    assert heard[-1] == "seed 4: done, 2 of 2"
+    with pytest.raises(InputError, match="alone: is an artifact; several seeds need a folder"):
+        train_each(replace(job, out=tmp_path / "alone"), range(2), heard.append, jobs=1, resume=False)
 
 
 def test_random_fleets_are_learnt_on_and_other_ones_judge(tmp_path: Path) -> None:

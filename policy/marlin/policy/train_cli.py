@@ -44,7 +44,22 @@ if TYPE_CHECKING:
 @click.option("--lanes", type=click.IntRange(1), default=8, show_default=True, help="Days that are played at once.")
 @click.option("--patience", type=click.IntRange(1), default=12, show_default=True, help="Rounds without progress.")
 @click.option("--conditioning", type=click.Choice(["film", "paper"]), default="film", show_default=True)
+@click.option(
+    "--critic-rate",
+    type=click.FloatRange(0.0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="How fast critics learn. At 3e-4 their units stay alive; the shipped policy learnt at 1e-3.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Train so many times, from --seed on; FOLDER then holds seed-0, seed-1 and so on.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes, for several seeds.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -59,7 +74,7 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def train(out: Path, *, bound: bool, resume: bool, quiet: bool, **given: Any) -> None:
+def train(out: Path, *, bound: bool, resume: bool, quiet: bool, seeds: int, jobs: int, seed: int, **given: Any) -> None:
     """Train MARLIN's agents in the digital twin.
 
     Agents begin as a sort (merit order) and learn what to do better. After every round they are judged, each alone and
@@ -72,11 +87,14 @@ def train(out: Path, *, bound: bool, resume: bool, quiet: bool, **given: Any) ->
       marlin train --scenario 8x12 --load mean56 --out policy
       marlin train --scenario paper-4 --scenario paper-8 --data full-data --days 35 --tune-days 7 --out policy
       marlin train --scenario 8x12 --load mean56 --out policy --resume
+      marlin train --scenario 8x12 --load mean56 --out policies --seeds 10 --jobs 2
       marlin train --random-fleets 24 --data full-data --days 35 --tune-days 7 --out any-fleet
     """  # noqa: D301 the backslash is click's mark for a block to keep
     from marlin.policy.networks.conditioning import Conditioning  # noqa: PLC0415
     from marlin.policy.training.job import Job  # noqa: PLC0415
     from marlin.policy.training.run import TrainSettings  # noqa: PLC0415
+    from marlin.policy.training.sac import SacSettings  # noqa: PLC0415
+    from marlin.policy.training.seeds import folder_of, train_each  # noqa: PLC0415
 
     if given["tune_days"] >= given["days"]:
         raise click.UsageError("--tune-days must be fewer than --days: the others are trained on")
@@ -85,8 +103,20 @@ def train(out: Path, *, bound: bool, resume: bool, quiet: bool, **given: Any) ->
         lanes=given.pop("lanes"),
         patience=given.pop("patience"),
         conditioning=Conditioning(given.pop("conditioning")),
+        sac=SacSettings(critic_rate=given.pop("critic_rate")),
     )
-    job = Job.prepared(out, settings, given.pop("seed"), given)
+    if bound and seeds > 1:
+        raise click.UsageError("--bound is for one seed: it is the same for all of them")
+    job = Job.prepared(out, settings, seed, given, is_folder=seeds > 1)
+    if seeds > 1:
+        say_seed: Callable[[str], None] = (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
+        made = train_each(job, range(seed, seed + seeds), say_seed, jobs=jobs, resume=resume)
+        rows = [
+            {"artifact": str(folder_of(out, which)), "seed": which, "evaluation": list(one.card.evaluation)}
+            for which, one in made.items()
+        ]
+        click.echo(json.dumps({"artifacts": rows}))
+        return
     with _watched(settings.rounds, quiet=quiet) as (say, watch):
         artifact = job.run(say, resume=resume, watch=watch, bound=bound)
     click.echo(json.dumps({"artifact": str(out), "evaluation": list(artifact.card.evaluation)}))

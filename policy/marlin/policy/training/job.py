@@ -93,7 +93,9 @@ class Job:
     seed: int
 
     @classmethod
-    def prepared(cls, out: Path, settings: TrainSettings, seed: int, given: Mapping[str, Any]) -> Self:
+    def prepared(
+        cls, out: Path, settings: TrainSettings, seed: int, given: Mapping[str, Any], *, is_folder: bool = False
+    ) -> Self:
         """Reads what is named, and looks whether the result can be written.
 
         Args:
@@ -101,12 +103,13 @@ class Job:
             settings: how long and how large.
             seed: of everything that is drawn.
             given: ``scenarios``, ``dispatch``, ``tune_days``, ``random_fleets``, and what changes every scenario.
+            is_folder: whether ``out`` is to hold artifacts of several seeds instead of one.
 
         Raises:
             InputError: a scenario is not known or wrong, or the folder is something else.
             MarlinError: there is no folder to write into.
         """
-        if out.exists() and not (out / artifact.CARD_FILE).is_file():
+        if out.exists() and not is_folder and not (out / artifact.CARD_FILE).is_file():
             raise InputError(f"{out}: is there and is no artifact; name another folder")
         if not out.absolute().parent.is_dir():
             raise MarlinError(f"{out}: cannot be written: there is no folder {out.absolute().parent}")
