@@ -42,13 +42,21 @@ make_context() {
 }
 
 build() {
-    local name=$1 image=marlin/$1:${TAG:-$version} base above
+    local name=$1 image=marlin/$1:${TAG:-$version} base pinned digest above
+    base=${BASE:-$(sed -n 's/^ARG BASE=//p' "$name/Dockerfile")}
+    docker image inspect "$base" >/dev/null 2>&1 || docker pull --quiet "$base" >/dev/null
+    # What a tag names changes: both stages are of one digest, and the image says which. A base that came from no registry
+    # has none; its identity is.
+    pinned=$(docker image inspect --format '{{with .RepoDigests}}{{index . 0}}{{end}}' "$base")
+    digest=${pinned##*@}
+    [ -n "$digest" ] || digest=$(docker image inspect --format '{{.Id}}' "$base")
     # Without BuildKit, which needs a plugin that not every docker has; the files ask for nothing of it.
-    DOCKER_BUILDKIT=0 docker build --network=none ${BASE:+--build-arg "BASE=$BASE"} \
+    DOCKER_BUILDKIT=0 docker build --network=none --build-arg "BASE=${pinned:-$base}" \
+        --label "org.opencontainers.image.base.name=$base" \
+        --label "org.opencontainers.image.base.digest=$digest" \
         --build-arg "VERSION=$version" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
         --tag "$image" "build/images/$name" >"build/images/$name.log" 2>&1 \
         || { tail -n 20 "build/images/$name.log" >&2; echo "images: $name: docker build failed" >&2; exit 1; }
-    base=${BASE:-$(sed -n 's/^ARG BASE=//p' "$name/Dockerfile")}
     above=$((($(docker image inspect --format '{{.Size}}' "$image") - $(docker image inspect --format '{{.Size}}' "$base")) / 1000000))
     say "$image: $above MB above its base"
     [ "$above" -lt "${limit_mb[$name]}" ] || { echo "images: $name: more than ${limit_mb[$name]} MB: what came in?" >&2; exit 1; }

@@ -41,12 +41,25 @@ def test_objects_become_a_plan_a_table_conditions_and_events(fleet: Fleet, opera
     assert process.end() == 0
 
 
+@pytest.fixture
+def account_without_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a pod, whose user is a number that no file gives a name."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import getpass\n\n\ndef nobody():\n    raise KeyError('getpwuid(): uid not found: 65532')\n\n\n"
+        "getpass.getuser = nobody\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("account_without_a_name")
 def test_a_change_is_noticed_by_the_watch_long_before_the_next_full_pass(fleet: Fleet, operator: Start) -> None:
-    eventually(operator("one").leads)
+    process = operator("one")
+    eventually(process.leads)
     fleet.apply()
     assert eventually(lambda: fleet.condition("Applied") == ("False", "DryRun"))
     fleet.apply(mode="Enforce")
     assert eventually(lambda: fleet.condition("Applied") == ("True", "Applied"), timeout_s=30)
+    assert not process.said("the watch ended")
 
 
 def test_what_others_own_in_a_status_or_a_config_map_is_left_alone(fleet: Fleet, operator: Start) -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import kopf
 
@@ -101,6 +101,9 @@ class Watch:
             registry=registry,
             settings=_settings(),
             standalone=True,
+            # It has no peers to be known to; but kopf would make a name out of the account's, and in a pod the account
+            # is a number that has none.
+            identity=cast("Any", "marlin"),
             clusterwide=True,
             stop_flag=self._stop,
         )

@@ -23,12 +23,12 @@ _TITLES: Final = {
     "carbon_gco2": "carbon, gCO2eq",
     "water_l": "water, L",
     "cost_usd": "cost, USD",
-    "capacity_requests": "capacity, requests",
+    "capacity_requests": "capacity",
     "ttft_mean_s": "TTFT mean, s",
     "ttft_p50_s": "p50, s",
     "ttft_p95_s": "p95, s",
     "ttft_p99_s": "p99, s",
-    "gco2_per_1000_tokens": "gCO2eq per 1,000 tokens",
+    "gco2_per_1000_tokens": "gCO2eq / 1,000 tokens",
 }
 _LEVELS: Final = {
     "pools": "By pool",
@@ -37,12 +37,12 @@ _LEVELS: Final = {
     "tenants": "By tenant",
 }
 _STYLE: Final = (
-    "body{font:15px/1.5 system-ui,sans-serif;color:#1c2733;margin:2.5em auto;max-width:78em;padding:0 1.5em}"
+    "body{font:15px/1.5 system-ui,sans-serif;color:#1c2733;margin:2.5em auto;max-width:88em;padding:0 1.5em}"
     "h1{font-size:1.5em;margin-bottom:0}h2{font-size:1.1em;margin:2em 0 .4em}.when{color:#5b6b7b;margin-top:.2em}"
     ".cards{display:flex;flex-wrap:wrap;gap:1em;margin:1.5em 0}.card{border:1px solid #d7dee5;border-radius:6px;"
     "padding:.7em 1.1em;min-width:9em}.card b{display:block;font-size:1.6em;line-height:1.2}.card span{color:#5b6b7b}"
-    ".wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.3em .8em;border-bottom:1px solid #e3e8ed;text-align:right;white-space:nowrap}"
+    ".wide{overflow-x:auto}table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums}"
+    "td,th{padding:.3em .6em;border-bottom:1px solid #e3e8ed;text-align:right;white-space:nowrap}"
     "th{color:#5b6b7b;font-weight:600}td:first-child,th:first-child{text-align:left}li{margin:.4em 0;max-width:65em}"
 )
 
@@ -113,10 +113,10 @@ def as_html(report: dict[str, Any]) -> str:
         rows["saved, %"] = report["savedPercent"]
     parts.append(_table("All", rows))
     if other is not None:
-        parts.append(
-            f"<p>The comparison covers {100 * other['covered']:.0f} % of capacity; {100 * other['assumed']:.0f} % is "
-            "of sites that answered nothing, for which the routing table speaks.</p>"
-        )
+        said = f"The comparison covers {100 * other['covered']:.0f} % of capacity"
+        if other["assumed"]:
+            said += f"; {100 * other['assumed']:.0f} % is of sites that answered nothing, for which the table speaks"
+        parts.append(f"<p>{said}.</p>")
     nowhere = report["reachedNoDatacenter"]
     parts.append(
         f"<p>{_number(nowhere['requests'])} requests reached no datacenter, {_number(nowhere['failed'])} of them by a "
