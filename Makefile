@@ -55,15 +55,15 @@ gateway-kinds: ## The Gateway API's kinds that chart tests install, into Go's mo
 
 .PHONY: promtool
 promtool: ## The promtool that chart tests run, into the user's cache (Debian)
-	@scripts/promtool.sh
+	@scripts/debian_tool.sh promtool
 
 .PHONY: redis
 redis: ## The redis-server that tests of shared budgets run, into the user's cache (Debian)
-	@scripts/redis.sh
+	@scripts/debian_tool.sh redis
 
 .PHONY: nginx
 nginx: ## The nginx whose verdicts on odd requests tests compare with, into the user's cache (Debian)
-	@scripts/nginx.sh
+	@scripts/debian_tool.sh nginx
 
 .PHONY: control-plane
 control-plane: ## The API server and etcd that tests run against, into the user's cache (nine minutes, once; needs Go)

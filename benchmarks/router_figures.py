@@ -180,7 +180,9 @@ def _nginx(folder: Path, port: int, upstream_port: int) -> list[str]:
     Raises:
         RuntimeError: there is none; the message says how to get one.
     """
-    found = subprocess.run([HERE.parent / "scripts/nginx.sh", "--find"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [HERE.parent / "scripts/debian_tool.sh", "nginx", "--find"], capture_output=True, text=True, check=False
+    )
     if found.returncode:
         raise RuntimeError(found.stderr.strip())
     home = folder / f"nginx-{port}"

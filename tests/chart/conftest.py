@@ -11,8 +11,10 @@ import pytest
 from chart_values import ROOT
 
 
-def _found(script: str) -> Path:
-    run = subprocess.run([ROOT / "scripts" / script, "--find"], capture_output=True, text=True, check=False, cwd=ROOT)
+def _found(script: str, *what: str) -> Path:
+    run = subprocess.run(
+        [ROOT / "scripts" / script, *what, "--find"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
     if run.returncode != 0:
         pytest.skip(run.stderr.strip())
     return Path(run.stdout.strip())
@@ -39,7 +41,7 @@ def dashboard_check() -> Path:
 @pytest.fixture(scope="session")
 def promtool() -> Path:
     """Prometheus' checker; skips like ``helm``."""
-    return _found("promtool.sh")
+    return _found("debian_tool.sh", "promtool")
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,8 @@ NEVER_HAPPENED = {"marlin_router_requests_without_estimate_total", "marlin_route
 
 
 def _program() -> Path:
-    run = subprocess.run([ROOT / "scripts" / "promtool.sh", "--find"], capture_output=True, text=True, check=False)
+    command = [str(ROOT / "scripts" / "debian_tool.sh"), "promtool", "--find"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode != 0:
         pytest.skip(run.stderr.strip())
     program = Path(run.stdout.strip()).parent / "prometheus"

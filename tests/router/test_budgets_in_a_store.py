@@ -26,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def server() -> str:
-    found = subprocess.run(["scripts/redis.sh", "--find"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["scripts/debian_tool.sh", "redis", "--find"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if found.returncode:
         pytest.skip(found.stderr.strip())
     return found.stdout.strip()

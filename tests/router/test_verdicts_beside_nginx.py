@@ -67,7 +67,9 @@ http {{
 
 
 def program() -> str:
-    found = subprocess.run(["scripts/nginx.sh", "--find"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["scripts/debian_tool.sh", "nginx", "--find"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     if found.returncode:
         pytest.skip(found.stderr.strip())
     return found.stdout.strip()

@@ -170,7 +170,7 @@ class RequestLine:
         self.is_anthropic = self.path.startswith("/v1/messages")
         self.is_responses = self.path == RESPONSES or self.path.startswith(f"{RESPONSES}/")
         self.is_http10 = is_http10
-        self.log = ""
+        self.log = b""
 
 
 class RequestHead:

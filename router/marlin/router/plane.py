@@ -129,7 +129,7 @@ class Plane:
                 if not hasattr(live, "peer"):
                     live.peer = Peer(self.clock, self._settings.connect_timeout_s)
                 live.peer.describe(live.backend, self._contexts.of, self._settings.origin, epoch)
-                live.peer.log = "" if self._log is None else self._log.describe(live.backend)
+                live.peer.log = b"" if self._log is None else self._log.describe(live.backend)
                 live.peer.cell = self.tally.cell(live.backend.pool, live.backend.datacenter)
         kept = {id(live) for pool in self.balancer.pools for live in pool.backends()}
         for live in before:

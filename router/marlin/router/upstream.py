@@ -69,7 +69,7 @@ class Peer:
     )
 
     cell: Cell
-    log: str
+    log: bytes
 
     def __init__(self, clock: Callable[[], float], connect_timeout_s: float) -> None:
         self._clock = clock
