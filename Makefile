@@ -49,6 +49,10 @@ kube-score: ## The linter of the chart's objects, into the user's cache (needs G
 dashboard-check: ## The check of the chart's dashboards by Grafana's types, into the user's cache (needs Go, some minutes once)
 	@scripts/dashboard_check.sh
 
+.PHONY: actionlint
+actionlint: ## The linter of workflows, into the user's cache (needs Go, a minute once)
+	@scripts/actionlint.sh
+
 .PHONY: gateway-kinds
 gateway-kinds: ## The Gateway API's kinds that chart tests install, into Go's module cache (needs Go, seconds)
 	@scripts/gateway_kinds.sh

@@ -10,4 +10,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export MARLIN_E2E_CLUSTERS=${MARLIN_E2E_CLUSTERS:-kind}
 scripts/helm.sh --find >/dev/null
-exec .venv/bin/python -Im pytest -q -s -p no:randomly -p no:cacheprovider tests/e2e/test_across_clusters.py "$@"
+exec .venv/bin/python -Im pytest -q -s -p no:randomly -p no:cacheprovider tests/e2e/test_across_clusters.py tests/e2e/test_quickstart_on_kind.py "$@"

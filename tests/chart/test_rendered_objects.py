@@ -228,6 +228,30 @@ def test_a_digest_takes_the_place_of_the_tag() -> None:
         assert re.fullmatch(rf"registry\.example\.com/marlin/{component}@sha256:[0-9a-f]{{64}}", image)
 
 
+def test_a_production_release_has_all_that_a_platform_team_asks_for() -> None:
+    """One of each for operator and router, and pods that are spread and probed, with their requests stated."""
+    objects = objects_of(ROOT / "tests/chart/rendered/production.yaml")
+    for kind in ("NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor", "PrometheusRule", "ServiceAccount"):
+        assert len(of_kind(objects, kind)) == 2, kind
+    assert (
+        len([one for one in of_kind(objects, "Pod") if one["metadata"]["annotations"]["helm.sh/hook"] == "test"]) == 2
+    )
+    labels = [one["metadata"]["labels"] for one in of_kind(objects, "ConfigMap")]
+    assert len([one for one in labels if one.get("grafana_dashboard") == "1"]) == 5
+    aggregated = [one["metadata"]["labels"] for one in of_kind(objects, "ClusterRole")]
+    for role in ("view", "edit", "admin"):
+        assert [one for one in aggregated if one.get(f"rbac.authorization.k8s.io/aggregate-to-{role}") == "true"], role
+    for name, deployment in deployments(objects).items():
+        pod = deployment["spec"]["template"]
+        (container,) = pod["spec"]["containers"]
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys(), name
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
+        assert "memory" in container["resources"]["limits"], name
+        for spread in pod["spec"]["topologySpreadConstraints"]:
+            assert spread["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items(), name
+        assert pod["spec"]["topologySpreadConstraints"], name
+
+
 def test_where_pods_are_scaled_nobody_sets_their_number() -> None:
     objects = objects_of(ROOT / "tests/chart/rendered/production.yaml")
     deployment = deployments(objects)["router"]

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -257,20 +256,14 @@ class Fleet:
         seen = shares(self.client())
         return seen if all(abs(seen[name] - planned.get(name, 0.0)) < 0.12 for name in SITES) else None
 
-    def published(self) -> tuple[int, datetime]:
-        """Generation of the table that holds the plan of the status, and when that plan takes effect."""
-        table, plan = self.table(), self.status()["plan"]
-        assert table["plan"]["hash"] == plan["hash"]
-        return int(table["generation"]), datetime.fromisoformat(plan["validFrom"])
-
-    def adopted(self, generation: int, valid_from: datetime) -> bool:
-        """Whether every router of the hub goes by that table or a later one; kubelets bring it to each pod apart."""
-        if datetime.now(UTC) <= valid_from:
-            return False
+    def adopted(self, planned: dict[str, float]) -> bool:
+        """Whether every router of the hub goes by these shares; kubelets bring a table to each pod apart."""
         for pod in self.pods("hub", "router"):
             page = self.hub.kubectl("get", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:8081/proxy/metrics")
-            (held,) = re.findall(r"^marlin_router_table_generation (\S+)$", page, re.MULTILINE)
-            if float(held) < generation:
+            held = dict(
+                re.findall(r'^marlin_router_plan_share{datacenter="(\w+)",pool="chat"} (\S+)$', page, re.MULTILINE)
+            )
+            if any(abs(float(held[name]) - planned.get(name, 0.0)) > 0.001 for name in SITES):
                 return False
         return True
 
@@ -449,8 +442,7 @@ def test_when_a_plan_changes_sessions_move_no_more_than_they_must(fleet: Fleet) 
 
     def planned_and_adopted(is_wanted: Callable[[float], bool]) -> dict[str, float]:
         planned, _ = until(lambda: p if is_wanted((p := fleet.planned())["north"]) else None, 150.0)
-        published, _ = until(fleet.published, 60.0)
-        until(lambda: fleet.adopted(*published), TABLE_LAG_S)
+        until(lambda: fleet.adopted(planned), TABLE_LAG_S)
         return dict(planned)
 
     fleet.carbon["north"] = 900

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+
 import pytest
 from page_commands import ROOT, commands_of, pages
 
@@ -14,6 +17,7 @@ ROOMS = {
     "how-to/rotate-credentials": "tests/e2e/test_across_clusters.py",
     "how-to/shadow-then-enforce": "tests/e2e/test_across_clusters.py",
     "how-to/write-a-planner": "tests/frame/test_docs_run.py",
+    "tutorials/on-kind": "tests/e2e/test_quickstart_on_kind.py",
 }
 """Pages whose commands (or code) are read out of the page and run as they stand, and by which test."""
 
@@ -44,6 +48,13 @@ def test_the_test_that_runs_a_page_names_it(page: str) -> None:
 def test_the_test_that_comes_nearest_is_there(page: str) -> None:
     files = [word.strip(";,") for word in NOT_AS_THEY_STAND[page].split() if word.startswith("tests/")]
     assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_the_tutorial_on_kind_names_the_images_that_are_built() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for file in ("docs/tutorials/on-kind.md", "manifests/emulated/vllm.yaml"):
+        named = re.findall(r"marlin/(?:operator|router):(\S+)", (ROOT / file).read_text())
+        assert set(named) == {version}, file
 
 
 def test_a_command_is_read_whole_with_its_continued_lines_and_without_its_comment() -> None:
