@@ -197,6 +197,12 @@ async def test_every_query_of_rules_and_dashboards_has_a_value_where_there_is_tr
             await prometheus.until("sum(rate(marlin_router_retries_total[1m])) > 0")
             await prometheus.until("sum(rate(marlin_router_upstream_errors_total[1m])) > 0")
             await prometheus.until("sum(rate(marlin_router_requests_total[1m])) > 0")
+            unknown = 'sum(increase(marlin_router_requests_total{code="404",datacenter=""}[1m])) > 0'
+            for _ in range(2):  # the counter begins with the first, and grows with the second
+                async with session.post(f"{router.url}/v1/completions", json={"model": "nobody's"}) as response:
+                    assert response.status == 404
+                await prometheus.until('marlin_router_requests_total{code="404"}')
+            await prometheus.until(unknown)
             # An increase is between two scrapes, and the operator's first may come later than the router's.
             await prometheus.until("count_over_time(marlin_operator_is_leader[1m]) > 1")
 
@@ -216,4 +222,13 @@ async def test_every_query_of_rules_and_dashboards_has_a_value_where_there_is_tr
                 assert usage.carbon_gco2 > 0
                 assert usage.capacity_requests > 0
                 assert usage.ttft_p95_s is not None
+                assert usage.ttft_mean_s is not None
+            assert seen.unreached.requests > 0
+            assert seen.pools_ttft["chat"].keys() == seen.all_ttft.keys() == {"ttft_p50_s", "ttft_p95_s", "ttft_p99_s"}
+            assert seen.datacenters_ttft.keys() == {"dc0", "dc1"}
+            assert seen.other is not None
+            assert (seen.other.covered, seen.other.assumed) == (1.0, 0.0)
+            # Both sites are on the same grid with the same machines: nothing can be saved.
+            assert seen.saved_percent is not None
+            assert seen.saved_percent["carbon_gco2"] == pytest.approx(0.0, abs=10.0)
             assert [one for one in empty if not any(name in one[1] for name in NEVER_HAPPENED)] == []
