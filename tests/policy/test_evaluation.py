@@ -24,7 +24,7 @@ from marlin.policy import yardsticks
 from marlin.policy.evaluation import scoring
 from marlin.policy.evaluation.days import AZURE, BURSTGPT, SHIPPED, Split, chosen, split_of
 from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE
-from marlin.policy.evaluation.report import overview
+from marlin.policy.evaluation.report import overview, tables
 from marlin.policy.evaluation.scoring import Chosen, Score
 from marlin.policy.evaluation.statistics import lines
 from marlin.policy.planners import make_planner
@@ -146,8 +146,8 @@ def test_several_policies_are_resampled_too_and_yardsticks_stand_beside_each() -
 
 def test_cells_have_lines_of_their_own_and_stand_side_by_side() -> None:
     scores = []
-    for cell, ours in (("mean30, None, ordered", 0.85), ("mean30, Sleep, ordered", 0.95)):
-        row = [score(BASELINE, 1.0), score(SIMPLE, 0.9), score(MARLIN, ours), score(CLAIRVOYANT, 0.8)]
+    for cell, ours, bound in (("mean30, None, ordered", 0.85, 0.8999), ("mean30, Sleep, ordered", 0.95, 0.8)):
+        row = [score(BASELINE, 1.0), score(SIMPLE, 0.9), score(MARLIN, ours), score(CLAIRVOYANT, bound)]
         scores += [replace(one, cell=cell) for one in row]
     found = lines(scores)
     assert [(one.cell, one.value.value) for one in found if one.framework == MARLIN] == [
@@ -159,7 +159,16 @@ def test_cells_have_lines_of_their_own_and_stand_side_by_side() -> None:
     console = Console(width=240, record=True, file=io.StringIO())
     console.print(overview(found, chosen, is_terminal=False))
     rows = [row.strip("| ").split("|") for row in console.export_text().splitlines() if "mean30" in row]
-    assert [[cell.strip() for cell in row][4:6] for row in rows] == [["0.8500", "-5.56%"], ["0.9500", "+5.56%"]]
+    headings = [part for part in tables(found, chosen, is_terminal=False) if isinstance(part, str)]
+    assert headings == [
+        f"balanced (mean30, {how}, ordered); best simple policy on the tuning days: a sort (0.9000 there)"
+        for how in ("None", "Sleep")
+    ] + ["marlin everywhere"]
+    told = [[cell.strip() for cell in row] for row in rows]
+    assert [(row[4], row[5], row[8]) for row in told] == [
+        ("0.8500", "-5.56%", "no room"),
+        ("0.9500", "+5.56%", "-50%"),
+    ]
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

@@ -154,8 +154,8 @@ def evaluate(
         console = Console(width=_WIDE)
     for one in evaluations:
         console.print(one.heading(), highlight=False)
-    for table in report.tables(found, chosen, is_terminal=console.is_terminal):
-        console.print(table)
+    for part in report.tables(found, chosen, is_terminal=console.is_terminal):
+        console.print(part, highlight=False)
     if files:
         click.echo(f"wrote {', '.join(map(str, files))}")
 

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 SUFFIXES: Final = (".parquet", ".csv")
 
+_LEAST_ROOM: Final = 0.002
+"""Of capacity-proportional, between the best simple policy and the bound: shares of less are not printed."""
+
 
 Choices = Mapping[tuple[str, str], Chosen]
 """The best simple policies, by cell and scheme."""
 
 
-def tables(lines: Sequence[Line], chosen: Choices, *, is_terminal: bool) -> list[Table]:
-    """One for each cell and scheme; where there are several, one more that puts them side by side.
+def tables(lines: Sequence[Line], chosen: Choices, *, is_terminal: bool) -> list[str | Table]:
+    """One for each cell and scheme, each after its heading; where there are several, one more puts them side by side.
 
     Args:
         lines: of the evaluation.
@@ -36,35 +39,34 @@ def tables(lines: Sequence[Line], chosen: Choices, *, is_terminal: bool) -> list
         is_terminal: else tables are Markdown.
     """
     box = HEAVY_HEAD if is_terminal else MARKDOWN
-    found = []
+    found: list[str | Table] = []
     for cell, scheme in dict.fromkeys((line.cell, line.scheme) for line in lines):
         best = chosen[cell, scheme]
-        table = Table(
-            title=f"{scheme} ({cell}); best simple policy on the tuning days: {best.name} ({best.value:.4f} there)",
-            title_justify="left",
-            box=box,
-        )
+        by_name = {line.framework: line for line in lines if (line.cell, line.scheme) == (cell, scheme)}
+        table = Table(box=box)
         for heading in ("", "value", "vs best simple", "captured", "recovered", "served", "late", "guard"):
             table.add_column(heading, justify="right" if heading else "left")
-        for line in lines:
-            if (line.cell, line.scheme) == (cell, scheme):
-                table.add_row(
-                    line.framework,
-                    f"{line.value.value:.4f}",
-                    _percent(line.against_simple, "+.2%") if line.framework != SIMPLE else "",
-                    _percent(line.captured, ".1%") if line.framework not in {BASELINE, CLAIRVOYANT} else "",
-                    f"{line.recovered.value:.0%}" if line.framework not in {SIMPLE, CLAIRVOYANT} else "",
-                    f"{line.served_share:.3%}",
-                    f"{line.late_share:.3%}",
-                    f"{line.held_share:.0%}" if line.held_share else "",
-                )
-        found.append(table)
-    return [*found, overview(lines, chosen, is_terminal=is_terminal)] if len(found) > 1 else found
+        for line in by_name.values():
+            table.add_row(
+                line.framework,
+                f"{line.value.value:.4f}",
+                _percent(line.against_simple, "+.2%") if line.framework != SIMPLE else "",
+                _percent(line.captured, ".1%") if line.framework not in {BASELINE, CLAIRVOYANT} else "",
+                _recovered(line, by_name) if line.framework not in {BASELINE, SIMPLE, CLAIRVOYANT} else "",
+                f"{line.served_share:.3%}",
+                f"{line.late_share:.3%}",
+                f"{line.held_share:.0%}" if line.held_share else "",
+            )
+        chosen_as = f"best simple policy on the tuning days: {best.name} ({best.value:.4f} there)"
+        found += [f"{scheme} ({cell}); {chosen_as}", table]
+    if len(chosen) > 1:
+        found += ["marlin everywhere", overview(lines, chosen, is_terminal=is_terminal)]
+    return found
 
 
 def overview(lines: Sequence[Line], chosen: Choices, *, is_terminal: bool) -> Table:
     """MARLIN in every cell and scheme, beside the best simple policy and the bound; capacity-proportional is 1."""
-    table = Table(title="marlin everywhere", title_justify="left", box=HEAVY_HEAD if is_terminal else MARKDOWN)
+    table = Table(box=HEAVY_HEAD if is_terminal else MARKDOWN)
     for heading in ("cell", "scheme", "best simple policy"):
         table.add_column(heading)
     headings = (
@@ -91,7 +93,7 @@ def overview(lines: Sequence[Line], chosen: Choices, *, is_terminal: bool) -> Ta
             _percent(ours.against_simple, "+.2%"),
             f"{bound.value.value:.4f}",
             f"{ours.captured.value:.1%}",
-            f"{ours.recovered.value:.0%}",
+            _recovered(ours, by_name),
             f"{ours.served_share:.3%}",
             f"{100 * (ours.late_share - simple.late_share):+.3f} points",
         )
@@ -170,6 +172,12 @@ def figure(lines: Sequence[Line]) -> Figure:
         panel.set_xlabel("captured saving, %")
         panel.grid(axis="x", lw=0.3)
     return drawn
+
+
+def _recovered(line: Line, by_name: Mapping[str, Line]) -> str:
+    """The share of what the best simple policy leaves, where it leaves something."""
+    room = by_name[SIMPLE].value.value - by_name[CLAIRVOYANT].value.value
+    return f"{line.recovered.value:.0%}" if room >= _LEAST_ROOM else "no room"
 
 
 def _percent(interval: Interval, form: str) -> str:
