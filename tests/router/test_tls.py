@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from fake_backend import FakeBackend
+from realtime_backend import realtime
 from router_client import table
 from router_process import running
 
@@ -159,3 +160,20 @@ async def test_a_file_that_is_no_certificate_stops_it_with_one_line(tmp_path: Pa
     assert process.returncode == 2
     assert b"--tls-certificate-file" in said
     assert b"Traceback" not in said
+
+
+async def test_a_websocket_goes_through_a_router_with_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    certificate, key = authority.sign("router")
+    options = ("--tls-certificate-file", str(certificate), "--tls-key-file", str(key))
+    async with (
+        realtime() as backend,
+        running(tmp_path, table(backend.url), *options) as router,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{router.url.replace('http:', 'https:')}/v1/realtime", ssl=authority.client()) as socket,
+    ):
+        for text in ("hello", "x" * 100_000):
+            await socket.send_str(text)
+            assert await socket.receive_str() == text
+        await socket.send_str("end")
+        assert (await socket.receive()).data == 4000

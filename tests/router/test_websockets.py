@@ -3,69 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType
 from fake_backend import FakeBackend
+from realtime_backend import realtime
 from router_client import Start, table, write
 from tenancy import listed, tenant, with_key
 
 from marlin.router.body_fields import model_in_query
-
-
-@dataclass(slots=True)
-class Realtime:
-    """A backend that echoes each frame, and what it saw."""
-
-    url: str = ""
-    requests: list[web.Request] = field(default_factory=list)
-    opened: asyncio.Event = field(default_factory=asyncio.Event)
-    closed: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-@asynccontextmanager
-async def realtime() -> AsyncIterator[Realtime]:
-    seen = Realtime()
-
-    async def serve(request: web.Request) -> web.StreamResponse:
-        seen.requests.append(request)
-        socket = web.WebSocketResponse(max_msg_size=0)
-        await socket.prepare(request)
-        seen.opened.set()
-        try:
-            while True:
-                message = await socket.receive()
-                if message.type is WSMsgType.TEXT and message.data == "end":
-                    await socket.close(code=4000, message=b"as you wish")
-                elif message.type is WSMsgType.TEXT:
-                    await socket.send_str(message.data)
-                elif message.type is WSMsgType.BINARY:
-                    await socket.send_bytes(message.data)
-                else:
-                    return socket
-        finally:
-            seen.closed.set()
-
-    async def health(_: web.Request) -> web.Response:
-        return web.Response()
-
-    app = web.Application()
-    app.router.add_get("/v1/realtime", serve)
-    app.router.add_get("/health", health)
-    runner = web.AppRunner(app, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    seen.url = f"http://127.0.0.1:{site.port}"
-    try:
-        yield seen
-    finally:
-        await runner.cleanup()
 
 
 async def test_frames_go_both_ways_unchanged_and_the_answer_says_where_it_runs(start: Start) -> None:
@@ -152,7 +100,8 @@ async def test_a_socket_that_is_silent_on_both_sides_is_ended_and_a_long_one_is_
             assert client.plane.flows, "neither its age nor a short silence ends it"
             flow.look_at_clock(client.plane.clock() + 301.0, 300.0)
             assert not client.plane.flows
-            assert (await socket.receive()).type in {WSMsgType.CLOSED, WSMsgType.CLOSE, WSMsgType.ERROR}
+            message = await socket.receive()
+            assert (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.GOING_AWAY)
         await asyncio.wait_for(backend.closed.wait(), 10)
 
 
@@ -184,6 +133,17 @@ async def test_draining_waits_for_an_open_socket(start: Start) -> None:
             assert await socket.receive_str() == "still here"
             assert not idle.done()
         await asyncio.wait_for(idle, 10)
+
+
+async def test_a_router_that_ends_says_so_on_open_sockets(start: Start) -> None:
+    async with realtime() as backend, start(table(backend.url)) as client:
+        async with client.session.ws_connect(f"{client.url}/v1/realtime") as socket:
+            await socket.send_str("hello")
+            await socket.receive_str()
+            await client.plane.close()
+            message = await socket.receive()
+            assert (message.type, message.data) == (WSMsgType.CLOSE, WSCloseCode.GOING_AWAY)
+        await asyncio.wait_for(backend.closed.wait(), 10)
 
 
 async def test_only_tenants_may_open_one_and_their_key_stays_here(start: Start, tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ MAX_WAITING_BYTES: Final = 128 * 1024
 
 UNAUTHORIZED: Final = 401
 
+_GOING_AWAY: Final = b"\x88\x02\x03\xe9"
+"""A closing frame with code 1001 (RFC 6455, 5.5.1 and 7.4.1)."""
+
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 # What the connection is doing.
@@ -357,6 +360,19 @@ class Downstream(asyncio.Protocol):
             if waited_s >= BODY_IDLE_TIMEOUT_S:
                 self._refuse(RequestTimeoutError("the body did not arrive in time"), self._head)
         elif self._state == _LINGERING and waited_s >= LINGER_S:
+            self.transport.abort()
+
+    def say_goodbye(self) -> None:
+        """Tells a WebSocket that it is ended here rather than by its backend."""
+        if self._state == _TUNNELLING and not self.transport.is_closing():
+            self.write(_GOING_AWAY)
+
+    def end(self) -> None:
+        """Ends the connection, whatever is on it."""
+        if self._state == _TUNNELLING:
+            self.say_goodbye()
+            self.transport.close()
+        else:
             self.transport.abort()
 
     def close_if_idle(self) -> None:

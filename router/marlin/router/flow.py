@@ -635,6 +635,9 @@ class Flow:
         assert reply is not None
         client = self._client
         client.keeps_alive = False
+        if isinstance(error, UpstreamTimeoutError):
+            # Not where the backend broke off: in the middle of a frame a closing one would pass for its rest.
+            client.say_goodbye()
         ending = b""
         if reply.is_stream and not reply.is_opaque:
             event = error.event(is_anthropic=self.head.line.is_anthropic)

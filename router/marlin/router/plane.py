@@ -263,7 +263,7 @@ class Plane:
     async def close(self) -> None:
         """Ends all connections, whatever is on them."""
         for client in list(self.clients):
-            client.transport.abort()
+            client.end()
         for live in self.balancer.all_live():
             live.peer.retire()
         for task in list(self._tasks):
