@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,109 +11,12 @@ from typing import Any
 import pytest
 from cluster_fleet import Fleet
 from control_plane import ROOT, Cluster, Etcd, Process, eventually
+from member_cluster import Member, secret
 from worlds import the
 
 Start = Callable[[str], Process]
 
 pytestmark = pytest.mark.timeout(300)  # as in test_faults
-
-POOL_CRD = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {
-        "name": "inferencepools.inference.networking.k8s.io",
-        "annotations": {"api-approved.kubernetes.io": "unapproved, the shape of the upstream pool for a test"},
-    },
-    "spec": {
-        "group": "inference.networking.k8s.io",
-        "scope": "Namespaced",
-        "names": {"kind": "InferencePool", "plural": "inferencepools", "shortNames": ["infpool"]},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {
-                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-                },
-            }
-        ],
-    },
-}
-"""The upstream extension's kind: same name and plural as ours, another group."""
-
-
-class Member:
-    """A cluster with GPU nodes, a Service of two ready engines and one that is not, and an upstream pool of one."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        cluster.apply_file(ROOT / "manifests" / "rbac" / "member.yaml")
-        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "models"}}, POOL_CRD)
-        for name in ("n1", "n2"):
-            labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.count": "8"}
-            body: dict[str, Any] = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
-            cluster.call("POST", "/api/v1/nodes", body)
-            self.ready(f"/api/v1/nodes/{name}")
-        for name in ("e1", "e2", "e3"):
-            container = {"name": "vllm", "image": "vllm", "resources": {"limits": {"nvidia.com/gpu": "4"}}}
-            cluster.call(
-                "POST",
-                "/api/v1/namespaces/models/pods",
-                {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "metadata": {"name": name, "labels": {"app": name}},
-                    "spec": {"nodeName": "n1", "containers": [container]},
-                },
-            )
-        self.ready("/api/v1/namespaces/models/pods/e3")
-        cluster.call(
-            "POST",
-            "/apis/discovery.k8s.io/v1/namespaces/models/endpointslices",
-            {
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {"name": "llama-1", "labels": {"kubernetes.io/service-name": "llama-2-70b"}},
-                "addressType": "IPv4",
-                "ports": [{"port": 8000}],
-                "endpoints": [
-                    {
-                        "addresses": [f"10.1.0.{i}"],
-                        "conditions": {"ready": i < 3},
-                        "nodeName": "n1",
-                        "targetRef": {"kind": "Pod", "namespace": "models", "name": f"e{i}"},
-                    }
-                    for i in (1, 2, 3)
-                ],
-            },
-        )
-        pools = "/apis/inference.networking.k8s.io/v1/namespaces/models/inferencepools"
-        pool = {
-            "apiVersion": "inference.networking.k8s.io/v1",
-            "kind": "InferencePool",
-            "metadata": {"name": "llama", "namespace": "models"},
-            "spec": {"selector": {"matchLabels": {"app": "e3"}}},
-        }
-        eventually(lambda: cluster.call("POST", pools, pool))
-
-    def ready(self, path: str) -> None:
-        body = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-        self.cluster.call("PATCH", f"{path}/status", body, "application/strategic-merge-patch+json")
-
-    def kubeconfig(self, token: str | None = None, **user: Any) -> str:
-        ca = base64.b64encode(self.cluster.ca().encode()).decode()
-        known = {"token": token or self.cluster.token_of("marlin-system", "marlin-hub")}
-        return json.dumps(
-            {
-                "current-context": "c",
-                "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-                "clusters": [
-                    {"name": "k", "cluster": {"server": self.cluster.server, "certificate-authority-data": ca}}
-                ],
-                "users": [{"name": "u", "user": known | user}],
-            }
-        )
 
 
 @pytest.fixture(scope="module")
@@ -153,17 +54,6 @@ def dead() -> Iterator[str]:
     """An address that takes connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0), backlog=1) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
-def secret(hub: Cluster, name: str, **data: str) -> None:
-    hub.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": name, "namespace": "marlin-system"},
-            "stringData": data,
-        }
-    )
 
 
 def test_capacity_is_found_in_the_member_and_a_dead_site_delays_nothing(

@@ -1,0 +1,130 @@
+"""The whole loop on four API servers: objects on a hub, machines and engines in three members, a router that obeys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from cluster_fleet import Fleet
+from control_plane import Cluster, Etcd, Process, eventually
+from fake_backend import FakeBackend
+from member_cluster import Member, secret
+from router_client import write
+from router_process import running
+from worlds import the
+
+from marlin.api.plan import RoutingPlan
+
+Start = Callable[[str], Process]
+
+SITES = ("frankfurt", "oregon", "singapore")
+EPOCH_S = 60
+REQUESTS = 30
+
+pytestmark = pytest.mark.timeout(300)  # as in test_faults
+
+
+@pytest.fixture(scope="module")
+def members(etcd: Etcd, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Member]]:
+    """A cluster for each site."""
+
+    def start(site: str) -> Member:
+        cluster = Cluster(f"loop-{site}", etcd, tmp_path_factory.mktemp(site))
+        started.append(cluster)
+        cluster.start()
+        return Member(cluster)
+
+    started: list[Cluster] = []
+    try:
+        with ThreadPoolExecutor(len(SITES)) as threads:
+            yield dict(zip(SITES, threads.map(start, SITES), strict=True))
+    finally:
+        for cluster in started:
+            cluster.stop()
+
+
+async def test_three_members_become_a_plan_within_an_epoch_and_a_router_obeys_it(
+    fleet: Fleet, members: dict[str, Member], operator: Start, tmp_path: Path
+) -> None:
+    async with AsyncExitStack() as stack:
+        backends = {site: await stack.enter_async_context(FakeBackend()) for site in SITES}
+        applied = datetime.now(UTC)
+        await asyncio.to_thread(apply, fleet, members, {site: backend.url for site, backend in backends.items()})
+        process = operator("one")
+        plan = await asyncio.to_thread(eventually, lambda: fleet.table("-europe").plan, EPOCH_S)
+        assert plan.valid_from <= applied + timedelta(seconds=EPOCH_S)
+        await asyncio.to_thread(eventually, lambda: fleet.condition("Ready") == ("True", "Ready"))
+        for site in SITES:
+            await asyncio.to_thread(eventually, partial(is_ready, fleet, site))
+            assert fleet.site(site)["status"]["readyAccelerators"] == 16
+        assert {b["readyEndpoints"] for b in fleet.pool()["status"]["backends"]} == {2}
+        assert RoutingPlan.model_validate(fleet.status()["plan"]).datacenters == plan.datacenters
+
+        table = fleet.table("-europe").to_document()
+        router = await stack.enter_async_context(running(tmp_path, table, "--origin", "europe"))
+        first = await sent(router.url, backends)
+        assert sum(first.values()) == REQUESTS
+        row = plan.pools[0]
+        shares = row.by_origin[plan.origins.index("europe")] if row.by_origin else row.weights
+        weights = dict(zip(plan.datacenters, shares, strict=True))
+        assert all(weights[fleet.prefix + site] for site in first)
+
+        # Two sites are drained: the next plan has one left, and so has the router once it has the table.
+        for site in SITES[1:]:
+            the(fleet.objects, "Datacenter", fleet.prefix + site)["spec"]["serviceState"] = "Drained"
+        await asyncio.to_thread(fleet.apply)
+        generation = table["generation"]
+        newer = await asyncio.to_thread(eventually, partial(only_for, fleet, fleet.prefix + SITES[0], generation))
+        write(tmp_path / "table.json", newer)
+        async with asyncio.timeout(60):
+            while await sent(router.url, backends) != {SITES[0]: REQUESTS}:  # noqa: ASYNC110 asking is what waits
+                await asyncio.sleep(0.5)
+        assert process.process.poll() is None
+
+
+def apply(fleet: Fleet, members: dict[str, Member], routers: dict[str, str]) -> None:
+    """The sample, of which no machine and no capacity is stated: they are to be found in the members."""
+    for site, url in routers.items():
+        secret(fleet.hub, f"loop-{site}", kubeconfig=members[site].kubeconfig())
+        spec = the(fleet.objects, "Datacenter", fleet.prefix + site)["spec"]
+        spec.pop("nodeGroups")
+        spec["cluster"] = {"kubeconfigSecretRef": {"name": f"loop-{site}"}}
+        spec["router"] = {"url": url, "tls": {"verification": "Disabled"}}
+    for backend in the(fleet.objects, "InferencePool")["spec"]["backends"]:
+        backend.pop("capacity")
+    fleet.apply(mode="Enforce", epochSeconds=EPOCH_S)
+
+
+def is_ready(fleet: Fleet, site: str) -> bool:
+    return fleet.site_condition(site, "Ready") == ("True", "Ready")
+
+
+def only_for(fleet: Fleet, site: str, generation: int) -> dict[str, Any] | None:
+    """The table, once it is newer and its plan gives everything to one site."""
+    table = fleet.table("-europe")
+    if table.generation <= generation or table.plan is None:
+        return None
+    shares = zip(table.plan.datacenters, table.plan.pools[0].weights, strict=True)
+    return table.to_document() if all(bool(weight) == (name == site) for name, weight in shares) else None
+
+
+async def sent(url: str, backends: dict[str, FakeBackend]) -> Counter[str]:
+    """Sends requests; the sites that got them."""
+    for backend in backends.values():
+        backend.seen.clear()
+    async with aiohttp.ClientSession() as session:
+        for _ in range(REQUESTS):
+            body = {"model": "llama-2-70b", "messages": []}
+            async with session.post(f"{url}/v1/chat/completions", json=body) as answer:
+                assert answer.status == 200, await answer.text()
+    posts = {site: sum("POST" in s.request_line for s in backend.seen) for site, backend in backends.items()}
+    return Counter({site: count for site, count in posts.items() if count})
