@@ -46,8 +46,9 @@ def operator(hub: Cluster, tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """Starts operators; ends those that are left."""
     started: list[Process] = []
 
-    def start(instance: str) -> Process:
-        process = Process(hub, tmp_path, instance, hub.token_of("marlin-system", "marlin-operator"))
+    def start(instance: str, *options: str) -> Process:
+        token = hub.token_of("marlin-system", "marlin-operator")
+        process = Process(hub, tmp_path, instance, token, options=options)
         started.append(process)
         return process
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -16,6 +17,7 @@ import pytest
 from agents import small_artifact
 from cluster_fleet import Fleet
 from control_plane import Process, eventually
+from otlp_collector import collecting
 
 from marlin.api.plan import RoutingPlan
 
@@ -52,6 +54,20 @@ def account_without_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 
 @pytest.mark.usefixtures("account_without_a_name")
+async def test_a_planning_cycle_is_a_trace_at_a_collector(fleet: Fleet, operator: Callable[..., Process]) -> None:
+    async with collecting() as collector:
+        await asyncio.to_thread(fleet.apply, mode="Enforce")
+        process = operator("one", "--otlp-endpoint", collector.url)
+        spans = await collector.wait_for(5)
+        assert await asyncio.to_thread(process.end) == 0
+    by_name = {span.name: span for span in spans if span.trace_id == spans[0].trace_id}
+    assert by_name.keys() == {"round", "read", "decide", "plan", "write"}
+    assert by_name["plan"].parent_id == by_name["decide"].span_id
+    assert by_name["plan"].attributes["k8s.namespace.name"] == fleet.namespace
+    assert by_name["round"].resource["service.name"] == "marlin-operator"
+    assert by_name["decide"].began_ns <= by_name["plan"].began_ns <= by_name["plan"].ended_ns
+
+
 def test_a_change_is_noticed_by_the_watch_long_before_the_next_full_pass(fleet: Fleet, operator: Start) -> None:
     process = operator("one")
     eventually(process.leads)

@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -285,6 +285,7 @@ class Process:
         server: str = "",
         ca: str = "",
         log_level: str = "info",
+        options: Sequence[str] = (),
     ) -> None:
         self.log = folder / f"{instance}.log"
         config = folder / f"{instance}.kubeconfig"
@@ -294,7 +295,7 @@ class Process:
                 *(sys.executable, "-m", "marlin.api.cli", "operator"),
                 *("--kubeconfig", str(config), "--namespace", "marlin-system", "--instance", instance),
                 *("--health-address", "127.0.0.1:0", "--patience", "2", "--look-every", "2"),
-                *("--log-level", log_level),
+                *("--log-level", log_level, *options),
             ],
             stdout=_log(self.log),
             stderr=subprocess.STDOUT,

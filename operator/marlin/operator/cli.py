@@ -138,6 +138,11 @@ def demo(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
     help="Folder that each policy's epochs go to when they are over, for marlin report and adapt. Default: none.",
 )
+@click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    help="OpenTelemetry collector (http://HOST:4318) that gets spans of each planning cycle.",
+)
 @click.option("--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning"]))
 def operator(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by name
     kubeconfig: Path | None,
@@ -148,6 +153,7 @@ def operator(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
     look_every: float,
     artifact_volumes: Path | None,
     record: Path | None,
+    otlp_endpoint: str | None,
     log_level: str,
 ) -> None:
     """Plan every epoch for the objects of a cluster.
@@ -176,6 +182,7 @@ def operator(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
             artifact_volumes=artifact_volumes,
             record_to=record,
             look_every_s=look_every,
+            otlp_endpoint=otlp_endpoint,
         ),
         health_address=health_address,
         log_level=log_level.upper(),

@@ -16,14 +16,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from marlin.api.errors import MarlinError
+from marlin.api.tracing import Traces
 from marlin.operator.arrivals.task import Arrivals
 from marlin.operator.artifacts import Artifacts
 from marlin.operator.core.applies import FIELD_MANAGER, RECORD_LABEL
@@ -49,6 +51,7 @@ from marlin.operator.signals.providers import provider_for
 from marlin.operator.signals.reader import Reader
 from marlin.operator.telemetry.ledger import Ledger
 from marlin.operator.telemetry.levels import Levels
+from marlin.operator.telemetry.spans import Phases, cycle_spans
 from marlin.operator.writing import Writer
 
 _log: Final = logging.getLogger(__name__)
@@ -88,6 +91,8 @@ class Settings:
     """Folder under which PersistentVolumeClaims with artifacts are mounted by name; None: none are."""
     record_to: Path | None = None
     """Folder that epochs are written down in when they are over; None: nowhere."""
+    otlp_endpoint: str | None = None
+    """Address of an OpenTelemetry collector that takes spans over HTTP; None: no traces."""
     look_every_s: float = LOOK_EVERY_S
     """Between two looks at a site's cluster and routers, s."""
 
@@ -125,6 +130,7 @@ class Operator:
         self.watch: Watch | None = None
         self.writer: Writer | None = None
         self._memory = Memory()
+        self._traces: Traces | None = None
         self._recording = None if settings.record_to is None else Recording(settings.record_to)
         self.ledger = Ledger()
         self.levels = Levels()
@@ -138,9 +144,14 @@ class Operator:
         Raises:
             LeadershipLostError: the Lease was lost.
             DeniedError: a right or a kind stayed missing.
+            TracingError: traces are asked for and the extra ``otel`` is not installed.
         """
-        async with Client(self._access) as client:
+        async with AsyncExitStack() as stack:
             settings = self._settings
+            if settings.otlp_endpoint is not None:
+                self._traces = Traces(settings.otlp_endpoint, FIELD_MANAGER, settings.instance, version("marlin"))
+                stack.push_async_callback(asyncio.to_thread, self._traces.close)
+            client = await stack.enter_async_context(Client(self._access))
             elector = Elector(
                 client, settings.namespace, LEASE_NAME, settings.instance, time.monotonic, settings.patience_s
             )
@@ -332,6 +343,11 @@ class Operator:
         if await writer.write(actions):
             self._bell.set()  # what was refused is to be said at once
         ended_s = time.monotonic()
+        if self._traces is not None:
+            for span in cycle_spans(
+                Phases(began_s, read_s, self.last_round_s, ended_s), actions, time.time() - ended_s
+            ):
+                self._traces.add(span)
         phases = (read_s - began_s, self.last_round_s - read_s, ended_s - self.last_round_s)
         self.ledger.took(*phases)
         _log.debug(

@@ -92,6 +92,8 @@ class Planned:
     """The fleet as it was planned."""
     took_s: float = 0.0
     """Time that the decision took, s."""
+    began_s: float = 0.0
+    """When it began, s on a clock that only grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class Refusal:
     message: str
     took_s: float = 0.0
     """Time that the attempt took, s."""
+    began_s: float = 0.0
+    """When it began, s on a clock that only grows."""
 
 
 def active_override(policy: MarlinPolicy, at: datetime) -> OverrideMode | None:
@@ -120,9 +124,9 @@ def is_paused(policy: MarlinPolicy, at: datetime) -> bool:
 
 def make_plan(task: Task) -> Planned | Refusal:
     """The plan of one epoch, and how long it took: a stopwatch, which nothing is decided by."""
-    began_s = time.perf_counter()
+    began_s = time.monotonic()
     outcome = _made(task)
-    return replace(outcome, took_s=time.perf_counter() - began_s)
+    return replace(outcome, began_s=began_s, took_s=time.monotonic() - began_s)
 
 
 def _made(task: Task) -> Planned | Refusal:
