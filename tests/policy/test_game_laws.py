@@ -66,6 +66,7 @@ def games(draw: st.DrawFn) -> Game:
         GameSettings(
             steps=draw(st.integers(0, 8)),
             rate=draw(st.sampled_from([0.05, 0.5])),
+            looks=draw(st.integers(1, 8)),
             blends=draw(st.booleans()),
             veto=VetoSettings(rule=draw(st.sampled_from(VetoRule)), loss=draw(st.sampled_from([0.0, 0.05, 0.3]))),
         ),
@@ -187,7 +188,7 @@ def test_the_ascent_moves_the_blend_towards_the_best_for_all() -> None:
     """Agents on the corners of a simplex, all of one mind about where to go: the weights must follow."""
     critic = Bowl(np.tile([[[0.7, 0.1, 0.1, 0.1]]], (4, 1, 1)), np.full(4, 2.0), np.ones(4))
     proposals = np.eye(4)[:, None, :]
-    slow = negotiate(critic, proposals, np.full(4, 100.0), settings=GameSettings(steps=200, rate=0.05))
+    slow = negotiate(critic, proposals, np.full(4, 100.0), settings=GameSettings(steps=200, rate=0.05, looks=200))
     assert slow.weights == pytest.approx([0.7, 0.1, 0.1, 0.1], abs=1e-3)
     short = negotiate(critic, proposals, np.full(4, 100.0))
     assert short.path[0, 0] < short.weights[0] < 0.7
@@ -219,8 +220,8 @@ def test_a_veto_pulls_as_far_as_its_rule_says(rule: VetoRule, pull: float) -> No
         def values(self, actions: FloatArray) -> FloatArray:
             return np.stack([np.ones(len(actions)), actions[:, 0, 1]], axis=1)
 
-        def gradients(self, action: FloatArray) -> FloatArray:
-            return np.zeros((2, *action.shape))
+        def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
+            return self.values(action[None])[0], np.zeros((2, *action.shape))
 
     settings = GameSettings(steps=0, veto=VetoSettings(rule=rule))
     consensus = negotiate(Linear(), proposals, np.array([200.0, 200.0]), np.array([0.6, 0.4]), settings)
@@ -239,8 +240,8 @@ def test_a_pull_that_would_harm_its_agent_is_shortened() -> None:
             own = np.where(x < 0.1, x, np.where(x > 0.9, 1.0, 0.0))
             return np.stack([np.ones(len(actions)), own], axis=1)
 
-        def gradients(self, action: FloatArray) -> FloatArray:
-            return np.zeros((2, *action.shape))
+        def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
+            return self.values(action[None])[0], np.zeros((2, *action.shape))
 
     settings = GameSettings(steps=0, veto=VetoSettings(capital=150))
     consensus = negotiate(Valley(), np.eye(2)[:, None, :], np.array([100.0, 300.0]), np.array([1.0, 1e-9]), settings)

@@ -29,7 +29,6 @@ from marlin.policy.agents.situation import situation_of
 from marlin.policy.agents.standing import standing_of
 from marlin.policy.artifact import Artifact
 from marlin.policy.building import InfeasibleError
-from marlin.policy.game.critics import OneByOne
 from marlin.policy.in_order import InOrder
 from marlin.policy.networks import critic
 from marlin.policy.objective import scheme_weights
@@ -297,20 +296,17 @@ def test_a_folder_without_artifact_is_told_in_one_line(tmp_path: Path) -> None:
 # --- critics -------------------------------------------------------------------------------------------------------
 
 
-def test_the_critic_says_the_same_of_blends_whichever_way_it_is_asked(artifact: Artifact) -> None:
+def test_the_critic_says_in_single_precision_what_the_networks_say_in_double(artifact: Artifact) -> None:
     situation = situation_of(varied(11), Dispatch.ORDERED, (0.25,) * 4)
     rows, goal = situation.rows((0.25,) * 4), np.eye(4)
     actions = action_of(proposing.best(proposing.propose(artifact, rows, goal), situation))  # (J, 3, V, D)
     asked = LearnedCritic(artifact, rows, goal, 0.05)
-    table, plainly = asked.among(actions), OneByOne(asked, actions)
-    assert not isinstance(table, OneByOne), "these proposals are within what the short way can do"
-    weights = np.stack([np.array([0.4, 0.3, 0.2, 0.1]), *np.eye(4)])
-    assert table.worth(weights) == pytest.approx(plainly.worth(weights), abs=1e-6)
     whole = critic.worth(
         {name: value.astype(np.float64) for name, value in artifact.parameters.items()}, rows, intent_of(actions[:1]),
         goal[:, None],
     )  # fmt: skip
     assert asked.values(actions)[0] == pytest.approx(0.05 * whole[0], abs=1e-5)
+    assert asked.value_and_gradients(actions[0])[0] == pytest.approx(0.05 * whole[0], abs=1e-5)
 
 
 def test_the_critics_slope_is_that_of_its_worth(artifact: Artifact) -> None:
@@ -322,7 +318,7 @@ def test_the_critics_slope_is_that_of_its_worth(artifact: Artifact) -> None:
     for _ in range(5):
         towards = rng.normal(size=action.shape) * (action > 0)
         ends = asked.values(np.stack([action - step * towards, action + step * towards]))
-        slope = np.tensordot(asked.gradients(action), towards, axes=3)
+        slope = np.tensordot(asked.value_and_gradients(action)[1], towards, axes=3)
         assert slope == pytest.approx((ends[1] - ends[0]) / (2.0 * step), abs=2e-2)
 
 

@@ -23,10 +23,10 @@ class Bowl:
         squares = (away**2).reshape(*away.shape[:2], -1).sum(axis=2)
         return np.asarray(self.top - self.curve * squares)
 
-    def gradients(self, action: FloatArray) -> FloatArray:
-        """(J, *A)."""
+    def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(J,) and (J, *A)."""
         curve = self.curve.reshape(-1, *(1,) * action.ndim)
-        return np.asarray(-2.0 * curve * (action - self.best))
+        return self.values(action[None])[0], np.asarray(-2.0 * curve * (action - self.best))
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Waves:
         waves = np.sin(pitch * actions[:, None] + self.shift)
         return np.asarray(self.top + self.depth * waves.reshape(*waves.shape[:2], -1).sum(axis=2))
 
-    def gradients(self, action: FloatArray) -> FloatArray:
-        """(J, *A)."""
+    def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(J,) and (J, *A)."""
         depth, pitch = (x.reshape(-1, *(1,) * action.ndim) for x in (self.depth, self.pitch))
-        return np.asarray(depth * pitch * np.cos(pitch * action + self.shift))
+        return self.values(action[None])[0], np.asarray(depth * pitch * np.cos(pitch * action + self.shift))
 
 
 def shares(rng: np.random.Generator, *shape: int, mask: FloatArray | None = None) -> FloatArray:

@@ -13,7 +13,8 @@ import numpy as np
 
 from marlin.policy.demands import Demands
 from marlin.simulator.fluid import Plans, capacity_rps, simulate_epochs
-from marlin.simulator.fluid.coefficients import Conditions, conditions
+from marlin.simulator.fluid.coefficients import Conditions, conditions, stacked
+from marlin.simulator.fluid.outcome import FluidResult
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
 
@@ -54,7 +55,42 @@ def objective_of(
         requests: what the share of late requests is of. Default: those of an epoch at the usual load.
         late: weight of that share.
     """
-    usual, metrics = _usual(twin)
+    usual, epoch, plan = _usual(twin)
+    metrics = simulate_epochs(twin, epoch, plan).metrics[0]
+    return _objective(weights, metrics, usual, scale=scale, requests=requests, late=late)
+
+
+def objective_beside(
+    twin: TwinState, weights: tuple[float, ...], baseline: Plans, demands: Demands
+) -> tuple[Objective, Tried]:
+    """The objective of an epoch, and what one plan comes to on the demands that may come, in one call of the twin.
+
+    Args:
+        twin: the fleet and its requests.
+        weights: of the four metrics.
+        baseline: one plan without an order.
+        demands: S of them.
+    """
+    usual, epoch, plan = _usual(twin)
+    tries = _each(baseline, len(demands))
+    awake = None if tries.awake is None else np.concatenate([twin.all_replicas[None], tries.awake])
+    result = simulate_epochs(
+        twin,
+        stacked([epoch, _epochs(conditions(twin), demands, 1)]),
+        Plans(np.concatenate([plan.shares, tries.shares]), awake=awake),
+    )
+    return _objective(weights, result.metrics[0], usual), _tried(result, slice(1, None), demands)
+
+
+def _objective(
+    weights: tuple[float, ...],
+    metrics: FloatArray,  # (4,) of capacity-proportional routing at the usual load
+    usual: float,
+    *,
+    scale: FloatArray | None = None,
+    requests: float | None = None,
+    late: float = LATE_WEIGHT,
+) -> Objective:
     if scale is None:
         scale = np.abs(metrics) * (usual, 1.0, 1.0, 1.0)
     # A free hour, or a grid without carbon, has no unit: its metric then counts in its own.
@@ -102,16 +138,22 @@ class Tried:
 
 def tried(twin: TwinState, plans: Plans, demands: Demands) -> Tried:
     """Carries N plans out on each of S demands, in one call of the twin."""
-    size, many = len(demands), len(plans)
-    result = simulate_epochs(twin, _epochs(conditions(twin), demands, many), _each(plans, size))
-    counted = result.served.sum(axis=(1, 2)) + result.rejected.sum(axis=1)  # (N x S,)
-    totals = result.metrics * np.stack([counted, *(np.ones_like(counted),) * 3], axis=1)
-    pairs = (many, size)
+    result = simulate_epochs(twin, _epochs(conditions(twin), demands, len(plans)), _each(plans, len(demands)))
+    return _tried(result, slice(None), demands)
+
+
+def _tried(result: FluidResult, rows: slice, demands: Demands) -> Tried:
+    """What (N x S) rows of a result say."""
+    served, rejected = result.served[rows], result.rejected[rows]
+    counted = served.sum(axis=(1, 2)) + rejected.sum(axis=1)  # (N x S,)
+    totals = result.metrics[rows].copy()
+    totals[:, 0] *= counted
+    pairs = (-1, len(demands))
     return Tried(
-        totals=totals.reshape(*pairs, -1),
-        late=(result.late_share * counted).reshape(pairs),
+        totals=totals.reshape(*pairs, totals.shape[1]),
+        late=(result.late_share[rows] * counted).reshape(pairs),
         counted=counted.reshape(pairs),
-        served=result.served.reshape(*pairs, *result.served.shape[1:]),
+        served=served.reshape(*pairs, *served.shape[1:]),
         chances=demands.chances,
     )
 
@@ -147,8 +189,8 @@ def _each(plans: Plans, times: int) -> Plans:
     )
 
 
-def _usual(twin: TwinState) -> tuple[float, FloatArray]:
-    """Requests of an epoch at the usual load, and what capacity-proportional routing makes of them (4,).
+def _usual(twin: TwinState) -> tuple[float, Conditions, Plans]:
+    """Requests of an epoch at the usual load, that epoch, and capacity-proportional routing.
 
     Not at the epoch's own load: a quiet epoch would then weigh its carbon, most of which is idling, against its
     requests' waiting in another ratio than a busy one, and the sum over a day would not be what is minimised.
@@ -157,5 +199,4 @@ def _usual(twin: TwinState) -> tuple[float, FloatArray]:
     carried = np.maximum(twin.allowed * capacity_rps(twin), 1e-12)
     requests = _USUAL_LOAD * (twin.allowed * capacity_rps(twin)).sum(axis=1) * twin.epoch_s  # (V,)
     quiet = replace(now, requests=requests[None], backlog=np.zeros_like(now.backlog))
-    metrics = simulate_epochs(twin, quiet, Plans(carried[None])).metrics[0]
-    return max(float(requests.sum()), 1e-9), metrics
+    return max(float(requests.sum()), 1e-9), quiet, Plans(carried[None])

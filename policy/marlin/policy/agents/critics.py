@@ -17,9 +17,7 @@ import numpy as np
 
 from marlin.policy.agents.situation import Situation
 from marlin.policy.artifact import Artifact
-from marlin.policy.game.critics import Blends, OneByOne
 from marlin.policy.networks.critic import Critics
-from marlin.policy.networks.hull import Hull
 from marlin.policy.networks.rows import Rows
 from marlin.policy.trials import Tried
 from marlin.simulator.environments.action import Intent
@@ -75,32 +73,11 @@ class LearnedCritic:
         worth = self._critics.worth(intent_of(_single(actions)[:, None]))[:, 0]
         return self._scale * np.asarray(worth, dtype=np.float64)
 
-    def gradients(self, action: FloatArray) -> FloatArray:
-        """Derivatives (J, 3, V, D) at one action (3, V, D)."""
-        _, slopes = self._critics.worth_and_derivatives(intent_of(_single(action)[None]))
-        return self._scale * np.asarray(action_of(slopes)[:, 0], dtype=np.float64)
-
-    def among(self, proposals: FloatArray) -> Blends:
-        """What the critics say of blends of proposals (J, 3, V, D)."""
-        hull = Hull.of(self._critics, intent_of(_single(proposals)))
-        return OneByOne(self, proposals) if hull is None else _Scaled(hull, self._scale)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scaled:
-    """Critics on blends, in the game's unit."""
-
-    hull: Hull
-    scale: float
-
-    def worth(self, weights: FloatArray) -> FloatArray:
-        """See ``Blends``."""
-        return self.scale * np.asarray(self.hull.worth(weights), dtype=np.float64)
-
-    def worth_and_slopes(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """See ``Blends``."""
-        worth, slopes = self.hull.worth_and_slopes(weights)
-        return self.scale * np.asarray(worth, dtype=np.float64), self.scale * np.asarray(slopes, dtype=np.float64)
+    def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Worth (J,) of one action (3, V, D), and its derivatives (J, 3, V, D)."""
+        worth, slopes = self._critics.worth_and_derivatives(intent_of(_single(action)[None]))
+        by_action = np.asarray(action_of(slopes)[:, 0], dtype=np.float64)
+        return self._scale * np.asarray(worth[0], dtype=np.float64), self._scale * by_action
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +94,13 @@ class TwinCritic:
         outcome = self.situation.tried(self.situation.plans(intent_of(actions)))
         return worth_over(self.baseline, outcome, self.goal, self.situation)
 
-    def gradients(self, action: FloatArray) -> FloatArray:
-        """Differences (J, 3, V, D) around one action (3, V, D); shares of rows that do not add up are scaled."""
+    def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Worth (J,), and differences (J, 3, V, D), at one action (3, V, D); shares need not add up to one."""
         flat = action.reshape(-1)
         nudged = flat + _NUDGE * np.eye(flat.size)  # (A, A)
         both = np.concatenate([action[None], nudged.reshape(-1, *action.shape)])
         worth = self.values(both)  # (1 + A, J)
-        return np.asarray(((worth[1:] - worth[0]) / _NUDGE).T.reshape(-1, *action.shape))
+        return worth[0], np.asarray(((worth[1:] - worth[0]) / _NUDGE).T.reshape(-1, *action.shape))
 
 
 def worth_over(baseline: Tried, outcome: Tried, goal: FloatArray, situation: Situation) -> FloatArray:

@@ -81,8 +81,7 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
     """
     of_agents = _with(settled.plans(situation), situation.plans(proposals))
     plans, outcome = _best_last(situation, _with(of_agents, _by_merit(situation, weights)), len(of_agents))
-    baseline_plan = situation.baseline()
-    baseline = situation.tried(baseline_plan)
+    baseline_plan, baseline = situation.baseline_plan, situation.baseline
     of_plans = outcome.values(situation.objective)
     values = {
         "plan": float(of_plans[0]),

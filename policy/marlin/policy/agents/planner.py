@@ -35,7 +35,6 @@ from marlin.policy.building import Proposal, build_plan
 from marlin.policy.deciding import decision_of
 from marlin.policy.game import CapitalSettings, Consensus, Critic, GameSettings, negotiate
 from marlin.policy.in_order import InOrder
-from marlin.policy.networks.actor import Proposals
 from marlin.policy.objective import Weights
 from marlin.policy.planner import Decision
 from marlin.simulator.environments.action import Intent
@@ -144,19 +143,17 @@ class Marlin:
         goal = proposing.goals(self.artifact.card.conditioning, user)
         rows = situation.rows(self.weights)
         rng = np.random.default_rng([settings.seed, situation.state.epoch])
-        proposals = proposing.propose(self.artifact, rows, goal)
-        first = (
-            proposing.best(proposals, situation)
-            if settings.source is Source.ACTOR
-            else _only(proposing.anything(situation, rng, 1))
-        )
-        exploited = exploit.alone(first)
-        if settings.best_of and self._left_s(until_s) > 0:
-            many = self._affordable(situation, first, until_s)
-            if many:
-                # Without a game there is nobody to come to terms with: the search is for what the user wants.
-                sought = goal if settings.negotiates else np.tile(user, (len(goal), 1))
-                exploited = exploit.best_of(self._candidates(situation, proposals, first, rng, many), sought, situation)
+        if settings.source is Source.ACTOR:
+            proposals = proposing.propose(self.artifact, rows, goal)
+            candidates = proposing.samples(proposals, situation, rng, settings.best_of)  # (J, 1 + S, V, D)
+        else:
+            candidates = proposing.anything(situation, rng, 1 + settings.best_of)
+        exploited = exploit.alone(candidates)
+        many = self._affordable(situation, exploited.proposals, until_s)
+        if many:
+            # Without a game there is nobody to come to terms with: the search is for what the user wants.
+            sought = goal if settings.negotiates else np.tile(user, (len(goal), 1))
+            exploited = exploit.best_of(exploit.of_each(candidates, slice(1 + many)), sought, situation)
         rung = f"best of {exploited.candidates}" if exploited.candidates > 1 else "deterministic"
         importance = _importance(user, situation.trusted)
         actions = action_of(exploited.proposals)  # (J, 3, V, D)
@@ -170,23 +167,18 @@ class Marlin:
         critic: Critic = (
             LearnedCritic(self.artifact, rows, goal, 1.0 - discount_of(self.artifact))
             if settings.judge is Judge.LEARNED
-            else TwinCritic(situation, situation.tried(situation.baseline()), goal)
+            else TwinCritic(situation, situation.baseline, goal)
         )
         # Nobody vetoes on numbers that are not of this epoch; the weight of such an agent went to the others.
         consensus = negotiate(critic, actions, capital * situation.trusted, importance, settings.game)
         return Agreed(intent_of(consensus.action), exploited, consensus, f"{rung}, negotiated")
 
-    def _candidates(
-        self, situation: Situation, proposals: Proposals, first: Intent, rng: np.random.Generator, many: int
-    ) -> Intent:
-        if self.settings.source is Source.RANDOM:
-            return exploit.joined(first, proposing.anything(situation, rng, many))
-        return exploit.joined(first, proposing.samples(proposals, situation, rng, many))
-
     def _affordable(self, situation: Situation, first: Intent, until_s: float | None) -> int:
         """Samples of each agent that can be tried in the time that is left, by what the first ones took."""
-        if until_s is None:
+        if until_s is None or not self.settings.best_of:
             return self.settings.best_of
+        if self._left_s(until_s) <= 0:
+            return 0
         began_s = self.clock()
         situation.tried(situation.plans(first))
         took_s = self.clock() - began_s
@@ -247,11 +239,6 @@ class Marlin:
 
     def _left_s(self, until_s: float | None) -> float:
         return np.inf if until_s is None else until_s - self.clock()
-
-
-def _only(candidates: Intent) -> Intent:
-    """(J, 1, V, D) to (J, V, D)."""
-    return Intent(candidates.shares[:, 0], candidates.fill[:, 0], candidates.margin[:, 0])
 
 
 def _importance(user: FloatArray, trusted: FloatArray) -> FloatArray:

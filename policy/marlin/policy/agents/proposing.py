@@ -35,8 +35,8 @@ def best(proposals: Proposals, situation: Situation) -> Intent:
 
 
 def samples(proposals: Proposals, situation: Situation, rng: np.random.Generator, many: int) -> Intent:
-    """What each agent might have proposed as well, parts of shape (J, S, V, D)."""
-    return _meant(proposals.sample(rng, many), situation)
+    """What each agent proposes, and after it what it might have proposed as well: parts of shape (J, 1 + S, V, D)."""
+    return _meant(np.concatenate([proposals.best()[:, None], proposals.sample(rng, many)], axis=1), situation)
 
 
 def anything(situation: Situation, rng: np.random.Generator, many: int) -> Intent:

@@ -18,7 +18,7 @@ from marlin.policy.building import allowed_sites
 from marlin.policy.demands import UNKNOWN_SPREAD, UPPER_Z, Demands, demands_of
 from marlin.policy.networks.rows import Rows, rows_of
 from marlin.policy.objective import Weights
-from marlin.policy.trials import Objective, Tried, objective_of, tried
+from marlin.policy.trials import Objective, Tried, objective_beside, tried
 from marlin.simulator.environments import observation
 from marlin.simulator.environments.action import Intent, plans
 from marlin.simulator.environments.forecast import Forecast
@@ -46,6 +46,8 @@ class Situation:
     demands: Demands
     objective: Objective
     """What the user weighs."""
+    baseline_plan: Plans  # one, capacity-proportional routing
+    baseline: Tried  # N = 1, what it comes to
     trusted: FloatArray  # (4,) 0 where nothing is known of what a metric depends on
     gaps: tuple[str, ...]
 
@@ -65,18 +67,11 @@ class Situation:
         high = np.repeat(self.forecast.high, many, 0)
         if prewarmed is not None:
             high = high * prewarmed[:, None]
-        return plans(intents, self.dispatch, self.fleets, *self._of_each(many), high)
-
-    def baseline(self) -> Plans:
-        """Capacity-proportional routing."""
-        return proportional_plans(self.fleets, *self._of_each(1), self.forecast.high)
+        return plans(intents, self.dispatch, self.fleets, *_of_each(self.allowed, many), high)
 
     def tried(self, tries: Plans) -> Tried:
         """What plans come to on the demands that may come."""
         return tried(self.twin, tries, self.demands)
-
-    def _of_each(self, many: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        return np.zeros(many, dtype=np.int64), np.broadcast_to(self.allowed, (many, *self.allowed.shape))
 
 
 def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Situation:
@@ -91,18 +86,29 @@ def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Sit
     open_requests = (capacity * allowed).sum(axis=1) * twin.max_utilization * twin.epoch_s  # (V,)
     expected = np.maximum(twin.arriving, 1e-9)
     trusted, gaps = _known(state)
+    fleets, forecast = Fleets.of([twin]), _forecast(state)
+    demands = demands_of(state, open_requests / expected, is_tailed=bool(twin.can_sleep.any()))
+    baseline_plan = proportional_plans(fleets, *_of_each(allowed, 1), forecast.high)
+    objective, baseline = objective_beside(twin, weights, baseline_plan, demands)
     return Situation(
         state=state,
         twin=twin,
-        fleets=Fleets.of([twin]),
+        fleets=fleets,
         dispatch=dispatch,
         allowed=allowed,
-        forecast=_forecast(state),
-        demands=demands_of(state, open_requests / expected, is_tailed=bool(twin.can_sleep.any())),
-        objective=objective_of(twin, weights),
+        forecast=forecast,
+        demands=demands,
+        objective=objective,
+        baseline_plan=baseline_plan,
+        baseline=baseline,
         trusted=trusted,
         gaps=gaps,
     )
+
+
+def _of_each(allowed: NDArray[np.bool_], many: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The one fleet, many times: which it is, and what is allowed there."""
+    return np.zeros(many, dtype=np.int64), np.broadcast_to(allowed, (many, *allowed.shape))
 
 
 def _forecast(state: FleetState) -> Forecast:

@@ -14,15 +14,13 @@ Where Algorithm 2 cannot be built as printed, the reading is said at the line; J
 
 from marlin.policy.game.capital import CapitalSettings, bonus, earned, performance
 from marlin.policy.game.consensus import Consensus, GameSettings, explain, negotiate
-from marlin.policy.game.critics import Blending, Blends, Critic, blend
+from marlin.policy.game.critics import Critic, blend
 from marlin.policy.game.exploit import exploitability
 from marlin.policy.game.simplex import project
 from marlin.policy.game.veto import Objections, Turn, VetoRule, VetoSettings, object_in_turn
 from marlin.policy.game.weights import ascend, first_weights, utilities
 
 __all__ = [
-    "Blending",
-    "Blends",
     "CapitalSettings",
     "Consensus",
     "Critic",

@@ -22,6 +22,9 @@ class GameSettings:
     """K_opt: gradient steps on the weights (section 6)."""
     rate: float = 0.05
     """Length of a step (section 6)."""
+    looks: int = 1
+    """Times that critics are asked for their slopes along the way; the paper's is one for each step. Five steps move a
+    weight by 0.09 at most, over which slopes hardly change (docs/explanation/game.md)."""
     blends: bool = True
     """False takes the proposal with the largest first weight alone: the paper's ablation "without blending"."""
     veto: VetoSettings = field(default_factory=VetoSettings)
@@ -35,7 +38,7 @@ class Consensus:
     utility: FloatArray  # (J,) what each proposal is worth to its agent, floored
     path: FloatArray  # (K + 1, J) weights along the ascent; one row where nothing is blended
     chosen: int
-    """Row of ``path`` whose blend was taken into the vetoes."""
+    """Row of ``path`` whose blend was taken into the vetoes: where slopes were looked at, or the last one."""
     blended: FloatArray  # (J,) worth of that blend to each agent
     objections: Objections
     worth: FloatArray  # (J,) worth of the consensus to each agent
@@ -85,12 +88,11 @@ def negotiate(
     utility = utilities(table)
     start = first_weights(utility, capital, weight)
     if settings.blends:
-        path = ascend(table, start, weight, steps=settings.steps, rate=settings.rate)
+        path, judged = ascend(table, start, weight, steps=settings.steps, rate=settings.rate, looks=settings.looks)
     else:
-        path = np.eye(agents)[[int(start.argmax())]]
+        path, judged = np.eye(agents)[[int(start.argmax())]], [0]
     # The best of the path and not its end: a step can be too long, and then negotiating would do harm.
-    worth = table.worths(path)  # (K + 1, J)
-    chosen = int((worth @ weight).argmax())
+    chosen = judged[int((table.worths(path[judged]) @ weight).argmax())]
     entitled = (weight > 0).astype(np.float64)
     objections = object_in_turn(table, path[chosen], utility, capital, entitled, settings.veto)
     return Consensus(
@@ -98,7 +100,7 @@ def negotiate(
         utility=utility,
         path=path,
         chosen=chosen,
-        blended=worth[chosen],
+        blended=table.worth(path[chosen]),
         objections=objections,
         worth=table.worth(objections.weights),
     )

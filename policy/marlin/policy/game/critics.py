@@ -6,8 +6,7 @@ critics, the twin itself and a formula in a test all fit; the game calls nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -24,29 +23,8 @@ class Critic(Protocol):
     def values(self, actions: FloatArray) -> FloatArray:
         """Worth (N, J) of N actions (N, *A) to each agent."""
 
-    def gradients(self, action: FloatArray) -> FloatArray:
-        """Derivatives (J, *A) of each agent's worth at one action (*A)."""
-
-
-class Blends(Protocol):
-    """A critic of the blends of J proposals, one of each agent; weights lie on the simplex."""
-
-    def worth(self, weights: FloatArray) -> FloatArray:
-        """Worth (N, J) of N blends by weights (N, J) to each agent."""
-
-    def worth_and_slopes(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Worth (J,) of one blend by weights (J,), and its derivatives (J, J) by them, agent first.
-
-        Weights add up to one, so that a constant for each agent may be missing from its derivatives.
-        """
-
-
-@runtime_checkable
-class Blending(Critic, Protocol):
-    """A critic that has a shorter way for blends, which are all that a negotiation asks about."""
-
-    def among(self, proposals: FloatArray) -> Blends:
-        """What it says of blends of proposals (J, *A)."""
+    def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Worth (J,) of one action (*A) to each agent, and its derivatives (J, *A)."""
 
 
 def blend(weights: FloatArray, proposals: FloatArray) -> FloatArray:
@@ -54,34 +32,13 @@ def blend(weights: FloatArray, proposals: FloatArray) -> FloatArray:
     return np.asarray(np.tensordot(weights, proposals, axes=1))
 
 
-@dataclass(frozen=True, slots=True)
-class OneByOne:
-    """Blends as any critic judges them: every blend is made, and asked about."""
-
-    critic: Critic
-    proposals: FloatArray  # (J, *A)
-
-    def worth(self, weights: FloatArray) -> FloatArray:
-        """See ``Blends``."""
-        return np.asarray(self.critic.values(np.array([blend(w, self.proposals) for w in weights])), dtype=np.float64)
-
-    def worth_and_slopes(self, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """See ``Blends``."""
-        slopes = np.asarray(self.critic.gradients(blend(weights, self.proposals)), dtype=np.float64)  # (J, *A)
-        expected = self.proposals.shape
-        if slopes.shape != expected:
-            raise ValueError(f"the critic's gradients must be {expected}, not {slopes.shape}")
-        flat = (len(slopes), -1)
-        return self.worth(weights[None])[0], slopes.reshape(flat) @ self.proposals.reshape(flat).T
-
-
 class Table:
-    """What blends are worth: asked once for each, and checked."""
+    """What blends of J proposals are worth: asked once for each, and checked."""
 
     def __init__(self, critic: Critic, proposals: FloatArray) -> None:
         """For blends of proposals (J, *A)."""
         self.agents = len(proposals)
-        self._blends = critic.among(proposals) if isinstance(critic, Blending) else OneByOne(critic, proposals)
+        self._critic, self._proposals = critic, proposals
         self._known: dict[bytes, FloatArray] = {}
 
     def worth(self, weights: FloatArray) -> FloatArray:
@@ -97,19 +54,22 @@ class Table:
         keys = [row.tobytes() for row in weights]
         new = [n for n, key in enumerate(keys) if key not in self._known]
         if new:
-            found = self._checked(self._blends.worth(weights[new]), (len(new), self.agents), "values")
+            blends = np.tensordot(weights[new], self._proposals, axes=1)  # (N, *A)
+            found = self._checked(self._critic.values(blends), (len(new), self.agents), "values")
             self._known.update({keys[n]: row for n, row in zip(new, found, strict=True)})
         return np.stack([self._known[key] for key in keys])
 
     def slopes(self, weights: FloatArray) -> FloatArray:
-        """Derivatives (J, J) of each agent's worth by the weights.
+        """Derivatives (J, J) of each agent's worth by the weights, agent first.
 
         Raises:
             ValueError: the critic answers with another shape, or not with numbers.
         """
-        worth, slopes = self._blends.worth_and_slopes(weights)
+        worth, slopes = self._critic.value_and_gradients(blend(weights, self._proposals))
         self._known.setdefault(weights.tobytes(), self._checked(worth, (self.agents,), "values"))
-        return self._checked(slopes, (self.agents, self.agents), "gradients")
+        flat = (self.agents, -1)
+        slopes = self._checked(slopes, self._proposals.shape, "gradients").reshape(flat)
+        return np.asarray(slopes @ self._proposals.reshape(flat).T)
 
     def _checked(self, found: FloatArray, shape: tuple[int, ...], what: str) -> FloatArray:
         found = np.asarray(found, dtype=np.float64)

@@ -36,13 +36,20 @@ def ascend(
     *,
     steps: int,
     rate: float,
-) -> FloatArray:
-    """Gradient ascent on Q_tot over the weights, each step projected onto the simplex: the path, (K + 1, J).
+    looks: int,
+) -> tuple[FloatArray, list[int]]:
+    """Gradient ascent on Q_tot over the weights, each step projected onto the simplex.
 
     Lines 8-11, which give the step once as 1 / K_opt and once (section 6) as 0.05: ``rate`` is the latter. The ascent
     uses Q as it is, not floored: below the floor there would be no slope to climb.
+
+    Returns:
+        The path, (K + 1, J), and its rows at which the slopes were looked at, with the last one.
     """
-    path = [start]
-    for _ in range(steps):
-        path.append(project(path[-1] + rate * (importance @ table.slopes(path[-1]))))
-    return np.array(path)
+    path, at = [start], np.linspace(0, steps, min(looks, steps) + 1).astype(int).tolist()
+    uphill = np.zeros_like(start)
+    for step in range(steps):
+        if step in at:
+            uphill = importance @ table.slopes(path[-1])
+        path.append(project(path[-1] + rate * uphill))
+    return np.array(path), at

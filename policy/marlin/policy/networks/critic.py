@@ -5,8 +5,7 @@ the derivative. Of an intent a row shows its share, the utilisation that the sha
 (which means the same on a fleet of four sites and of sixty), fill and margin. The worth of a fleet is read off two
 means of its rows: one by capacity, one by where the requests go.
 
-What no intent has a part in is worked out once for a situation (``Critics.of``). For the blends of a few intents, which
-is all that a negotiation looks at, ``hull`` has a shorter way to the same numbers.
+What no intent has a part in is worked out once for a situation (``Critics.of``).
 """
 
 from __future__ import annotations

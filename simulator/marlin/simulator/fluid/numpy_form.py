@@ -55,11 +55,11 @@ def _evaluate_piece(c: Coefficients, now: Conditions, plans: Plans, out: Buffers
     seconds, late, counted = np.zeros(size), np.zeros(size), np.zeros(size)
     for v in range(n_models):
         kept = _Awake.of(c, v, _wanted(c, v, plans))
-        awake_rps = kept.total(c, RPS)  # (D, B)
+        awake_rps = kept.total(c, RPS)  # (D, B), or (D, 1)
         allowed = now.allowed[:, v].T  # (D, N)
-        limit = allowed * awake_rps * c.max_utilization  # (D, B)
+        limit = np.broadcast_to(allowed * awake_rps * c.max_utilization, (len(awake_rps), size))  # (D, B)
         asleep_rps = np.maximum(c.capacity[v][:, None] - awake_rps, 0.0)
-        spare = allowed * asleep_rps * (c.max_utilization if c.wakes else 0.0)  # (D, B)
+        spare = np.broadcast_to(allowed * asleep_rps * (c.max_utilization if c.wakes else 0.0), limit.shape)
         spare_total = _over_sites(spare)
         served_rps, queued, rejected, waited_s = _queue(c, v, now, _over_sites(limit), spare_total)
         base_rps = _dispatch(plans, v, allowed, awake_rps, limit, served_rps)
@@ -69,14 +69,14 @@ def _evaluate_piece(c: Coefficients, now: Conditions, plans: Plans, out: Buffers
         if c.pack_utilization > 0:
             power_w, first_s, late_share = _packed(c, kept, base_rps, load)
         else:
-            power_w, first, late_sum = (kept.curve(c, load, i) for i in range(CURVES))
+            power_w, first, late_sum = kept.curves(c, load)
             per_rps = np.maximum(awake_rps, TINY)
             first_s, late_share = first / per_rps, late_sum / per_rps
         it_j += power_w * c.epoch_s
         awake_after = kept.replicas
         if c.sleeps[v]:
             part = _part_woken(c, v, asleep_rps, woken_rps)
-            was = _Awake.of(c, v, np.repeat(now.awake_before[:, v].T, size // len(now), axis=1))
+            was = _Awake.of(c, v, now.awake_before[:, v].T)
             it_j += _sleepers_j(c, kept, was, part)
             awake_after = awake_after + part * np.maximum(c.all_replicas[v][:, None] - awake_after, 0.0)
         site_requests = (base_rps + woken_rps) * c.epoch_s
@@ -109,9 +109,9 @@ def _over_sites(values: FloatArray) -> FloatArray:
 
 
 def _wanted(c: Coefficients, v: int, plans: Plans) -> FloatArray:
-    """Replicas to be awake, (D, B)."""
+    """Replicas to be awake, (D, B); (D, 1) where all are, whatever the plan."""
     if plans.awake is None or not c.sleeps[v]:
-        return np.repeat(c.all_replicas[v][:, None], len(plans), axis=1)
+        return np.asarray(c.all_replicas[v][:, None])  # (D, 1)
     return np.clip(plans.awake[:, v].T, 0.0, c.all_replicas[v][:, None])
 
 
@@ -120,12 +120,13 @@ class _Awake:
     """Which replicas are awake, of one model at each site under each plan."""
 
     v: int
-    replicas: FloatArray  # (D, B)
-    row: NDArray[np.int64]  # (D, B) d x M + m, where m deployments are wholly awake
-    part: FloatArray  # (D, B) replicas awake of deployment m
+    replicas: FloatArray  # (D, B), or (D, 1): the same under all plans
+    row: NDArray[np.int64]  # the same shape; d x M + m, where m deployments are wholly awake
+    part: FloatArray  # the same shape; replicas awake of deployment m
 
     @classmethod
     def of(cls, c: Coefficients, v: int, replicas: FloatArray) -> _Awake:
+        """Those of (D, B) replicas, the thriftiest first."""
         before = c.before[v]  # (D, M)
         whole = np.zeros(replicas.shape, dtype=np.int64)
         for m in range(1, before.shape[1]):
@@ -138,13 +139,17 @@ class _Awake:
         summed, each = c.summed[self.v, ..., what].reshape(-1), c.each[self.v, ..., what].reshape(-1)
         return np.asarray(summed[self.row] + self.part * each[self.row])
 
-    def curve(self, c: Coefficients, load: FloatArray, what: int) -> FloatArray:
-        """A curve at ``load`` (D, B), summed over the awake replicas: (D, B)."""
+    def curves(self, c: Coefficients, load: FloatArray) -> list[FloatArray]:
+        """The curves at ``load`` (D, B), summed over the awake replicas: each (D, B)."""
         segment, along = _position(c, load)
         cell = self.row * len(c.knots) + segment
+        return [self._curve(c, cell, along, what) for what in range(CURVES)]
+
+    def _curve(self, c: Coefficients, cell: NDArray[np.int64], along: FloatArray, what: int) -> FloatArray:
         summed, each = (t[self.v, ..., what].reshape(-1) for t in (c.curve_summed, c.curve_each))
-        low = summed[cell] + self.part * each[cell]
-        high = summed[cell + 1] + self.part * each[cell + 1]
+        low, high = summed[cell], summed[cell + 1]
+        if self.part.any():
+            low, high = low + self.part * each[cell], high + self.part * each[cell + 1]
         return np.asarray(low + along * (high - low))
 
 
@@ -194,15 +199,8 @@ def _dispatch(
 ) -> FloatArray:
     """Rates (D, B) of the awake replicas when ``rate`` (B,) is to be served; what has no room is left out."""
     if plans.order is not None:
-        served = np.zeros_like(limit)
-        left = rate
-        lanes = np.arange(len(rate))
         room = limit if plans.cap is None else np.minimum(limit, allowed * awake_rps * plans.cap[:, v].T)
-        for position in range(limit.shape[0]):
-            site = plans.order[:, v, position]
-            taken = np.where(site >= 0, np.minimum(left, room[site, lanes]), 0.0)
-            served[site, lanes] += taken
-            left = left - taken
+        served = _in_turn(plans.order[:, v].T, room, rate)
     else:
         share = plans.shares[:, v].T * allowed  # (D, B)
         total = _over_sites(share)
@@ -215,6 +213,18 @@ def _dispatch(
     total_free = _over_sites(free)
     spilled = np.minimum(np.maximum(rate - _over_sites(served), 0.0), total_free)
     return np.asarray(served + free * (spilled / np.maximum(total_free, TINY)))
+
+
+def _in_turn(order: NDArray[np.int64], room: FloatArray, rate: FloatArray) -> FloatArray:
+    """Rates (D, B) when ``rate`` (B,) fills ``room`` (D, B) site after site, as ``order`` (D, B) says; -1 ends it."""
+    lanes = np.arange(len(rate))
+    goes_on = order >= 0
+    in_turn = np.where(goes_on, room[order, lanes], 0.0)
+    before = np.zeros_like(in_turn)
+    np.cumsum(in_turn[:-1], axis=0, out=before[1:])
+    served = np.zeros((len(room) + 1, len(rate)))  # -1 writes into the row that is one too many
+    served[order, lanes] = np.minimum(np.maximum(rate - before, 0.0), in_turn)
+    return served[:-1]
 
 
 def _packed(

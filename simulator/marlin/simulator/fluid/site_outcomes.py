@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlin.simulator.fluid.coefficients import CURVES, RPS, TINY, coefficients, conditions
+from marlin.simulator.fluid.coefficients import RPS, TINY, coefficients, conditions
 from marlin.simulator.fluid.numpy_form import _Awake, _packed, _sleepers_j
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
@@ -39,7 +39,7 @@ def site_outcomes(twin: TwinState, model: int, rate_rps: FloatArray, awake: Floa
     if c.pack_utilization > 0:
         power_w, first_s, late = _packed(c, kept, rate_rps, load)
     else:
-        power_w, first, late_sum = (kept.curve(c, load, i) for i in range(CURVES))
+        power_w, first, late_sum = kept.curves(c, load)
         first_s, late = (total / np.maximum(awake_rps, TINY) for total in (first, late_sum))
     it_j = power_w * c.epoch_s
     if c.sleeps[model]:
