@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ import pytest
 import yaml
 from agents import small_artifact
 from aiohttp import web
-from chart_values import CHART, ROOT
-from control_plane import free_port
+from chart_values import CHART
+from prometheus_process import RULES, program, prometheus_over
 from router_client import table, write
 from worlds import NOON, Cluster, sample, the
 
@@ -31,83 +30,12 @@ from marlin.operator.running import Operator, Settings
 from marlin.operator.serving import pages
 from marlin.operator.telemetry.levels import Levels
 
-RULES = sorted((CHART / "files" / "rules").glob("*.yaml"))
 EMULATE = ("emulate", "--model", "m", "--profile", "Llama-2-7b", "--accelerator", "H100-80GB", "--tensor-parallel", "1")
 
 POLICY = ("default", "balanced")
 
 NEVER_HAPPENED = {"marlin_router_requests_without_estimate_total", "marlin_router_table_reloads_total"}
 """Counters that this traffic has no reason to raise."""
-
-
-def _program() -> Path:
-    command = [str(ROOT / "scripts" / "debian_tool.sh"), "promtool", "--find"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode != 0:
-        pytest.skip(run.stderr.strip())
-    program = Path(run.stdout.strip()).parent / "prometheus"
-    if not program.exists():
-        pytest.skip("prometheus: not beside promtool")
-    return program
-
-
-class Prometheus:
-    """One that scrapes every second and has the chart's rules."""
-
-    def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
-        self.url, self._session = url, session
-
-    async def ask(self, path: str, **params: str) -> Any:
-        async with self._session.get(f"{self.url}/api/v1/{path}", params=params) as response:
-            answer = await response.json()
-        assert answer["status"] == "success", answer
-        return answer["data"]
-
-    async def query(self, expression: str) -> list[dict[str, Any]]:
-        return list((await self.ask("query", query=expression))["result"])
-
-    async def until(self, expression: str) -> list[dict[str, Any]]:
-        """Its value, once it has one."""
-        for _ in range(300):
-            if found := await self.query(expression):
-                return found
-            await asyncio.sleep(0.1)
-        raise AssertionError(f"no value: {expression}")
-
-
-@asynccontextmanager
-async def _prometheus(folder: Path, targets: dict[str, str]) -> AsyncIterator[Prometheus]:
-    labels = {"namespace": "marlin", "pod": "one"}
-    jobs = [
-        {"job_name": job, "static_configs": [{"targets": [address], "labels": labels}]}
-        for job, address in targets.items()
-    ]
-    for file in RULES:
-        (folder / file.name).write_text(file.read_text())
-    every_second = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
-    config = {"global": every_second, "rule_files": [file.name for file in RULES], "scrape_configs": jobs}
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    address = f"127.0.0.1:{free_port()}"
-    log = (folder / "prometheus.log").open("wb")
-    process = await asyncio.create_subprocess_exec(
-        *(str(_program()), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),
-        *(f"--web.listen-address={address}",),
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        async with aiohttp.ClientSession() as session:
-            for _ in range(200):
-                with suppress(aiohttp.ClientError):
-                    async with session.get(f"http://{address}/-/ready") as response:
-                        if response.status == 200:
-                            break
-                await asyncio.sleep(0.1)
-            yield Prometheus(f"http://{address}", session)
-    finally:
-        process.terminate()
-        await process.wait()
-        log.close()
 
 
 @asynccontextmanager
@@ -169,7 +97,7 @@ def _panels() -> list[tuple[str, str]]:
 
 
 async def test_every_query_of_rules_and_dashboards_has_a_value_where_there_is_traffic(tmp_path: Path) -> None:
-    _program()
+    program()
     async with (
         Processes(tmp_path) as processes,
         _operator_pages(tmp_path / "artifact") as operator,
@@ -192,7 +120,7 @@ async def test_every_query_of_rules_and_dashboards_has_a_value_where_there_is_tr
             "marlin-router-metrics": router.admin_url.removeprefix("http://"),
             "marlin-operator-metrics": operator,
         }
-        async with _prometheus(tmp_path, targets) as prometheus:
+        async with prometheus_over(tmp_path, targets) as prometheus:
             flowing = asyncio.create_task(_traffic(session, router, emulators))
             await prometheus.until("sum(rate(marlin_router_retries_total[1m])) > 0")
             await prometheus.until("sum(rate(marlin_router_upstream_errors_total[1m])) > 0")

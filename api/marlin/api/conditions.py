@@ -74,7 +74,14 @@ REASONS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "Accepted": ("Accepted", "DatacenterNotFound", "Conflicted", "InvalidSpec"),
         "ResolvedRefs": ("ResolvedRefs", "BackendNotFound", "KindNotSupported"),
         "Programmed": ("Programmed", "RouterRejected", "Pending", "NotPlanned"),
-        "ProfileCalibrated": ("Stated", "Calibrated", "InsufficientData"),
+        "ProfileCalibrated": (
+            "Stated",
+            "Calibrated",
+            "Collecting",
+            "PoorFit",
+            "EnginesUnreachable",
+            "NotObserved",
+        ),
         "Ready": ("Ready", "NoReadyBackend", "NotAccepted", "NotResolved"),
     },
     "MarlinPolicy": {
@@ -88,6 +95,7 @@ REASONS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
             "InvalidSpec",
         ),
         "ArtifactAccepted": ("Accepted", "ArtifactRejected", "NotNeeded"),
+        "Observed": ("Observed", "Unreadable", "NotReadYet", "NotConfigured"),
         "Planned": ("Planned", "InsufficientData", "PlannerError", "Paused", "NotAccepted"),
         "Applied": ("Applied", "DryRun", "Paused", "PartiallyApplied", "NotPlanned", "TableRejected"),
         "Degraded": ("FallbackInUse", "SignalsStale", "ServiceLevelViolated", "AsExpected"),

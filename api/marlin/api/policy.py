@@ -288,11 +288,72 @@ class RouterSource(ApiModel):
     )
 
 
-class Observation(ApiModel):
-    """Where arrivals are counted."""
+class EngineReading(StrEnum):
+    """Whose engines are read."""
 
-    routers: Annotated[tuple[RouterSource, ...], Field(min_length=1, max_length=64)] = Field(
-        json_schema_extra=list_map("name"), description="The routers that clients send to."
+    NONE = "None"
+    UNPROFILED = "Unprofiled"
+    ALL = "All"
+
+
+class Matcher(ApiModel):
+    """A label that series must have."""
+
+    label: Annotated[str, Field(max_length=63, pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")] = Field(
+        description="Name of the label."
+    )
+    value: Annotated[str, Field(max_length=253)] = Field(description="Its value, exactly.")
+
+
+class PrometheusObservation(ApiModel):
+    """A Prometheus that scrapes routers and engines."""
+
+    url: HttpUrl = Field(description="Base address of the Prometheus server.")
+    tls: Tls = Field(default_factory=Tls, description="How its certificate is verified. Default: by the system.")
+    token_secret_ref: SecretKeyRef | None = Field(
+        default=None, description="Bearer token, in the operator's namespace. Default: none is sent."
+    )
+    matchers: Annotated[tuple[Matcher, ...], Field(max_length=16)] = Field(
+        default=(),
+        json_schema_extra=list_map("label"),
+        description="Labels that all series must have. Default: none; pools and models are matched by their names.",
+    )
+    origin_label: Annotated[str, Field(max_length=63, pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")] | None = Field(
+        default=None,
+        description="Label of the routers' series that names their origin. Default: origins are not known.",
+    )
+    datacenter_label: Annotated[str, Field(max_length=63, pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")] = Field(
+        default="datacenter",
+        description="Label of the engines' series that names their Datacenter; series without it count for the "
+        "pool's speed only. Default: datacenter.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.url.startsWith('https://') || self.tls.verification == 'Disabled'",
+            "plain http needs tls.verification: Disabled to be set explicitly",
+            lambda p: p.url.startswith("https://") or p.tls.verification is Verification.DISABLED,
+        ),
+    )
+
+
+class Observation(ApiModel):
+    """Where routers and engines are read."""
+
+    routers: Annotated[tuple[RouterSource, ...], Field(max_length=64)] = Field(
+        default=(),
+        json_schema_extra=list_map("name"),
+        description="The routers that clients send to. Default: those that prometheus knows, else none.",
+    )
+    prometheus: PrometheusObservation | None = Field(
+        default=None,
+        description="A Prometheus to ask, for engines, and for routers where none are named. Default: routers and "
+        "engines are asked themselves.",
+    )
+    engines: EngineReading = Field(
+        default=EngineReading.UNPROFILED,
+        description="Whose vLLM metrics are read. Unprofiled: of pools without spec.profile, to fit one. All: of every "
+        "pool, whose requests in flight and waiting then count for plans. None: of none. Default: Unprofiled.",
     )
 
 
@@ -345,8 +406,8 @@ class MarlinPolicySpec(ApiModel):
     )
     observation: Observation | None = Field(
         default=None,
-        description="Where arrivals are counted, so that the next epoch is forecast from them. Default: they are not; "
-        "half of each pool's capacity is assumed.",
+        description="Where arrivals are counted, so that the next epoch is forecast from them, and engines are read. "
+        "Default: half of each pool's capacity is assumed, and engines of pools without spec.profile are read.",
     )
     negotiation: Negotiation = Field(default_factory=Negotiation, description="Settings of the game.")
 

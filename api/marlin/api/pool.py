@@ -295,8 +295,25 @@ class FittedProfile(ApiModel):
     """A profile fitted from what vLLM reports."""
 
     prefill_tokens_per_second: DecimalText = Field(description="Prompt tokens one replica reads per second.")
-    decode_tokens_per_second: DecimalText = Field(description="Output tokens one replica writes per second.")
-    samples: Count = Field(description="Observations it was fitted from.")
+    decode_tokens_per_second: DecimalText = Field(
+        description="Output tokens one replica writes per second at maxBatch, all requests together."
+    )
+    single_stream_tokens_per_second: DecimalText | None = Field(
+        default=None, description="Output tokens per second of a lone request."
+    )
+    max_batch: Count | None = Field(
+        default=None, description="Requests one replica is taken to run at once: 64, or the most that were seen."
+    )
+    kv_capacity_tokens: Annotated[int, Field(ge=1, json_schema_extra={"format": "int64"})] | None = Field(
+        default=None, description="Tokens that fit into one replica's KV cache, as vLLM says."
+    )
+    samples: Count = Field(description="Whiles of watching it was fitted from.")
+    residual_percent: DecimalText | None = Field(
+        default=None, description="How far it is off what was observed, %: root of the mean square."
+    )
+    observed_batch: DecimalText | None = Field(
+        default=None, description="Largest mean batch it was seen at; beyond that it is extrapolated."
+    )
 
 
 class InferencePoolStatus(ApiModel):

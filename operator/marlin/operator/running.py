@@ -33,6 +33,7 @@ from marlin.operator.core.memory import Memory
 from marlin.operator.core.observed import Key
 from marlin.operator.core.published import PublishedTable
 from marlin.operator.core.reconcile import LONGEST_REST, Actions, World, reconcile
+from marlin.operator.engines.task import EngineTasks
 from marlin.operator.kube.access import Access
 from marlin.operator.kube.client import ApiError, Client
 from marlin.operator.kube.hearing import Heard, Hearing
@@ -42,6 +43,7 @@ from marlin.operator.kube.objects import Hub
 from marlin.operator.kube.watch import Watch
 from marlin.operator.members.tasks import LOOK_EVERY_S, Members, named_backends
 from marlin.operator.recording import Recording
+from marlin.operator.scraping.sources import Scraper
 from marlin.operator.signals.background import RECORD as SIGNALS
 from marlin.operator.signals.background import RECORD_NAME as SIGNALS_NAME
 from marlin.operator.signals.background import SignalTask
@@ -104,6 +106,7 @@ class Sources:
     signals: SignalTask
     members: Members
     arrivals: Arrivals
+    engines: EngineTasks
     artifacts: Artifacts
 
 
@@ -214,6 +217,7 @@ class Operator:
         unpacked = TemporaryDirectory(prefix="marlin-artifacts-")
         artifacts = Artifacts(namespace, http, Path(unpacked.name), self._settings.artifact_volumes, self._bell.set)
         arrivals: Arrivals | None = None
+        engines = EngineTasks(Scraper(http, namespace), self._settings.look_every_s, self._bell.set)
         members = Members(self._access, namespace, http, self._bell.set, self._settings.look_every_s)
         hub = Hub(client)
         self.writer = Writer(client, self._settings.instance, hub.wrote)
@@ -225,11 +229,11 @@ class Operator:
                 try:
                     if arrivals is None:
                         arrivals = Arrivals(
-                            client, http, self._settings.look_every_s, await _records(client, "arrivals")
+                            client, engines.scraper, self._settings.look_every_s, await _records(client, "arrivals")
                         )
                     if signals is None:
                         signals = SignalTask(await self._reader(client, http, namespace), self._bell.set)
-                    known = Sources(signals, members, arrivals, artifacts)
+                    known = Sources(signals, members, arrivals, engines, artifacts)
                     actions = await self._round(hub, known, self.writer, hearing.take(time.monotonic()))
                     await signals.keep(client, self._settings.namespace)
                     rest_s = (actions.wake_at - datetime.now(UTC)).total_seconds()
@@ -252,6 +256,7 @@ class Operator:
         finally:
             if arrivals is not None:
                 await arrivals.close()
+            await engines.close()
             await artifacts.close()
             await members.close()
             if signals is not None:
@@ -325,6 +330,8 @@ class Operator:
             sightings=sightings,
             artifacts=uses,
             in_flight=known.arrivals.in_flight(),
+            engines=known.engines.sights(),
+            observed=known.arrivals.findings(),
             tables=await hub.tables(),
             write_problems=dict(writer.problems),
         )
@@ -335,6 +342,7 @@ class Operator:
         self.last_round_s = time.monotonic()
         models = [pool.model for pool in pools if pool.model is not None]
         known.members.scale(actions.scales, {key: b.datacenter_name for m in models for key, b in named_backends(m)})
+        known.engines.follow(actions.engines)
         self.ledger.heard(actions.report)
         self.levels = Levels(actions.report, self.ledger.last, ended := known.arrivals.ended())
         if self._recording is not None:

@@ -42,6 +42,8 @@ class Demand:
     upper_requests: float | None = None
     backlog_requests: tuple[float, ...] = ()
     """(D,) still waiting from before; empty: none."""
+    in_flight_requests: tuple[float, ...] = ()
+    """(D,) being answered now; empty: none."""
     awake_replicas: tuple[float, ...] = ()
     """(D,) awake when the epoch starts; empty: all."""
 
@@ -185,6 +187,7 @@ class Builder:
             mean_output_tokens=demand.mean_output_tokens,
             ttft_limit_s=spec.service_level.time_to_first_token_milliseconds / 1000,
             backlog_requests=demand.backlog_requests,
+            in_flight_requests=demand.in_flight_requests,
             awake_replicas=demand.awake_replicas,
             weights_bytes=None if spec.model_memory is None else quantity_value(spec.model_memory),
             allowed=self._allowed(name),

@@ -7,15 +7,25 @@ reading and no arrivals: what it counted before is of no known time.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from prometheus_client.parser import text_string_to_metric_families
-
+from marlin.operator.scraping.samples import Sample, of_page
 from marlin.operator.signals.http import SignalError
 
-_PREFIX: Final = "marlin_router_"
+PREFIX: Final = "marlin_router_"
+
+_READ: Final = (
+    "requests_total",
+    "requests_without_estimate_total",
+    "tokens_total",
+    "in_flight",
+    "ttft_seconds_count",
+    "ttft_seconds_sum",
+)
+NAMES: Final = tuple(f"{PREFIX}{name}" for name in _READ)
+"""All that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,15 @@ def page_of(exposition: bytes) -> RouterPage:
     Raises:
         SignalError: it is not such a page.
     """
+    return page_of_samples(of_page(exposition, PREFIX))
+
+
+def page_of_samples(samples: Iterable[Sample]) -> RouterPage:
+    """The same, of samples.
+
+    Raises:
+        SignalError: they are not of a router.
+    """
     requests: defaultdict[str, float] = defaultdict(float)
     answered: defaultdict[str, float] = defaultdict(float)
     unknown: defaultdict[str, float] = defaultdict(float)
@@ -80,27 +99,23 @@ def page_of(exposition: bytes) -> RouterPage:
     timed_s: defaultdict[str, float] = defaultdict(float)
     in_flight: defaultdict[tuple[str, str], float] = defaultdict(float)
     is_router = False
-    try:
-        for family in text_string_to_metric_families(exposition.decode()):
-            is_router |= family.name.startswith(_PREFIX)
-            for sample in family.samples:
-                pool = sample.labels.get("pool", "")
-                match sample.name.removeprefix(_PREFIX):
-                    case "requests_total":
-                        requests[pool] += sample.value
-                        answered[pool] += sample.value if sample.labels.get("code", "").startswith("2") else 0.0
-                    case "requests_without_estimate_total" if sample.labels.get("reason") == "no_usage":
-                        unknown[pool] += sample.value
-                    case "tokens_total" if sample.labels.get("kind") in tokens:
-                        tokens[sample.labels["kind"]][pool] += sample.value
-                    case "in_flight":
-                        in_flight[pool, sample.labels.get("datacenter", "")] += max(0.0, sample.value)
-                    case "ttft_seconds_count":
-                        timed[pool] += sample.value
-                    case "ttft_seconds_sum":
-                        timed_s[pool] += sample.value
-    except (ValueError, KeyError):
-        raise SignalError("the page is not in Prometheus' format") from None
+    for sample in samples:
+        is_router |= sample.name.startswith(PREFIX)
+        pool = sample.labels.get("pool", "")
+        match sample.name.removeprefix(PREFIX):
+            case "requests_total":
+                requests[pool] += sample.value
+                answered[pool] += sample.value if sample.labels.get("code", "").startswith("2") else 0.0
+            case "requests_without_estimate_total" if sample.labels.get("reason") == "no_usage":
+                unknown[pool] += sample.value
+            case "tokens_total" if sample.labels.get("kind") in tokens:
+                tokens[sample.labels["kind"]][pool] += sample.value
+            case "in_flight":
+                in_flight[pool, sample.labels.get("datacenter", "")] += max(0.0, sample.value)
+            case "ttft_seconds_count":
+                timed[pool] += sample.value
+            case "ttft_seconds_sum":
+                timed_s[pool] += sample.value
     if not is_router:
         raise SignalError("the page is not that of a MARLIN router's admin port")
     measured = {pool: max(0.0, answered[pool] - unknown[pool]) for pool in answered}

@@ -1,7 +1,8 @@
 """One task for each policy that says where its routers are: reads their counters, remembers, keeps.
 
-The host of an address may stand for many routers (a headless Service): all its addresses are read. What is over by
-the hour of an epoch is written into a ConfigMap beside the policy, owned by it.
+The host of an address may stand for many routers (a headless Service): all its addresses are read. Where none are
+named, a Prometheus that scrapes them may be asked instead. What is over by the hour of an epoch is written into a
+ConfigMap beside the policy, owned by it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from socket import SOCK_STREAM
 from typing import Any, Final, Protocol
 
-from yarl import URL
-
-from marlin.api.policy import RouterSource
-from marlin.api.values import Verification
-from marlin.operator.arrivals.counting import Counts, RouterPage, increase, page_of
+from marlin.api.policy import Observation, PrometheusObservation, RouterSource
+from marlin.operator.arrivals.counting import NAMES, Counts, RouterPage, increase, page_of, page_of_samples
 from marlin.operator.arrivals.expecting import forecasts
 from marlin.operator.arrivals.history import Ended, History, history_of
 from marlin.operator.core.applies import Apply, apply_record
@@ -27,9 +24,13 @@ from marlin.operator.core.fleet import Forecast
 from marlin.operator.core.observed import Key, ObservedPolicy
 from marlin.operator.epochs import epoch_to_plan
 from marlin.operator.kube.client import ApiError
-from marlin.operator.signals.http import Http, Request, SignalError
+from marlin.operator.members.sighting import Finding
+from marlin.operator.scraping.sources import Scraper
+from marlin.operator.signals.http import SignalError
 
 _log: Final = logging.getLogger(__name__)
+
+NOT_READ_YET: Final = Finding(None, "NotReadYet")
 
 RECORD: Final = "arrivals"
 KEY: Final = "arrivals.json"
@@ -38,6 +39,11 @@ KEY: Final = "arrivals.json"
 def record_name(policy: str) -> str:
     """Name of the ConfigMap. No origin's table has a dot in its name."""
     return f"marlin-{policy}.arrivals"
+
+
+def counts_arrivals(observation: Observation | None) -> bool:
+    """Whether a policy says where its routers can be read."""
+    return observation is not None and bool(observation.routers or observation.prometheus)
 
 
 class Hub(Protocol):
@@ -56,7 +62,7 @@ class Arrivals:
 
     Args:
         client: the hub.
-        http: asks routers.
+        scraper: asks routers, or the Prometheus that scrapes them.
         look_every_s: between two readings, s.
         kept: (namespace, ConfigMap) to its text, as found at the start.
         clock_s: Unix time, s.
@@ -65,13 +71,13 @@ class Arrivals:
     def __init__(
         self,
         client: Hub,
-        http: Http,
+        scraper: Scraper,
         look_every_s: float,
         kept: Mapping[Key, str],
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
-        self._http = http
+        self._scraper = scraper
         self._look_every_s = look_every_s
         self._kept = dict(kept)
         self._clock_s = clock_s
@@ -82,7 +88,7 @@ class Arrivals:
     def forecasts(self, policies: tuple[ObservedPolicy, ...]) -> dict[Key, Forecast]:
         """(namespace, pool) to what is expected of it in the epoch to plan; starts and ends tasks as policies do."""
         found: dict[Key, Forecast] = {}
-        wanted = {p.key: p for p in policies if p.model is not None and p.model.spec.observation is not None}
+        wanted = {p.key: p for p in policies if p.model is not None and counts_arrivals(p.model.spec.observation)}
         for key in self._watchers.keys() - wanted.keys():
             self._watchers.pop(key).close()
         for key, policy in wanted.items():
@@ -113,35 +119,47 @@ class Arrivals:
         """The time."""
         return datetime.fromtimestamp(self._clock_s(), tz=UTC)
 
+    def findings(self) -> dict[Key, Finding]:
+        """Policy to whether its routers can be read; those that name none are missing."""
+        return {key: watcher.finding for key, watcher in self._watchers.items()}
+
+    async def read_all(self, observation: Observation) -> tuple[list[tuple[str, str, RouterPage]], list[str]]:
+        """All routers of a policy: name, origin (empty: not known) and page of each; and what went wrong."""
+        found: list[tuple[str, str, RouterPage]] = []
+        problems = []
+        for source in observation.routers:
+            try:
+                found += [(name, source.origin or "", page) for name, page in (await self.read(source)).items()]
+            except SignalError as error:
+                problems.append(f"{source.name}: {error}")
+        if not observation.routers and observation.prometheus is not None:
+            try:
+                found += await self._asked(observation.prometheus)
+            except SignalError as error:
+                self.failures += 1
+                problems.append(f"prometheus: {error}")
+        return found, problems
+
+    async def _asked(self, prometheus: PrometheusObservation) -> list[tuple[str, str, RouterPage]]:
+        found = await self._scraper.query(prometheus, NAMES)
+        if not found:
+            raise SignalError("it has no series of routers: check its scrape configuration and matchers")
+        return [
+            (who, scrape.samples[0].labels.get(prometheus.origin_label or "", ""), page_of_samples(scrape.samples))
+            for who, scrape in sorted(found.items())
+        ]
+
     async def read(self, source: RouterSource) -> dict[str, RouterPage]:
         """The pages of all routers behind an address, by the router's own address.
 
         Raises:
             SignalError: one of them could not be read.
         """
-        url = URL(source.metrics_url)
-        assert url.host is not None
-        try:
-            entries = await asyncio.get_running_loop().getaddrinfo(url.host, url.port or 80, type=SOCK_STREAM)
-        except OSError:
-            raise SignalError(f"{url.host} cannot be resolved") from None
-        found: dict[str, RouterPage] = {}
-        problem: SignalError | None = None
-        for host in sorted({str(entry[4][0]) for entry in entries}):
-            request = Request(
-                str(url.with_host(host)),
-                headers={"Host": url.authority},
-                context=source.tls.verification is Verification.REQUIRED,
-                server_name=(source.tls.server_name or url.host) if url.scheme == "https" else None,
-            )
-            try:
-                found[f"{source.name} {host}"] = page_of(await self._http.get(request))
-            except SignalError as error:
-                self.failures += 1
-                problem = error
+        pages, problem = await self._scraper.pages(source.metrics_url, source.tls)
         if problem is not None:  # half of a site's routers would look like half of its requests
+            self.failures += 1
             raise problem
-        return found
+        return {f"{source.name} {host}": page_of(page) for host, page in pages.items()}
 
     async def keep(self, policy: ObservedPolicy, history: History) -> None:
         """Writes a history beside its policy."""
@@ -173,6 +191,8 @@ class Watcher:
     history: History
     in_flight: Mapping[tuple[str, str], float] | None = None
     """(pool, site) to requests there at the last reading; None: not all routers could be read."""
+    finding: Finding = NOT_READ_YET
+    """Whether the routers can be read."""
     _counters: dict[str, Counts] = field(default_factory=dict)
     """Router to what its counters said when they were read last."""
     _read_s: float | None = None
@@ -215,30 +235,23 @@ class Watcher:
         """Reads all routers once, and keeps the history when an epoch is over."""
         assert self.policy.model is not None
         observation = self.policy.model.spec.observation
-        sources = observation.routers if observation is not None else ()
+        pages, problems = ([], []) if observation is None else await self.arrivals.read_all(observation)
         arrived: dict[str, Counts] = {}
-        seen = False
+        seen = bool(pages)
         counters: dict[str, Counts] = {}
         in_flight: dict[tuple[str, str], float] = {}
-        problems = []
-        for source in sources:
-            try:
-                routers = await self.arrivals.read(source)
-            except SignalError as error:
-                problems.append(f"{source.name}: {error}")
-                continue
-            seen = True
-            for name, page in routers.items():
-                before = self._counters.get(name)
-                counts = counters[name] = page.counts
-                for place, requests in page.in_flight.items():
-                    in_flight[place] = in_flight.get(place, 0.0) + requests
-                if before is not None:
-                    origin = source.origin or ""
-                    arrived[origin] = arrived.get(origin, Counts()).plus(increase(counts, before))
+        for name, origin, page in pages:
+            before = self._counters.get(name)
+            counters[name] = page.counts
+            for place, requests in page.in_flight.items():
+                in_flight[place] = in_flight.get(place, 0.0) + requests
+            if before is not None:
+                arrived[origin] = arrived.get(origin, Counts()).plus(increase(page.counts, before))
         if problems and not self._failing:
             _log.warning("arrivals of MarlinPolicy %s/%s: %s", *self.policy.key, "; ".join(problems[:3]))
         self._failing = bool(problems)
+        said = "; ".join(problems[:3])
+        self.finding = Finding(False, "Unreadable", said) if problems else Finding(True, "Observed")
         self.in_flight = None if problems else in_flight
         # Where one could not be read, those that are gone cannot be told from those that are silent.
         self._counters = self._counters | counters if problems else counters

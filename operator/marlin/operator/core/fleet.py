@@ -26,6 +26,7 @@ from marlin.api.signals import (
     WaterSignal,
 )
 from marlin.api.state import FleetState
+from marlin.operator.core.calibrating import ASSUMED
 from marlin.operator.core.observed import Key
 from marlin.operator.core.tables import address
 from marlin.operator.epochs import Epoch
@@ -53,6 +54,14 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What one pool's engines have to do now, by site."""
+
+    running: Mapping[str, float] = field(default_factory=dict)
+    waiting: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """A policy's fleet in one epoch."""
 
@@ -72,6 +81,7 @@ def fleet_of(
     unusable: Set[str],
     forecasts: Mapping[Key, Forecast],
     epoch: Epoch,
+    loads: Mapping[Key, Load] | None = None,
 ) -> Fleet:
     """The fleet as it is expected to be in ``epoch``.
 
@@ -83,15 +93,20 @@ def fleet_of(
         unusable: sites that may not get requests.
         forecasts: (namespace, pool) to what is expected of it; half of its capacity is taken where it is missing.
         epoch: the epoch.
+        loads: (namespace, pool) to what its engines have to do now; pools of which that is not known are missing.
+
+    A pool of unknown speed is taken to be as fast as ``ASSUMED``: what follows for how its sites compare holds.
 
     Raises:
-        InputError: a capacity, a profile or a place is missing; the message names object and field.
+        InputError: a capacity or a place is missing; the message names object and field.
     """
+    loads = loads or {}
+    namespace = policy.metadata.namespace or ""
     by_name = {site.metadata.name: site for site in sites}
     builder = Builder(
         Documents(
             datacenters=tuple(_as_observed(site, readings[site.metadata.name], unusable) for site in sites),
-            pools=tuple(_within(pool, by_name) for pool in pools),
+            pools=tuple(_within(_of_some_speed(pool), by_name) for pool in pools),
             policies=(policy,),
         )
     )
@@ -104,12 +119,12 @@ def fleet_of(
                 forecast.mean_prompt_tokens,
                 forecast.mean_output_tokens,
                 upper_requests=forecast.upper_requests,
+                **_at_sites(loads.get((namespace, name)), sites),
             )
             for name, forecast in expected.items()
         }
         return builder.state(epoch.start, demand, epoch=epoch.number, epoch_s=epoch.length_s, start_time=epoch.start)
 
-    namespace = policy.metadata.namespace or ""
     order = [pool.metadata.name for pool in builder.pools]
     known = {name: forecasts[namespace, name] for name in order if (namespace, name) in forecasts}
     missing = tuple(name for name in order if name not in known)
@@ -153,6 +168,23 @@ def _as_observed(site: Datacenter, readings: SiteReadings, unusable: Set[str]) -
 def _constant(reading: Reading, least: float | None = None) -> StaticSource:
     value = reading.value if least is None else max(least, reading.value)
     return StaticSource(value=f"{value:.6f}")
+
+
+def _of_some_speed(pool: InferencePool) -> InferencePool:
+    if pool.spec.profile is not None:
+        return pool
+    return pool.model_copy(update={"spec": pool.spec.model_copy(update={"profile": ASSUMED})})
+
+
+def _at_sites(load: Load | None, sites: tuple[Datacenter, ...]) -> dict[str, tuple[float, ...]]:
+    """(D,) requests waiting and running at each site, as the state has them."""
+    if load is None:
+        return {}
+    names = [site.metadata.name for site in sites]
+    return {
+        "backlog_requests": tuple(load.waiting.get(name, 0.0) for name in names),
+        "in_flight_requests": tuple(load.running.get(name, 0.0) for name in names),
+    }
 
 
 def _within(pool: InferencePool, sites: Mapping[str, Datacenter]) -> InferencePool:

@@ -21,7 +21,7 @@ from marlin.api.policy import AgentStatus, MarlinPolicy, Mode, OverrideMode, Pla
 from marlin.api.pool import InferencePool
 from marlin.api.state import FleetState
 from marlin.operator.core.artifact_use import ArtifactUse
-from marlin.operator.core.fleet import Forecast, fleet_of
+from marlin.operator.core.fleet import Fleet, Forecast, Load, fleet_of
 from marlin.operator.core.guardrails import within_change
 from marlin.operator.core.negotiation import Negotiation, negotiation_of
 from marlin.operator.core.observed import Key
@@ -62,6 +62,8 @@ class Task:
     """Role to its artifact, for planners of kind Marlin."""
     agents: tuple[AgentStatus, ...] = ()
     """The agents' standing, as the status keeps it."""
+    loads: Mapping[Key, Load] = field(default_factory=dict)
+    """(namespace, pool) to what its engines have to do now; pools of which that is not known are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,15 @@ class Planned:
     """A plan and what is known of it."""
 
     plan: RoutingPlan
-    estimate: Metrics
-    """What the twin expects of what the planner wanted, before it was held back."""
-    baseline_estimate: Metrics
+    estimate: Metrics | None
+    """What the twin expects of what the planner wanted, before it was held back; None where no pool's speed is known.
+    Pools of unknown speed are in none of the estimates."""
+    baseline_estimate: Metrics | None
     forecast_requests: float
     assumed: tuple[str, ...] = ()
     """Pools whose demand is assumed."""
+    by_capacity: tuple[str, ...] = ()
+    """Pools that were planned by capacity, because their speed is not known."""
     fallbacks: tuple[str, ...] = ()
     """Sites that stand on the last rung of a signal's ladder."""
     held: tuple[str, ...] = ()
@@ -89,7 +94,7 @@ class Planned:
     predicted: Mapping[str, Prediction] = field(default_factory=dict)
     """Pool to what the twin expects of the plan as it is published."""
     state: FleetState | None = None
-    """The fleet as it was planned."""
+    """The fleet as it was planned; None where the speed of one of its pools is not known."""
     took_s: float = 0.0
     """Time that the decision took, s."""
     began_s: float = 0.0
@@ -157,30 +162,34 @@ def _planned(task: Task) -> Planned | Refusal:
         else:
             # Nothing to keep, or everything lost: what needs no signal.
             spec = PlannerSpec(kind=PlannerKind.CAPACITY_PROPORTIONAL)
-    fleet = fleet_of(
-        policy,
-        task.pools,
-        task.sites,
-        readings=task.readings,
-        unusable=unusable,
-        forecasts=task.forecasts,
-        epoch=task.epoch,
-    )
+    known = tuple(pool for pool in task.pools if pool.spec.profile is not None)
+    unknown = tuple(pool for pool in task.pools if pool.spec.profile is None)
+    fleet = _fleet(task, known or unknown, unusable)
+    if not known:
+        spec = PlannerSpec(kind=PlannerKind.CAPACITY_PROPORTIONAL)
     decision = _decide(task, spec, "planner", fleet.state)
-    plan, held = within_change(
-        decision.plan, task.before, policy.spec.guardrails.max_weight_change_percent, _usable_sites(fleet.state)
-    )
+    wanted, usable = decision.plan, _usable_sites(fleet.state)
+    if known and unknown:
+        beside = _fleet(task, unknown, unusable)
+        by_capacity = _decide(task, PlannerSpec(kind=PlannerKind.CAPACITY_PROPORTIONAL), "planner", beside.state)
+        rows = tuple(sorted((*wanted.pools, *by_capacity.plan.pools), key=lambda row: row.name))
+        wanted = wanted.model_copy(update={"pools": rows, "hash": None}).sealed()
+        usable |= _usable_sites(beside.state)
+    plan, held = within_change(wanted, task.before, policy.spec.guardrails.max_weight_change_percent, usable)
     starts = takes_effect(task.epoch, task.now)
-    explanation = _explanation(plan.explanation, held, lost, fleet.assumed)
+    by_capacity_only = tuple(pool.metadata.name for pool in unknown)
+    assumed = tuple(name for name in fleet.assumed if name not in by_capacity_only)
+    explanation = _explanation(plan.explanation, held, lost, assumed, by_capacity_only)
     plan = plan.model_copy(update={"valid_from": starts, "explanation": explanation, "hash": None}).sealed()
-    shadow, shadow_problem = _shadow(task, fleet.state)
+    shadow, shadow_problem = _shadow(task, fleet.state) if known else (None, "")
     standing = next((d for d in (decision, shadow) if d is not None and d.carried is not None), None)
     return Planned(
         plan=plan,
-        estimate=decision.estimate,
-        baseline_estimate=decision.baseline_estimate,
-        forecast_requests=sum(sum(pool.forecast_requests) for pool in fleet.state.pools),
-        assumed=fleet.assumed,
+        estimate=decision.estimate if known else None,
+        baseline_estimate=decision.baseline_estimate if known else None,
+        forecast_requests=_forecast_requests(task, fleet.state),
+        assumed=assumed,
+        by_capacity=by_capacity_only,
         fallbacks=lost,
         held=held,
         shadow=None if shadow is None else shadow.plan,
@@ -188,9 +197,41 @@ def _planned(task: Task) -> Planned | Refusal:
         shadow_problem=shadow_problem,
         agents=() if standing is None else agents_after(standing, task.agents, task.now),
         negotiation=None if standing is None else negotiation_of(standing),
-        predicted=predictions(fleet.state, plan),
-        state=fleet.state,
+        predicted=predictions(fleet.state, _rows_of(plan, known)) if known else {},
+        state=fleet.state if known and not unknown else None,
     )
+
+
+def _fleet(task: Task, pools: tuple[InferencePool, ...], unusable: Set[str]) -> Fleet:
+    return fleet_of(
+        task.policy,
+        pools,
+        task.sites,
+        readings=task.readings,
+        unusable=unusable,
+        forecasts=task.forecasts,
+        epoch=task.epoch,
+        loads=task.loads,
+    )
+
+
+def _rows_of(plan: RoutingPlan, pools: tuple[InferencePool, ...]) -> RoutingPlan:
+    """The plan with the rows of some pools alone."""
+    names = {pool.metadata.name for pool in pools}
+    rows = tuple(row for row in plan.pools if row.name in names)
+    return plan if len(rows) == len(plan.pools) else plan.model_copy(update={"pools": rows, "hash": None})
+
+
+def _forecast_requests(task: Task, state: FleetState) -> float:
+    """Of all pools; of one of unknown speed where arrivals were counted: half of an assumed capacity is nothing."""
+    namespace = task.policy.metadata.namespace or ""
+    expected = {pool.name: sum(pool.forecast_requests) for pool in state.pools}
+    for pool in task.pools:
+        name = pool.metadata.name
+        if pool.spec.profile is None:
+            forecast = task.forecasts.get((namespace, name))
+            expected[name] = 0.0 if forecast is None else forecast.requests
+    return sum(expected.values())
 
 
 def _planner_spec(policy: MarlinPolicy, at: datetime) -> PlannerSpec:
@@ -284,8 +325,12 @@ def _is_lost(readings: SiteReadings) -> bool:
     return any(reading.quality is SampleQuality.FALLBACK for reading in readings.all())
 
 
-def _explanation(text: str, held: tuple[str, ...], lost: tuple[str, ...], assumed: tuple[str, ...]) -> str:
+def _explanation(
+    text: str, held: tuple[str, ...], lost: tuple[str, ...], assumed: tuple[str, ...], by_capacity: tuple[str, ...]
+) -> str:
     parts = [text]
+    if by_capacity:
+        parts.append(f"by capacity, their speed is not known: {_listed(by_capacity)}")
     if held:
         parts.append(f"held back by maxWeightChangePercent: {_listed(held)}")
     if lost:

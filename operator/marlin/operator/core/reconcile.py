@@ -25,7 +25,8 @@ from marlin.api.values import API_VERSION, ApiModel
 from marlin.operator.core.acceptance import Verdict, verdicts
 from marlin.operator.core.applies import Apply, EventNote, apply_status, apply_table
 from marlin.operator.core.artifact_use import ArtifactUse
-from marlin.operator.core.fleet import Forecast, fleet_of
+from marlin.operator.core.calibrating import EngineSight, calibration_of, pool_as_calibrated
+from marlin.operator.core.fleet import Forecast, Load, fleet_of
 from marlin.operator.core.found import pool_as_found, site_as_found
 from marlin.operator.core.memory import Memory
 from marlin.operator.core.observed import Key, ObservedPolicy, ObservedPool, ObservedSite
@@ -36,8 +37,10 @@ from marlin.operator.core.scaling import ScaleOrder, replicas_in_use, scale_orde
 from marlin.operator.core.statements import changed
 from marlin.operator.core.statuses import Programmed, policy_status, pool_status, site_status
 from marlin.operator.core.tables import table_names, table_parts
+from marlin.operator.engines.fitting import Fit
+from marlin.operator.engines.wanted import Wanted, wanted_engines
 from marlin.operator.epochs import epoch_at, epoch_to_plan, is_planned, next_due
-from marlin.operator.members.sighting import BackendKey, Sighting
+from marlin.operator.members.sighting import BackendKey, Finding, Sighting
 from marlin.operator.signals.ladder import site_readings
 from marlin.operator.signals.values import Feed, SiteReadings
 
@@ -67,6 +70,10 @@ class World:
     """(policy, role) to the artifact of a planner of kind Marlin."""
     in_flight: Mapping[Key, Mapping[tuple[str, str], float]] = field(default_factory=dict)
     """Policy to requests by (pool, site) now; policies of which that is not known are missing."""
+    engines: Mapping[Key, EngineSight] = field(default_factory=dict)
+    """(namespace, pool) to what is known of its engines; pools whose engines are not read are missing."""
+    observed: Mapping[Key, Finding] = field(default_factory=dict)
+    """Policy to whether its routers can be read; policies that name none are missing."""
     write_problems: Mapping[Key, str] = field(default_factory=dict)
     """(namespace, policy) to why its tables could not be written last time."""
 
@@ -84,6 +91,8 @@ class Actions:
     """What was seen and decided, for metrics."""
     scales: Mapping[BackendKey, ScaleOrder] = field(default_factory=dict)
     """Backend to what its workload is to be scaled to."""
+    engines: Mapping[Key, Wanted] = field(default_factory=dict)
+    """(namespace, pool) to the engines that are to be read."""
 
 
 def reconcile(world: World, memory: Memory | None = None) -> Actions:
@@ -140,7 +149,20 @@ def reconcile(world: World, memory: Memory | None = None) -> Actions:
         _write("Datacenter", site, site_now, document, applies, events)
     memory.sweep()
     report = Report(tuple(policy_reports), tuple(pool_reports), tuple(site_reports))
-    return Actions(tuple(applies), tuple(events), min(wake), report, scales)
+    return Actions(tuple(applies), tuple(events), min(wake), report, scales, _engines(world, accepted, sites))
+
+
+def _engines(world: World, accepted: Mapping[Key, Verdict], sites: Mapping[str, Datacenter]) -> dict[Key, Wanted]:
+    """The engines that are to be read, by pool."""
+    stated = {pool.key: pool.model for pool in world.pools}
+    wanted: dict[Key, Wanted] = {}
+    for policy in world.policies:
+        if policy.model is None or not accepted[policy.key].is_accepted:
+            continue
+        keys = ((policy.key[0], pool.metadata.name) for pool in accepted[policy.key].pools)
+        pools = (model for key in keys if (model := stated[key]) is not None)
+        wanted |= wanted_engines(policy.model, pools, sites, world.sightings)
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +178,17 @@ def _pool_as_found(world: World, memory: Memory, pool: ObservedPool, sites: Mapp
     if pool.model is None:
         return pool
     here, seen, around = _around(world, pool, sites)
-    return memory.pools.get(pool.key, (pool, around), lambda: pool_as_found(pool, here, seen))
+
+    def make() -> ObservedPool:
+        return pool_as_calibrated(pool_as_found(pool, here, seen), calibration_of(pool, world.engines.get(pool.key)))
+
+    return memory.pools.get(pool.key, (pool, around), make)
+
+
+def _speed(world: World, pool: ObservedPool) -> tuple[Fit | None, str, str] | None:
+    """What is known of its engines but for what they have to do now."""
+    sight = world.engines.get(pool.key)
+    return None if sight is None else (sight.fit, sight.reason, sight.message)
 
 
 AnyStatus = TypeVar("AnyStatus", DatacenterStatus, InferencePoolStatus, MarlinPolicyStatus)
@@ -198,10 +230,15 @@ def _pool_status(
     plan = programmed.plan and programmed.plan.hash
     of_plan = (plan, programmed.is_published, programmed.wanted)
     of_pool = (pool.model, pool.generation, pool.problem, around)
+
+    def make() -> tuple[InferencePoolStatus, Mapping[str, Any]]:
+        calibration = None if pool.model is None else calibration_of(pool, world.engines.get(pool.key))
+        return _documented(pool, pool_status(pool, here, programmed, world.now, seen, calibration))
+
     return memory.pool_statuses.get(
         pool.key,
         (*of_pool, of_plan, pool.status),
-        lambda: _documented(pool, pool_status(pool, here, programmed, world.now, seen)),
+        make,
         lambda made: (*of_pool, of_plan, made[0]),
     )
 
@@ -213,7 +250,8 @@ def _around(
     names = {backend.datacenter_name: None for backend in pool.model.spec.backends} if pool.model is not None else {}
     here = {name: sites[name] for name in names if name in sites}
     seen = {name: world.sightings[name] for name in names if name in world.sightings}
-    return here, seen, (tuple(here), tuple(site.spec for site in here.values()), tuple(seen), tuple(seen.values()))
+    of_sites = (tuple(here), tuple(site.spec for site in here.values()))
+    return here, seen, (*of_sites, tuple(seen), tuple(seen.values()), _speed(world, pool))
 
 
 def _scale_orders(
@@ -221,10 +259,14 @@ def _scale_orders(
 ) -> dict[BackendKey, ScaleOrder]:
     if pool.model is None or pool.model.spec.scaling.mode is not ScalingMode.SCALE:
         return {}
-    flying = world.in_flight.get(owner)
-    in_use = None
+    flying, sight = world.in_flight.get(owner), world.engines.get(pool.key)
+    here = None
     if flying is not None:
         here = {site: requests for (name, site), requests in flying.items() if name == pool.name}
+    elif sight is not None and sight.is_whole:
+        here = {s: sight.running.get(s, 0.0) + sight.waiting.get(s, 0.0) for s in {*sight.running, *sight.waiting}}
+    in_use = None
+    if here is not None:
         policy = next(p.model for p in world.policies if p.key == owner)
         routers = 1 if policy is None else len(policy.spec.origins)
         published = world.tables.get((owner[0], f"marlin-{owner[1]}"))
@@ -262,14 +304,23 @@ def _policy(
     refused = world.write_problems.get(policy.key, "")
     uses = {role: use for (key, role), use in world.artifacts.items() if key == policy.key}
 
+    observed = world.observed.get(policy.key)
+
     def make() -> tuple[MarlinPolicyStatus, Mapping[str, Any]]:
         status = policy_status(
-            policy, verdict, outcome, applied_problem=problem, write_problem=refused, now=world.now, artifacts=uses
+            policy,
+            verdict,
+            outcome,
+            applied_problem=problem,
+            write_problem=refused,
+            now=world.now,
+            artifacts=uses,
+            observed=observed,
         )
         return _documented(policy, status)
 
     paused = policy.model is not None and is_paused(policy.model, world.now)
-    inputs = (policy, verdict, problem, refused, uses, paused)
+    inputs = (policy, verdict, problem, refused, uses, paused, observed)
     # A decision is of its own round.
     status, document = make() if outcome is not None else memory.policy_statuses.get(policy.key, inputs, make)
     # With a refusal to tell, the status does not wait for the tables: it is what says that they are not there.
@@ -308,8 +359,23 @@ def _plan_if_due(world: World, policy: ObservedPolicy, verdict: Verdict) -> Plan
             down=frozenset(name for name, sighting in world.sightings.items() if sighting.is_router_down),
             artifacts={role: use for (key, role), use in world.artifacts.items() if key == policy.key},
             agents=policy.status.agents if policy.status is not None else (),
+            loads=_loads(world, policy, verdict),
         )
     )
+
+
+def _loads(world: World, policy: ObservedPolicy, verdict: Verdict) -> dict[Key, Load]:
+    """Pool to what its engines have to do now: as they say, else what is in flight at the routers."""
+    found: dict[Key, Load] = {}
+    flying = world.in_flight.get(policy.key)
+    for pool in verdict.pools:
+        key = (policy.key[0], pool.metadata.name)
+        sight = world.engines.get(key)
+        if sight is not None and sight.is_whole:
+            found[key] = Load(sight.running, sight.waiting)
+        elif flying is not None:
+            found[key] = Load({site: requests for (name, site), requests in flying.items() if name == key[1]})
+    return found
 
 
 def _is_newer(plan: RoutingPlan, other: RoutingPlan | None) -> bool:

@@ -21,11 +21,12 @@ from marlin.api.policy import MarlinPolicyStatus, Mode, ShadowStatus
 from marlin.api.pool import BackendStatus, InferencePoolStatus
 from marlin.operator.core.acceptance import Verdict
 from marlin.operator.core.artifact_use import ArtifactUse
+from marlin.operator.core.calibrating import Calibration, calibration_of
 from marlin.operator.core.observed import ObservedPolicy, ObservedPool, ObservedSite
 from marlin.operator.core.planning import Planned, Refusal, is_paused
 from marlin.operator.core.statements import Statement, conditions
 from marlin.operator.core.tables import unresolved_backends
-from marlin.operator.members.sighting import BackendSight, Sighting
+from marlin.operator.members.sighting import BackendSight, Finding, Sighting
 from marlin.operator.signals.values import SiteReadings
 
 _MOST_MESSAGE = 1024
@@ -93,6 +94,7 @@ def pool_status(
     programmed: Programmed,
     now: datetime,
     sightings: Mapping[str, Sighting] | None = None,
+    calibration: Calibration | None = None,
 ) -> InferencePoolStatus:
     """What is known of a pool.
 
@@ -102,6 +104,7 @@ def pool_status(
         programmed: what became of its plan.
         now: the time.
         sightings: site to what was seen in its cluster.
+        calibration: how fast it is taken to be; None: its engines are not read.
     """
     if pool.model is None:
         statements = [
@@ -136,11 +139,8 @@ def pool_status(
         if programmed.is_published
         else Statement("Programmed", False, "NotPlanned", "no accepted MarlinPolicy plans this pool")
     )
-    profile = (
-        Statement("ProfileCalibrated", True, "Stated", "spec.profile is used as it is")
-        if pool.model.spec.profile is not None
-        else Statement("ProfileCalibrated", False, "InsufficientData", "spec.profile is needed: none can be fitted yet")
-    )
+    calibration = calibration or calibration_of(pool, None)
+    profile = Statement("ProfileCalibrated", calibration.holds, calibration.reason, calibration.message)
     usable = [b for b in backends if b.datacenter_name in sites and b.name not in unresolved]
     alive = [b for b in usable if b.name not in sights or sights[b.name].ready_endpoints > 0]
     if usable and not alive:
@@ -159,6 +159,7 @@ def pool_status(
     weights = dict(zip(plan.datacenters, row.weights, strict=True)) if plan is not None and row is not None else {}
     return InferencePoolStatus(
         observed_generation=pool.generation,
+        fitted_profile=calibration.fitted,
         ready_backends=sum(sight.ready_endpoints > 0 for sight in sights.values()) if sights else None,
         backends=tuple(
             BackendStatus(
@@ -189,6 +190,7 @@ def policy_status(
     write_problem: str,
     now: datetime,
     artifacts: Mapping[str, ArtifactUse] | None = None,
+    observed: Finding | None = None,
 ) -> MarlinPolicyStatus:
     """What is known of a policy.
 
@@ -200,6 +202,7 @@ def policy_status(
         write_problem: why they could not be written last time; empty when they were.
         now: the time.
         artifacts: role to its artifact, for planners of kind Marlin.
+        observed: whether its routers can be read; None: it names none.
     """
     before = policy.status or MarlinPolicyStatus()
     agents = before.agents
@@ -208,7 +211,8 @@ def policy_status(
     forecast = before.forecast_requests
     if isinstance(outcome, Planned):
         plan = outcome.plan
-        estimate, baseline = MetricsText.of(outcome.estimate), MetricsText.of(outcome.baseline_estimate)
+        estimate = None if outcome.estimate is None else MetricsText.of(outcome.estimate)
+        baseline = None if outcome.baseline_estimate is None else MetricsText.of(outcome.baseline_estimate)
         forecast = round(outcome.forecast_requests)
         shadow = _shadow_status(outcome)
         agents = outcome.agents or agents
@@ -221,7 +225,7 @@ def policy_status(
     )
     degraded = _degraded(policy, outcome)
     ready = _policy_ready(policy, accepted, planned, applied)
-    status = [accepted, _artifact(artifacts or {}), planned, applied, degraded, ready]
+    status = [accepted, _artifact(artifacts or {}), _observed(observed), planned, applied, degraded, ready]
     if not verdict.is_accepted:
         estimate = baseline = shadow = forecast = None
     return MarlinPolicyStatus(
@@ -320,6 +324,13 @@ def _artifact(uses: Mapping[str, ArtifactUse]) -> Statement:
             kept = "; the one before it stays in use" if use.folder is not None else ""
             return Statement("ArtifactAccepted", False, "ArtifactRejected", f"{role}: {use.problem}{kept}")
     return Statement("ArtifactAccepted", True, "Accepted")
+
+
+def _observed(finding: Finding | None) -> Statement:
+    if finding is None:
+        said = "spec.observation names no routers: half of each pool's capacity is assumed to be asked for"
+        return Statement("Observed", None, "NotConfigured", said)
+    return Statement("Observed", finding.holds, finding.reason, finding.message)
 
 
 def _planned(

@@ -107,6 +107,7 @@ def table_parts(
         for backend in usable:
             d = position[backend.datacenter_name]
             # Several backends of one site share its capacity by their replicas.
+            is_known = document.spec.profile is not None
             part = _replicas(backend) / total[backend.datacenter_name] if total[backend.datacenter_name] else 0.0
             site = by_name[backend.datacenter_name]
             member = site.spec.router
@@ -122,8 +123,9 @@ def table_parts(
                     capacity_rps=float(capacity[v, d]) * part,
                     concurrency_at_capacity=float(concurrency[v, d]) * part / sharing or None,
                     max_concurrent_requests=backend.max_concurrent_requests,
-                    joules_per_prompt_token=float(per_prompt[v, d]),
-                    joules_per_output_token=float(per_output[v, d]),
+                    # Of a pool of unknown speed the capacities say how its sites compare; its energy is not known.
+                    joules_per_prompt_token=float(per_prompt[v, d]) if is_known else 0.0,
+                    joules_per_output_token=float(per_output[v, d]) if is_known else 0.0,
                 )
             )
         rows.append(

@@ -73,6 +73,14 @@ def ready_endpoints(slices: Iterable[Mapping[str, Any]]) -> list[Mapping[str, An
     return list(found.values())
 
 
+def endpoint_port(slices: Iterable[Mapping[str, Any]], service_port: int) -> int:
+    """The port that endpoints listen on: a slice names it once; of several the one that is the Service's own number."""
+    ports = {int(p["port"]) for piece in slices for p in piece.get("ports") or () if p.get("port")}
+    if len(ports) == 1:
+        return next(iter(ports))
+    return service_port if service_port in ports else 0
+
+
 def ready_pods(pods: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Pods that take requests."""
     return [pod for pod in pods if _is_ready(pod) and not (pod.get("metadata") or {}).get("deletionTimestamp")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -13,7 +13,15 @@ from marlin.api.values import Verification
 from marlin.operator.kube.client import ApiError, Client
 from marlin.operator.members import discovery
 from marlin.operator.members.reaching import Secrets
-from marlin.operator.members.sighting import NOT_CONFIGURED, BackendKey, BackendSight, Finding, Group, Sighting
+from marlin.operator.members.sighting import (
+    MOST_ADDRESSES,
+    NOT_CONFIGURED,
+    BackendKey,
+    BackendSight,
+    Finding,
+    Group,
+    Sighting,
+)
 from marlin.operator.signals.http import Http, RefusedError, Request, SignalError, TlsRefusedError
 
 _PAGE: Final = "500"
@@ -99,7 +107,9 @@ class _Eyes:
         pod: Mapping[str, Any] = {}
         if target.get("kind") == "Pod":
             pod = await _found(self.client, f"/api/v1/namespaces/{ref.namespace}/pods/{target.get('name')}")
-        return self._sight(len(ready), str(ready[0].get("nodeName") or ""), pod)
+        addresses = [str(endpoint["addresses"][0]) for endpoint in ready]
+        port = discovery.endpoint_port(slices, ref.port)
+        return self._sight(ready_at(addresses, port), str(ready[0].get("nodeName") or ""), pod, len(ready))
 
     async def _behind_pool(self, ref: UpstreamPoolRef) -> BackendSight:
         if ref.kind is not UpstreamKind.INFERENCE_POOL:
@@ -114,12 +124,21 @@ class _Eyes:
         ready = discovery.ready_pods(pods)
         if not ready:
             return BackendSight(0)
-        return self._sight(len(ready), str((ready[0].get("spec") or {}).get("nodeName") or ""), ready[0])
+        addresses = [str((one.get("status") or {}).get("podIP") or "") for one in ready]
+        port = next((int(p["number"]) for p in pool["spec"].get("targetPorts") or () if "number" in p), 0)
+        node_name = str((ready[0].get("spec") or {}).get("nodeName") or "")
+        return self._sight(ready_at(addresses, port), node_name, ready[0], len(ready))
 
-    def _sight(self, ready: int, node_name: str, pod: Mapping[str, Any]) -> BackendSight:
+    def _sight(self, addresses: tuple[str, ...], node_name: str, pod: Mapping[str, Any], ready: int) -> BackendSight:
         node = self.nodes.get(node_name)
         group = "" if node is None else discovery.group_of_node(node, self.groups)
-        return BackendSight(ready, group, discovery.accelerators_of_pod(pod))
+        return BackendSight(ready, group, discovery.accelerators_of_pod(pod), addresses)
+
+
+def ready_at(hosts: Iterable[str], port: int) -> tuple[str, ...]:
+    """HOST:PORT of the first endpoints, in an order of their own; none where the port is not known."""
+    known = sorted(host for host in hosts if host) if port else []
+    return tuple(f"[{h}]:{port}" if ":" in h else f"{h}:{port}" for h in known[:MOST_ADDRESSES])
 
 
 async def _all_of(client: Client, path: str, params: Mapping[str, str] | None = None) -> list[dict[str, Any]]:

@@ -22,6 +22,8 @@ class Finding:
     message: str = ""
 
 
+MOST_ADDRESSES: Final = 64
+
 NOT_CONFIGURED: Final = Finding(None, "NotConfigured")
 
 
@@ -45,6 +47,8 @@ class BackendSight:
     """That of the node a ready endpoint runs on; empty where that is not known."""
     tensor_parallel: int = 1
     """Accelerators that a pod asks for."""
+    addresses: tuple[str, ...] = ()
+    """HOST:PORT of its ready endpoints, at most ``MOST_ADDRESSES``; they lead somewhere in its own cluster only."""
     problem: str = ""
     """Why it cannot be resolved; empty when it can."""
     scale_problem: str = ""
