@@ -21,6 +21,8 @@ from marlin.router.balancer import SHARED_VIEW_S, Balancer
 from marlin.router.choice import in_time
 from marlin.router.held import MAX_HELD, Held, SummaryError, held_of_engine, held_of_member, summary_of
 from marlin.router.loads import LoadPage
+from marlin.router.messages import BackendReport, Report
+from marlin.router.scrapes import ASKED_PER_REQUEST, MEMBER_INTERVAL_S, SHORTEST_INTERVAL_S, Scrapes
 from marlin.router.view import Backend, Datacenter, Ordered, Pool, Shares, Site, Table
 
 CAP = 100
@@ -84,34 +86,36 @@ class World:
             page.close()
 
 
-def arrivals(random: Random, service_s: float, seconds: float) -> Iterator[tuple[float, int]]:
+def arrivals(random: Random, service_s: float, seconds: float, routers: int) -> Iterator[tuple[float, int]]:
     """Moments and routers: a load of 20 % of the first site's cap, and from a third of the time on, of 120 %."""
     now_s = 0.0
     while now_s < seconds:
         share = 0.2 if now_s < seconds / 3 else 1.2
         now_s += random.uniform(0.5, 1.5) * service_s / (share * CAP)
-        yield now_s, random.randrange(2)
+        yield now_s, random.randrange(routers)
 
 
 @pytest.mark.parametrize(
-    ("service_s", "oldest_s"),
+    ("service_s", "oldest_s", "routers"),
     [
-        pytest.param(3.0, 0.2, id="summaries as they usually are"),
-        pytest.param(10.0, 0.75, id="summaries as old as they may be"),
+        pytest.param(3.0, 0.2, 2, id="summaries as they usually are"),
+        pytest.param(10.0, 0.75, 2, id="summaries as old as they may be"),
+        pytest.param(0.6, 1.5 * SHORTEST_INTERVAL_S, 2, id="short requests: members are asked more often"),
+        pytest.param(0.6, 1.5 * SHORTEST_INTERVAL_S, 4, id="four routers"),
     ],
 )
 @pytest.mark.parametrize("seed", range(5))
-def test_two_routers_fill_the_first_site_to_its_cap_and_hardly_beyond(
-    service_s: float, oldest_s: float, seed: int
+def test_routers_fill_the_first_site_together_to_its_cap_and_hardly_beyond(
+    service_s: float, oldest_s: float, routers: int, seed: int
 ) -> None:
     """The cap is exceeded by at most 5 % for at most 2 s at a time, and nothing goes down while 5 % is free."""
-    random, world = Random(seed), World(routers=2)
+    random, world = Random(seed), World(routers)
     # (time, order among equals, what happens)
     events: list[tuple[float, int, str, int, int]] = []
-    for number, (at_s, router) in enumerate(arrivals(random, service_s, 12 * service_s)):
+    for number, (at_s, router) in enumerate(arrivals(random, service_s, 12 * service_s, routers)):
         heapq.heappush(events, (at_s, number, "arrive", router, 0))
-    for router in range(2):
-        heapq.heappush(events, (0.1 * router, -router, "poll", router, 0))
+    for router in range(routers):
+        heapq.heappush(events, (oldest_s * router / routers, -router, "poll", router, 0))
     over_since_s, longest_over_s, went_down = None, 0.0, []
     while events:
         world.now_s, number, what, router, site = heapq.heappop(events)
@@ -134,6 +138,27 @@ def test_two_routers_fill_the_first_site_to_its_cap_and_hardly_beyond(
     assert longest_over_s <= 2.0
     assert len(went_down) > CAP // 2
     assert min(went_down) >= CAP * 0.95
+
+
+@pytest.mark.parametrize(
+    ("service_s", "interval_s"), [(None, 0.1), (60.0, 0.1), (1.5, 1.5 / ASKED_PER_REQUEST), (0.1, SHORTEST_INTERVAL_S)]
+)
+def test_a_member_router_is_asked_the_oftener_the_shorter_its_requests_are(
+    service_s: float | None, interval_s: float
+) -> None:
+    members = table(Shares((0.5, 0.5)), is_member=True)
+    first, second = members.backends()
+    scrapes = Scrapes(lambda: members, lambda backend, held: None, 1.0, None, lambda: 0.0)
+    scrapes.look_at_table()
+
+    def of(backend: Backend, took_s: float | None) -> BackendReport:
+        return BackendReport(*backend.key, in_flight=0, is_usable=True, concurrency=1.0, service_time_s=took_s)
+
+    quick = Report(1, 0, [], [of(first, service_s), of(second, 60.0)])
+    scrapes.learn([quick, Report(1, 0, [], [of(first, 60.0)])])
+    assert scrapes.interval_s(first) == pytest.approx(interval_s)
+    assert scrapes.interval_s(second) == MEMBER_INTERVAL_S
+    assert scrapes.interval_s(replace(first, is_member_router=False)) == 1.0
 
 
 def test_an_engine_s_metrics_are_added_up_over_its_engines() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from marlin.api.tracing import Span
 from marlin.router.held import Held
 from marlin.router.launch import Controlled, controlling
 from marlin.router.ledger import Ledger
@@ -93,6 +94,14 @@ class LocalWorkers:
     def on_suspect(self, take: Callable[[str], None]) -> None:
         self.plane.on_suspect = take
 
+    @property
+    def on_spans(self) -> Callable[[list[Span]], None]:
+        return self.plane.on_spans
+
+    @on_spans.setter
+    def on_spans(self, take: Callable[[list[Span]], None]) -> None:
+        self.plane.on_spans = take
+
     def unanswered(self, url: str) -> None:
         self.plane.was_unanswered(url)
 
@@ -139,9 +148,9 @@ class Client:
 
 
 @asynccontextmanager
-async def router(settings: Settings) -> AsyncIterator[Client]:
+async def router(settings: Settings, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[Client]:
     """A router in this loop; ends by asserting that nothing is counted as in flight."""
-    workers = LocalWorkers(settings)
+    workers = LocalWorkers(settings, clock)
     plane = workers.plane
     async with controlling(settings, workers) as controlled, aiohttp.ClientSession(auto_decompress=False) as session:
         server = await asyncio.get_running_loop().create_server(plane.accept, "127.0.0.1", 0)

@@ -14,6 +14,7 @@ worker included, can afford to import the one module it needs. There are no re-e
 - ``state``       ``FleetState``: all that a planner and the twin may know at the start of an epoch
 - ``metrics``     ``Metrics``: the four numbers everything is judged by
 - ``footprint``   the formulas of a single request's energy, carbon, water and cost
+- ``tracing``     spans, and the queue from which they go to a collector, where somebody wants them
 - ``conditions``  condition types and reasons, one table for code, docs and tests
 - ``documents``   YAML text to checked objects, and one-line errors for what is wrong with it
 - ``references``  names in one object that another should have

@@ -11,7 +11,7 @@ values; sockets and files are at the rim. In a worker (standard library, msgspec
   ``usage`` token counts
 - the rim: ``downstream`` a client's connection; ``flow`` one request; ``upstream`` a backend's connections; ``plane``
   what they share; ``worker`` the process; ``server_tls`` its certificate
-- what is told: ``errors`` our own answers; ``tally`` counts; ``access_log`` and ``logs`` lines
+- what is told: ``errors`` our own answers; ``tally`` counts; ``access_log`` and ``logs`` lines; ``tracer`` spans
 
 In the control process (pydantic, aiohttp, prometheus_client):
 

@@ -22,6 +22,7 @@ from marlin.router.affinity import Sessions, choose_for_session, hash_of
 from marlin.router.choice import Draws, choose_backend, choose_by_order, choose_by_shares, in_time, most_free
 from marlin.router.held import Held
 from marlin.router.loads import SCRAP, SLOTS, LoadPage
+from marlin.router.patience import Patience
 from marlin.router.view import Backend, Ordered, Pool, Site, Table
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class LiveBackend:
         service_time_s, best_service_time_s: running mean of how long requests took; the lowest that mean has been.
         failures: in a row.
         silent_since_s: since when it holds requests and says nothing.
+        patience: how long its event streams may take to begin.
         is_kv_full: whether its KV cache has no room for more.
         elsewhere: requests of others at an engine; those at a member router are in ``in_flight``, for its capacity is
             everybody's.
@@ -99,6 +101,7 @@ class LiveBackend:
         "last_pick",
         "limit",
         "own_in_flight",
+        "patience",
         "peer",
         "rest_until_s",
         "salt",
@@ -126,6 +129,7 @@ class LiveBackend:
         self.rest_until_s = 0.0
         self.silent_since_s = 0.0
         self.failures = 0
+        self.patience = Patience()
         self.is_well = True
         """What the last probe said; a backend is taken to be well until one says otherwise."""
         self.is_usable = True

@@ -98,6 +98,16 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
     help="After that, let running requests end for at most this long.",
 )
 @click.option(
+    "--otlp-endpoint", metavar="URL", help="OpenTelemetry collector (http://HOST:4318) that gets a span a request."
+)
+@click.option(
+    "--trace-ratio",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Part of the requests without a traceparent that is traced; the others' traceparent decides.",
+)
+@click.option(
     "--access-log/--no-access-log", "has_access_log", default=True, show_default=True, help="A line for each request."
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -124,6 +134,7 @@ def router(**options: Any) -> None:
     import asyncio  # noqa: PLC0415
 
     from marlin.api.errors import InputError  # noqa: PLC0415
+    from marlin.api.tracing import TracingError  # noqa: PLC0415
     from marlin.router.logs import configure  # noqa: PLC0415
     from marlin.router.process import StartError, serve  # noqa: PLC0415
     from marlin.router.settings import Settings  # noqa: PLC0415
@@ -142,7 +153,7 @@ def router(**options: Any) -> None:
     except InputError as error:
         option = "--tenants" if str(error).startswith(f"{options['tenants']}:") else "--config"
         raise click.UsageError(f"{option}: {error}") from None
-    except StartError as error:
+    except (StartError, TracingError) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error}") from None

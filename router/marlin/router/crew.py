@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from marlin.api.tracing import Span
 from marlin.router.held import Held
 from marlin.router.ledger import Ledger
 from marlin.router.limits import Tenant
@@ -32,6 +33,7 @@ from marlin.router.messages import (
     Idle,
     Ready,
     Report,
+    Spans,
     Stop,
     Suspect,
     ToWorker,
@@ -69,6 +71,9 @@ class Workers(Protocol):
 
     on_suspect: Callable[[str], None]
     """Called with a backend's address when it holds requests and is silent."""
+
+    on_spans: Callable[[list[Span]], None]
+    """Called with the spans of requests that have ended."""
 
     def verdict(self, url: str, *, is_well: bool) -> None:
         """Tells them what a probe found."""
@@ -125,6 +130,7 @@ class Crew:
         self._is_stopping = False
         self._stopping = asyncio.Event()
         self.on_suspect: Callable[[str], None] = lambda _: None
+        self.on_spans: Callable[[list[Span]], None] = lambda _: None
         self._keepers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -277,6 +283,8 @@ class Crew:
             member.is_idle.set()
         elif isinstance(message, Suspect):
             self.on_suspect(message.url)
+        elif isinstance(message, Spans):
+            self.on_spans(message.spans)
         else:
             member.report = message
             if message.number == self._number:

@@ -5,8 +5,9 @@ the backend's reply or a clear error, once; a client that leaves takes its reque
 backend's count of requests in flight goes back down, in one place (``_let_go``).
 
 A request is sent again only while no byte of a reply has reached the client: when no connection could be made, when a
-kept connection turned out to be closed, and, within the retry budget, when a backend said 429 or 503 or hung up, or a
-member router reached none of its engines.
+kept connection turned out to be closed, and, within the retry budget, when a backend said 429 or 503, hung up, is hung,
+or is late with the beginning of an event stream, or a member router reached none of its engines. Engines send the head
+of a stream at once and its first event when there is a token: the head waits here for the event.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from marlin.router.downstream import Downstream
     from marlin.router.gate import Ticket
     from marlin.router.plane import Plane
+    from marlin.router.tracer import Trace
 
 _LOG = logging.getLogger("marlin.router")
 
@@ -75,6 +77,7 @@ class Flow:
     Attributes:
         head, body: what the client sent.
         began_s: when its head was complete.
+        asked_s: when the backend it is at was chosen.
         deadline_s: when it is given up.
         live: the backend it is at; None before and after.
         last_live: the backend it was at last.
@@ -88,10 +91,14 @@ class Flow:
         is_over: whether nothing will happen any more.
         is_tunnel: whether it asks for a WebSocket, or has become one.
         ticket: what the gate gave; None where there is no gate.
+        trace: its span; there only where traces are made, None where it has none.
     """
+
+    trace: Trace | None
 
     __slots__ = (
         "_asked_for",
+        "_beginning",
         "_bytes_seen",
         "_client",
         "_held",
@@ -109,6 +116,8 @@ class Flow:
         "_session",
         "_tail",
         "_tried",
+        "_wants_stream",
+        "asked_s",
         "attempts",
         "began_s",
         "body",
@@ -124,6 +133,7 @@ class Flow:
         "silent_since_s",
         "status",
         "ticket",
+        "trace",
         "ttft_s",
         "usage",
     )
@@ -139,13 +149,14 @@ class Flow:
         self._needs_fresh = False
         self._is_counted = False
         self._resends = 0
-        self._session = self._held = b""
+        self._session = self._held = self._beginning = b""
+        self._wants_stream = False
         self._asked_for: str | None = None
         self._tail = self._last = self._second_last = b""
         self._tried: tuple[LiveBackend, ...] = ()
         self.head = head
         self.body = body
-        self.began_s = began_s
+        self.began_s = self.asked_s = began_s
         self.deadline_s = began_s + plane.request_timeout_s
         self.silent_since_s = began_s
         self.live: LiveBackend | None = None
@@ -174,6 +185,8 @@ class Flow:
                     raise UnknownPathError(f"{head.line.path[:200]} is not a path that is passed on to backends")
                 self._answer(200, plane.own_answer(head))
                 return
+            if plane.tracer is not None:
+                self.trace = plane.tracer.begin(head)
             tenant = None if gate is None else gate.tenant_of(head)
             if head.upgrade and self._asks_for_tunnel():
                 fields = BodyFields(model=model_in_query(head.line.target))
@@ -184,6 +197,7 @@ class Flow:
             if head.line.is_responses:
                 self._asked_for = asked_for(head.line.path, self.body)
             self._pool = self._find_pool(fields)
+            self._wants_stream = fields.stream is True
             if gate is not None and tenant is not None:
                 self.ticket = gate.admit(tenant, self.body, self._pool, self.began_s, plane.wall_clock())
             self._session = head.session or (fields.prompt_cache_key or fields.user or "").encode("utf-8", "replace")
@@ -275,6 +289,9 @@ class Flow:
             raise self._nothing_left()
         self.attempts += 1
         self.live = self.last_live = live
+        self.asked_s = now_s
+        if plane.tracer is not None and self.trace is not None:
+            self.trace.in_flight, self.trace.concurrency = live.site.in_flight, live.site.concurrency
         plane.balancer.open(live)
         link = None if self._needs_fresh else live.peer.take_idle(now_s)
         if link is not None:
@@ -347,7 +364,7 @@ class Flow:
         live = self.live
         if self.is_over or live is None:
             return
-        if self._reply is not None:
+        if self.has_begun:
             live.peer.cell.count_upstream_error("died_mid_reply")
             self._plane.balancer.report_failed(live)
             error = UpstreamFailedError(f"the backend broke off its reply: {why}", reason="died_mid_reply")
@@ -377,29 +394,52 @@ class Flow:
         return self.ttft_s if self.is_stream and not self.is_tunnel else None
 
     @property
-    def has_begun(self) -> bool:
-        """Whether its reply has."""
-        return self._reply is not None
+    def has_session(self) -> bool:
+        """Whether it goes where its session went before."""
+        return bool(self._session)
 
-    def move_on(self) -> None:
-        """Leaves a hung backend for another one, once, where there is one and the retry budget allows it."""
+    @property
+    def tried(self) -> tuple[LiveBackend, ...]:
+        """Backends that could not serve it."""
+        return self._tried
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something of its reply has reached the client."""
+        return self._reply is not None and not self._beginning
+
+    @property
+    def was_moved(self) -> bool:
+        """Whether it was sent again that a backend may have begun to work on it."""
+        return self._resends > 0
+
+    def move_on(self, why: str) -> bool:
+        """Leaves its backend for another one, once, where there is one and the retry budget allows it; says whether."""
         live, plane = self.live, self._plane
         if live is None or self._pool is None or self._resends >= MAX_RESENDS:
-            return
+            return False
         now_s = plane.clock()
         tried = (*self._tried, live)
         if plane.balancer.choose(self._pool, now_s, tried, is_forwarded=self.head.is_forwarded) is None:
-            return
-        if plane.budget.take(now_s):
-            self._resends += 1
-            live.peer.cell.count_retry("hung")
-            link, self._link = self._link, None
-            if link is not None:
-                link.give_up()
-            self._try_another(live)
+            return False
+        if not plane.budget.take(now_s):
+            return False
+        self._resends += 1
+        live.peer.cell.count_retry(why)
+        link, self._link = self._link, None
+        if link is not None:
+            link.give_up()
+        self._try_another(live)
+        return True
 
     def _try_another(self, live: LiveBackend) -> None:
         self._tried += (live,)
+        if self._beginning:
+            # The head of a stream that never began.
+            self._reply = self._reader = None
+            self._beginning = b""
+            self._mode = _AS_IS
+            self.status, self.error, self.is_stream = 0, "", False
         self._let_go()
         self._retry_or_refuse()
 
@@ -444,8 +484,7 @@ class Flow:
             data = b"\r\n".join(lines) + tail
         else:
             data = self._unusual_head(reply, tail)
-        if reply.error:
-            self.error = reply.error
+        self.error = reply.error or self.error
         if body:
             self.ttft_s = self._plane.clock() - self.began_s
             self.bytes_out = len(body)
@@ -456,6 +495,9 @@ class Flow:
                 if is_whole and status < 300 and (cost := self._count_usage(live, reply)) is not None:
                     data = data[:-2] + _told(cost)
             data += body
+        elif self.is_stream and not is_whole:
+            self._beginning = data
+            return True
         self._client.write(data)
         return True
 
@@ -547,9 +589,7 @@ class Flow:
     def pass_on(self, data: bytes) -> None:
         """The next bytes of the reply's body, chunks included where it is chunked."""
         if self.ttft_s is None:
-            self.ttft_s = self._plane.clock() - self.began_s
-            if self.head.line.is_responses and self.live is not None:
-                self._plane.responses.note(data, self.live.backend.key)
+            self._note_beginning(data)
         size = len(data)
         self.bytes_out += size
         if self.is_stream:
@@ -560,6 +600,19 @@ class Flow:
         elif self.head.line.method == b"POST":
             self._tail = data if size >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
         self._client.write(data if self._mode == _AS_IS else self._reframed(data))
+
+    def _note_beginning(self, data: bytes) -> None:
+        """The first bytes of the body are here; a head that waited for them goes out."""
+        now_s, live = self._plane.clock(), self.live
+        self.ttft_s = now_s - self.began_s
+        if live is not None:
+            if self.is_stream:
+                live.patience.note(now_s - self.asked_s)
+            if self.head.line.is_responses:
+                self._plane.responses.note(data, live.backend.key)
+        if self._beginning:
+            self._client.write(self._beginning)
+            self._beginning = b""
 
     def _reframed(self, data: bytes) -> bytes:
         if self._mode == _INTO_CHUNKS:
@@ -586,6 +639,9 @@ class Flow:
             self._let_go(None if self.is_tunnel else now_s - self.began_s)
         else:
             self._let_go()
+        if self._beginning:
+            self._client.write(self._beginning)
+            self._beginning = b""
         if self._mode == _INTO_CHUNKS:
             self._held = _LAST_CHUNK
         if self._held:
@@ -604,8 +660,12 @@ class Flow:
         self._abandon()
         self._close(self._plane.clock())
 
-    def look_at_clock(self, now_s: float, stream_idle_timeout_s: float) -> None:
-        """Gives up a request that takes too long, and a stream that has fallen silent."""
+    def look_at_clock(self, now_s: float, stream_idle_timeout_s: float) -> bool:
+        """Gives up a request that takes too long, and a stream that has fallen silent.
+
+        Returns:
+            Whether it waits for a stream that should have begun by now.
+        """
         if now_s >= self.deadline_s:
             self._time_out(UpstreamTimeoutError("the request took longer than the router allows"))
         elif self.bytes_out != self._bytes_seen:
@@ -615,16 +675,19 @@ class Flow:
             self._time_out(
                 UpstreamTimeoutError(f"the stream was silent for {stream_idle_timeout_s:g} s", reason="stream_idle")
             )
+        elif self._wants_stream and self.ttft_s is None and self.live is not None and not self._resends:
+            return now_s - self.asked_s >= self.live.patience.longest_s(len(self.body))
+        return False
 
     def _time_out(self, error: RouterError) -> None:
         live, link = self.live, self._link
         if live is not None:
             live.peer.cell.count_upstream_error(error.reason)
-        if self._reply is None:
-            self._abandon()
+        has_begun = self.has_begun
+        self._abandon()
+        if not has_begun:
             self._refuse(error)
             return
-        self._abandon()
         self._break_off(error, link)
 
     def _break_off(self, error: RouterError, link: Link | None) -> None:

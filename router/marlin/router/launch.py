@@ -10,16 +10,19 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
 
+from marlin.api.tracing import Span, Traces
 from marlin.router.admin import Admin
 from marlin.router.crew import Workers
 from marlin.router.ledger import Ledger
@@ -70,14 +73,15 @@ async def controlling(settings: Settings, workers: Workers, told: Told | None = 
         if settings.probe_interval_s > 0:
             workers.on_suspect = probes.suspect
 
+        if settings.otlp_endpoint is not None:
+            stack.push_async_callback(asyncio.to_thread, (await _traces(settings.otlp_endpoint, workers)).close)
+
         scrapes = Scrapes(table, workers.held, settings.scrape_interval_s, settings.secrets_dir, time.monotonic)
         await stack.enter_async_context(scrapes)
 
         told.before_table += [probes.forget_certificates, scrapes.forget_certificates]
         told.count_reload, told.count_tenant_reload = metrics.count_reload, metrics.count_tenant_reload
-        store = None
-        if settings.budget_store is not None and tenant_file is not None:
-            store = _store(settings, settings.budget_store, workers.ledger, tenant_file)
+        store = _store(settings, workers.ledger, tenant_file)
         admin = Admin(table, lambda: told.control.status, workers, metrics, time.time, tenant_file, store)
         app = web.Application()
         for path, page in admin.pages().items():
@@ -87,7 +91,7 @@ async def controlling(settings: Settings, workers: Workers, told: Told | None = 
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, settings.admin_host, settings.admin_port)
         await site.start()
-        loops = [told.control.run(), _collect_reports(workers)]
+        loops = [told.control.run(), _collect_reports(workers, scrapes)]
         if settings.probe_interval_s > 0:
             loops.append(probes.run())
         if settings.scrape_interval_s > 0:
@@ -108,7 +112,10 @@ def _tenant_loops(settings: Settings, tenant_file: TenantFile, ledger: Ledger) -
     return loops
 
 
-def _store(settings: Settings, url: str, ledger: Ledger, tenant_file: TenantFile) -> BudgetStore:
+def _store(settings: Settings, ledger: Ledger, tenant_file: TenantFile | None) -> BudgetStore | None:
+    url = settings.budget_store
+    if url is None or tenant_file is None:
+        return None
     file = settings.budget_store_password_file
     password = None if file is None else partial(_password, file)
     if password is not None:
@@ -124,10 +131,23 @@ def _divide(ledger: Ledger, count: int) -> None:
     ledger.pods = count
 
 
-async def _collect_reports(workers: Workers) -> None:
+async def _traces(endpoint: str, workers: Workers) -> Traces:
+    """Where workers' spans go from now on."""
+    # In a thread: its libraries take half a second to import.
+    traces = await asyncio.to_thread(Traces, endpoint, "marlin-router", socket.gethostname(), version("marlin"))
+
+    def collect(spans: list[Span]) -> None:
+        for span in spans:
+            traces.add(span)
+
+    workers.on_spans = collect
+    return traces
+
+
+async def _collect_reports(workers: Workers, scrapes: Scrapes) -> None:
     while True:
         await asyncio.sleep(REPORT_INTERVAL_S)
-        await workers.reports()
+        scrapes.learn(await workers.reports())
 
 
 async def _cancelled(task: asyncio.Task[Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from marlin.api.tracing import Span
 from marlin.router.limits import Tenant
 from marlin.router.settings import Settings
 from marlin.router.tally import Cell, Spending
@@ -95,6 +96,12 @@ class Idle(msgspec.Struct, frozen=True, tag=True):
     """From a worker that accepts no more: its last request has ended."""
 
 
+class Spans(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: requests that have ended, for whoever collects traces."""
+
+    spans: list[Span]
+
+
 class BackendReport(msgspec.Struct, frozen=True):
     """What a worker knows of a backend."""
 
@@ -124,7 +131,7 @@ class Report(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Begin | Adopt | AdoptTenants | Verdict | Unanswered | Ask | Drain | Stop
-FromWorker = Ready | Idle | Suspect | Report
+FromWorker = Ready | Idle | Suspect | Spans | Report
 
 _LENGTH_BYTES: Final = 4
 

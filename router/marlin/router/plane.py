@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from random import Random
 from typing import Any, Final
 
+from marlin.api.tracing import Span
 from marlin.router.access_log import AccessLog
 from marlin.router.balancer import Balancer
 from marlin.router.budget import RetryBudget
@@ -29,6 +30,7 @@ from marlin.router.loads import LoadPage
 from marlin.router.responses import Responses
 from marlin.router.settings import Settings
 from marlin.router.tally import Tally
+from marlin.router.tracer import Tracer
 from marlin.router.upstream import Contexts, Peer
 from marlin.router.view import Table
 
@@ -46,8 +48,8 @@ HUNG_S: Final = 2.0
 
 MIN_MOVED: Final = 8
 MOVED_SHARE: Final = 0.1
-"""Of a hung backend's requests, as many are sent elsewhere as the greater of the two allows: some requests, or a share
-of all in flight. Moving all of a large backend's would be the next one's end."""
+"""Requests that were sent elsewhere, as their backend was hung or late, are never more than the greater of the two:
+some requests, or a share of all in flight. Moving all of a large backend's would be the next one's end."""
 
 
 class Plane:
@@ -66,6 +68,7 @@ class Plane:
         tally: what is counted.
         budget: how many retries there may be.
         responses: which backend keeps which response.
+        tracer: makes spans; None: nobody wants any.
         gate: lets tenants in; None: everybody comes in.
         flows: requests being served.
         clients: their connections, and idle ones.
@@ -92,6 +95,7 @@ class Plane:
         self.tally = Tally()
         self.budget = RetryBudget(clock())
         self.responses = Responses()
+        self.tracer = Tracer(settings.trace_ratio, wall_clock) if settings.otlp_endpoint is not None else None
         self.gate: Gate | None = None
         if settings.tenants is not None:
             assert ledger is not None
@@ -101,6 +105,8 @@ class Plane:
         self.is_draining = False
         self.on_suspect: Callable[[str], None] = lambda _: None
         """Called with the address of a backend that holds requests and is silent."""
+        self.on_spans: Callable[[list[Span]], None] = lambda _: None
+        """Called with the spans of requests that have ended."""
         self._own_cell = self.tally.cell("", "")
         self._log = None if write_log is None else AccessLog(settings.log_format, write_log, wall_clock)
         self._contexts = Contexts(settings.secrets_dir)
@@ -185,6 +191,8 @@ class Plane:
         cell.count_request(flow.status, duration_s, flow.first_token_s)
         if self._log is not None:
             self._log.add(flow, duration_s)
+        if self.tracer is not None and (trace := getattr(flow, "trace", None)) is not None:
+            self.tracer.end(flow, trace, duration_s)
         if not self.flows:
             self._idle.set()
 
@@ -214,9 +222,10 @@ class Plane:
     def look_at_clock(self) -> None:
         """Gives up what takes too long, and writes out the log."""
         now_s = self.clock()
-        for flow in list(self.flows):
-            if not flow.is_over:
-                flow.look_at_clock(now_s, self._settings.stream_idle_timeout_s)
+        idle_s = self._settings.stream_idle_timeout_s
+        late = [flow for flow in list(self.flows) if not flow.is_over and flow.look_at_clock(now_s, idle_s)]
+        if late:
+            self._move("late", late)
         for client in list(self.clients):
             client.look_at_clock(now_s)
         for live in self.balancer.all_live():
@@ -226,8 +235,7 @@ class Plane:
                 live.silent_since_s = now_s
             elif now_s - live.silent_since_s >= SUSPECT_S and not live.is_down(now_s):
                 self.on_suspect(live.backend.url)
-        if self._log is not None:
-            self._log.flush()
+        self.flush()
 
     def was_probed(self, url: str, *, is_well: bool) -> None:
         """A probe found something out about a backend."""
@@ -245,9 +253,22 @@ class Plane:
             _LOG.warning("backend %s of pool %s is hung", live.backend.name, live.backend.pool)
             live.peer.cell.count_upstream_error("hung")
             self.balancer.report_probe(live, is_well=False)
-            held = [flow for flow in self.flows if flow.live is live and not flow.has_begun]
-            for flow in held[: max(MIN_MOVED, int(MOVED_SHARE * len(self.flows)))]:
-                flow.move_on()
+            self._move("hung", [flow for flow in self.flows if flow.live is live and not flow.has_begun])
+
+    def _move(self, why: str, flows: Sequence[Flow]) -> None:
+        """Sends requests elsewhere, as many as may be moved at a time."""
+        room = max(MIN_MOVED, int(MOVED_SHARE * len(self.flows)))
+        room -= sum(flow.was_moved and not flow.has_begun for flow in self.flows)
+        for flow in flows:
+            live = flow.live
+            if room <= 0:
+                break
+            if live is not None and flow.move_on(why):
+                room -= 1
+                if why == "late":
+                    live.patience.ran_out()
+                    live.peer.cell.count_upstream_error(why)
+                    self.balancer.report_failed(live)
 
     def drain(self, *, is_final: bool = False) -> None:
         """From now on, every connection ends with its request; finally those without a request end too.
@@ -272,5 +293,11 @@ class Plane:
         # Closed transports tell their protocols in the next turn of the loop.
         for _ in range(3):
             await asyncio.sleep(0)
+        self.flush()
+
+    def flush(self) -> None:
+        """Hands on log lines and spans that wait."""
         if self._log is not None:
             self._log.flush()
+        if self.tracer is not None and (spans := self.tracer.take()):
+            self.on_spans(spans)

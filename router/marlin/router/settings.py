@@ -63,6 +63,10 @@ class Settings:
     """After SIGTERM, how long new requests are still accepted, so that a load balancer sees /readyz first."""
     drain_timeout_s: float = 600.0
     """After that, how long running requests may take to end."""
+    otlp_endpoint: str | None = None
+    """Address of an OpenTelemetry collector that takes spans over HTTP; None: no traces."""
+    trace_ratio: float = 1.0
+    """Part of the requests without a ``traceparent`` that is traced."""
     has_access_log: bool = True
     log_format: str = "text"
     seed: int | None = None

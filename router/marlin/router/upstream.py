@@ -43,6 +43,7 @@ class Peer:
         reply_tail: our headers for clients and the end of a head; begins with a line end.
         authorization_line: what replaces the client's Authorization; None passes the client's on.
         cell: where its requests are counted.
+        epoch: of the plan that its pool follows; None: of none.
         log: how the access log names it.
         is_heard: set whenever it sends something; taken back by whoever looks.
         is_retired: whether it has left the table: its connections are closed as their replies end.
@@ -58,6 +59,7 @@ class Peer:
         "_ssl",
         "authorization_line",
         "cell",
+        "epoch",
         "host_line",
         "idle",
         "is_heard",
@@ -90,6 +92,7 @@ class Peer:
             epoch: epoch of the plan that its pool follows; None: of none.
         """
         self.is_retired = False
+        self.epoch = epoch
         url = urlsplit(backend.url)
         is_secure = url.scheme == "https"
         self._host = url.hostname or ""

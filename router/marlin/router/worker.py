@@ -37,6 +37,7 @@ from marlin.router.messages import (
     Idle,
     Ready,
     Report,
+    Spans,
     Stop,
     Suspect,
     ToWorker,
@@ -119,6 +120,7 @@ class Worker:
         write_log = self._write_log if settings.has_access_log else None
         self._plane = Plane(settings, time.monotonic, time.time, self._page, write_log, self._ledger)
         self._plane.on_suspect = lambda url: self._channel.send(Suspect(url))
+        self._plane.on_spans = lambda spans: self._channel.send(Spans(spans))
         if settings.tls_certificate_file is not None and settings.tls_key_file is not None:
             self._tls = ServerTls(settings.tls_certificate_file, settings.tls_key_file, settings.tls_client_ca_file)
 
@@ -168,6 +170,7 @@ class Worker:
             if self._server is not None:
                 self._server.close()
             await plane.wait_until_idle()
+            plane.flush()
             self._channel.send(Idle())
 
 
