@@ -146,8 +146,8 @@ def _attributes(flow: Flow, trace: Trace, method: str, path: str) -> dict[str, A
         found["error.type"] = flow.error
     if flow.ticket is not None:
         found["marlin.tenant"] = flow.ticket.tenant.name
-    if flow.is_stream and flow.ttft_s is not None:
-        found["marlin.ttft_seconds"] = flow.ttft_s
+    if (first_token_s := flow.first_token_s) is not None:
+        found["marlin.ttft_seconds"] = first_token_s
     if flow.usage is not None:
         found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"] = flow.usage
     live = flow.last_live
