@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -108,6 +109,66 @@ def test_capacity_is_found_in_the_member_and_a_dead_site_delays_nothing(
     assert "exec would run a command" in fleet.site("oregon")["status"]["message"]
     secret(hub, "oregon", kubeconfig=member.kubeconfig())
     assert eventually(lambda: fleet.site_condition("oregon", "CredentialsValid") == ("True", "Valid"))
+    assert member.cluster.token_of("marlin-system", "marlin-hub")[:20] not in process.log.read_text()
+
+
+def _other_kind(group: str, kind: str, plural: str) -> dict[str, Any]:
+    """A namespaced kind of another project, with a status of its own."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1alpha1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{plural}.{group}",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, the shape of another project's kind for a test"},
+        },
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"kind": kind, "plural": plural},
+            "versions": [version | {"subresources": {"status": {}}}],
+        },
+    }
+
+
+def test_a_cluster_is_found_through_its_profile_and_a_pool_through_its_import(
+    fleet: Fleet, member: Member, operator: Start
+) -> None:
+    hub = fleet.hub
+    inventory, imports = "multicluster.x-k8s.io", "inference.networking.x-k8s.io"
+    hub.apply(
+        _other_kind(inventory, "ClusterProfile", "clusterprofiles"),
+        _other_kind(imports, "InferencePoolImport", "inferencepoolimports"),
+    )
+    member.cluster.apply_file(ROOT / "manifests" / "rbac" / "member.yaml")
+    secret(hub, "oregon-cluster", token=member.cluster.token_of("marlin-system", "marlin-hub"))
+    ca = base64.b64encode(member.cluster.ca().encode()).decode()
+    provider = {
+        "name": "secretreader",
+        "cluster": {"server": member.cluster.server, "certificate-authority-data": ca},
+    }
+
+    def put(group: str, kind: str, plural: str, name: str, status: dict[str, Any]) -> None:
+        path = f"/apis/{group}/v1alpha1/namespaces/{fleet.namespace}/{plural}"
+        body = {"apiVersion": f"{group}/v1alpha1", "kind": kind, "metadata": {"name": name}}
+        eventually(lambda: hub.call("POST", path, body | {"spec": {"clusterManager": {"name": "m"}}}))
+        hub.call("PATCH", f"{path}/{name}/status", {"status": status}, "application/merge-patch+json")
+
+    fleet.apply()
+    put(inventory, "ClusterProfile", "clusterprofiles", "oregon-cluster", {"accessProviders": [provider]})
+    exported = {"controllers": [{"name": "mesh.example/importer", "exportingClusters": [{"name": "oregon-cluster"}]}]}
+    put(imports, "InferencePoolImport", "inferencepoolimports", "llama", exported)
+    oregon = the(fleet.objects, "Datacenter", f"{fleet.prefix}oregon")["spec"]
+    oregon["cluster"] = {"clusterProfileRef": {"namespace": fleet.namespace, "name": "oregon-cluster"}}
+    fleet.apply()
+    process = operator("one")
+    assert eventually(lambda: fleet.site_condition("oregon", "CredentialsValid") == ("False", "ClusterProfileNotFound"))
+    conditions = {c["type"]: c["message"] for c in fleet.site("oregon")["status"]["conditions"]}
+    assert "inventory.yaml" in conditions["CredentialsValid"]
+    hub.apply_file(ROOT / "manifests" / "rbac" / "inventory.yaml")
+    assert eventually(lambda: fleet.site_condition("oregon", "ClusterReachable") == ("True", "Reachable"))
+    assert fleet.site("oregon")["status"]["readyAccelerators"] == 16
     assert member.cluster.token_of("marlin-system", "marlin-hub")[:20] not in process.log.read_text()
 
 

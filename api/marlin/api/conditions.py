@@ -61,6 +61,8 @@ REASONS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "CredentialsValid": (
             "Valid",
             "SecretNotFound",
+            "ClusterProfileNotFound",
+            "ProviderNotSupported",
             "KubeconfigRejected",
             "Unauthorized",
             "NotConfigured",

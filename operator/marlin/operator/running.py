@@ -37,6 +37,7 @@ from marlin.operator.engines.task import EngineTasks
 from marlin.operator.kube.access import Access
 from marlin.operator.kube.client import ApiError, Client
 from marlin.operator.kube.hearing import Heard, Hearing
+from marlin.operator.kube.inventory import Inventory
 from marlin.operator.kube.lease import PATIENCE_S, Elector
 from marlin.operator.kube.namespace import OwnNamespace
 from marlin.operator.kube.objects import Hub
@@ -218,7 +219,7 @@ class Operator:
         artifacts = Artifacts(namespace, http, Path(unpacked.name), self._settings.artifact_volumes, self._bell.set)
         arrivals: Arrivals | None = None
         engines = EngineTasks(Scraper(http, namespace), self._settings.look_every_s, self._bell.set)
-        members = Members(self._access, namespace, http, self._bell.set, self._settings.look_every_s)
+        members = Members(self._access, namespace, Inventory(client), http, self._bell.set, self._settings.look_every_s)
         hub = Hub(client)
         self.writer = Writer(client, self._settings.instance, hub.wrote)
         pause_s = FIRST_RETRY_S

@@ -17,7 +17,7 @@ from marlin.api.datacenter import (
 )
 from marlin.api.metrics import MetricsText
 from marlin.api.plan import RoutingPlan
-from marlin.api.policy import MarlinPolicyStatus, Mode, ShadowStatus
+from marlin.api.policy import Learning, MarlinPolicyStatus, Mode, ShadowStatus
 from marlin.api.pool import BackendStatus, InferencePoolStatus
 from marlin.operator.core.acceptance import Verdict
 from marlin.operator.core.artifact_use import ArtifactUse
@@ -225,7 +225,16 @@ def policy_status(
     )
     degraded = _degraded(policy, outcome)
     ready = _policy_ready(policy, accepted, planned, applied)
-    status = [accepted, _artifact(artifacts or {}), _observed(observed), planned, applied, degraded, ready]
+    learns = policy.model is not None and policy.model.spec.planner.learning is Learning.ADAPT
+    status = [
+        accepted,
+        _artifact(artifacts or {}, learns=learns),
+        _observed(observed),
+        planned,
+        applied,
+        degraded,
+        ready,
+    ]
     if not verdict.is_accepted:
         estimate = baseline = shadow = forecast = None
     return MarlinPolicyStatus(
@@ -316,14 +325,15 @@ def _part(name: str, site: str, pool: ObservedPool, weights: Mapping[str, int]) 
     return round(weights[site] * replicas[name] / total) if total else 0
 
 
-def _artifact(uses: Mapping[str, ArtifactUse]) -> Statement:
+def _artifact(uses: Mapping[str, ArtifactUse], *, learns: bool) -> Statement:
     if not uses:
         return Statement("ArtifactAccepted", None, "NotNeeded", "the planner uses no artifact")
     for role, use in uses.items():
         if use.problem:
             kept = "; the one before it stays in use" if use.folder is not None else ""
             return Statement("ArtifactAccepted", False, "ArtifactRejected", f"{role}: {use.problem}{kept}")
-    return Statement("ArtifactAccepted", True, "Accepted")
+    said = "learning: Adapt is not carried out by the operator; marlin adapt does it on what --record wrote"
+    return Statement("ArtifactAccepted", True, "Accepted", said if learns else "")
 
 
 def _observed(finding: Finding | None) -> Statement:

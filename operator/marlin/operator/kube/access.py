@@ -77,19 +77,21 @@ def in_cluster(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -
     )
 
 
-def from_kubeconfig(text: str, *, where: str, may_name_files: bool) -> Access:
-    """The current context of a kubeconfig.
+def from_kubeconfig(text: str, *, where: str, may_name_files: bool, context_name: str | None = None) -> Access:
+    """One context of a kubeconfig.
 
     Args:
         text: its content.
         where: what to call it in messages.
         may_name_files: whether it is the person's own, on the machine the operator runs on.
+        context_name: which. Default: the current one.
 
     Raises:
         KubeconfigError: something is missing, or it names what it may not.
     """
     document = _document(text, where)
-    context = _entry(document, "contexts", "context", str(document.get("current-context", "")), where)
+    wanted = str(document.get("current-context", "")) if context_name is None else context_name
+    context = _entry(document, "contexts", "context", wanted, where)
     cluster = _entry(document, "clusters", "cluster", str(context.get("cluster", "")), where)
     user = _entry(document, "users", "user", str(context.get("user", "")), where)
     _refuse(cluster, user, where, may_name_files)
@@ -116,8 +118,9 @@ def _refuse(cluster: Mapping[str, Any], user: Mapping[str, Any], where: str, may
             raise KubeconfigError(f"{where}: {field} is not supported; give a token or a client certificate")
     if cluster.get("insecure-skip-tls-verify"):
         raise KubeconfigError(f"{where}: insecure-skip-tls-verify is not accepted; give certificate-authority-data")
-    if "proxy-url" in cluster:
-        raise KubeconfigError(f"{where}: proxy-url is not supported")
+    for field in ("proxy-url", "tls-server-name"):
+        if cluster.get(field):
+            raise KubeconfigError(f"{where}: {field} is not supported")
     if not may_name_files:
         for part, field in ((cluster, "certificate-authority"), (user, "client-certificate"), (user, "client-key")):
             if field in part:

@@ -18,6 +18,7 @@ class OwnNamespace:
 
     def __init__(self, client: Client, namespace: str) -> None:
         self._client = client
+        self.namespace = namespace
         self._path = f"/api/v1/namespaces/{namespace}"
 
     async def secret(self, name: str, key: str) -> str:

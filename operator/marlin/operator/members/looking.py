@@ -11,8 +11,9 @@ from marlin.api.datacenter import Datacenter, MemberRouter
 from marlin.api.pool import Backend, ServiceRef, UpstreamKind, UpstreamPoolRef
 from marlin.api.values import Verification
 from marlin.operator.kube.client import ApiError, Client
+from marlin.operator.kube.inventory import InventoryError
 from marlin.operator.members import discovery
-from marlin.operator.members.reaching import Secrets
+from marlin.operator.members.reaching import Inventory, Secrets
 from marlin.operator.members.sighting import (
     MOST_ADDRESSES,
     NOT_CONFIGURED,
@@ -25,6 +26,7 @@ from marlin.operator.members.sighting import (
 from marlin.operator.signals.http import Http, RefusedError, Request, SignalError, TlsRefusedError
 
 _PAGE: Final = "500"
+_POOL_GROUP: Final = "inference.networking.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,17 @@ class Wanted:
     """The backends in it that name a Service or a pool."""
 
 
-async def look_at_cluster(client: Client, wanted: Wanted, before: Sighting) -> Sighting:
+async def look_at_cluster(client: Client, wanted: Wanted, before: Sighting, inventory: Inventory) -> Sighting:
     """What the API server says; with an error what was seen before stays, and the condition says that it is old."""
     try:
         version = await client.get("/version")
         system = await client.get("/api/v1/namespaces/kube-system")
         nodes = await _all_of(client, "/api/v1/nodes")
         groups = discovery.node_groups(nodes, wanted.site.spec.node_groups)
-        eyes = _Eyes(client, {node["metadata"]["name"]: node for node in nodes}, groups)
+        profile = None if (access := wanted.site.spec.cluster) is None else access.cluster_profile_ref
+        cluster_name = wanted.site.metadata.name if profile is None else profile.name
+        by_name = {node["metadata"]["name"]: node for node in nodes}
+        eyes = _Eyes(client, by_name, groups, inventory, cluster_name)
         backends = {key: await eyes.behind(backend) for key, backend in wanted.backends.items()}
     except ApiError as error:
         credentials, cluster = _trouble(error, before.credentials)
@@ -88,6 +93,9 @@ class _Eyes:
     client: Client
     nodes: Mapping[str, Mapping[str, Any]]
     groups: tuple[Group, ...]
+    inventory: Inventory
+    cluster_name: str
+    """As other projects call the cluster: its ClusterProfile's name, else its Datacenter's."""
 
     async def behind(self, backend: Backend) -> BackendSight:
         if backend.service_ref is not None:
@@ -112,9 +120,14 @@ class _Eyes:
         return self._sight(ready_at(addresses, port), str(ready[0].get("nodeName") or ""), pod, len(ready))
 
     async def _behind_pool(self, ref: UpstreamPoolRef) -> BackendSight:
-        if ref.kind is not UpstreamKind.INFERENCE_POOL:
+        if ref.kind is UpstreamKind.LLM_INFERENCE_SERVICE:
             return BackendSight(0, problem=f"kind {ref.kind} is not followed by this version; name a Service instead")
-        where = f"/apis/{ref.group}/v1/namespaces/{ref.namespace}/inferencepools/{ref.name}"
+        group = ref.group
+        if ref.kind is UpstreamKind.INFERENCE_POOL_IMPORT:
+            if problem := await self._not_exported(ref):
+                return BackendSight(0, problem=problem)
+            group = _POOL_GROUP  # an export has the import's namespace and name
+        where = f"/apis/{group}/v1/namespaces/{ref.namespace}/inferencepools/{ref.name}"
         pool = await _found(self.client, where)
         labels = (((pool.get("spec") or {}).get("selector") or {}).get("matchLabels")) or {}
         if not labels:
@@ -128,6 +141,22 @@ class _Eyes:
         port = next((int(p["number"]) for p in pool["spec"].get("targetPorts") or () if "number" in p), 0)
         node_name = str((ready[0].get("spec") or {}).get("nodeName") or "")
         return self._sight(ready_at(addresses, port), node_name, ready[0], len(ready))
+
+    async def _not_exported(self, ref: UpstreamPoolRef) -> str:
+        """Why a pool that is imported into the operator's cluster does not come from this one; empty when it does."""
+        try:
+            found = await self.inventory.pool_import(ref.namespace, ref.name)
+        except InventoryError as error:
+            return str(error)
+        exporting = sorted(
+            str(cluster.get("name"))
+            for controller in (found.get("status") or {}).get("controllers") or ()
+            for cluster in controller.get("exportingClusters") or ()
+        )
+        if self.cluster_name in exporting:
+            return ""
+        said = ", ".join(exporting[:5]) or "none"
+        return f"{ref.kind} {ref.namespace}/{ref.name} is not exported by cluster {self.cluster_name}, but by {said}"
 
     def _sight(self, addresses: tuple[str, ...], node_name: str, pod: Mapping[str, Any], ready: int) -> BackendSight:
         node = self.nodes.get(node_name)

@@ -1,4 +1,4 @@
-"""How a site's cluster is reached: its spec and its Secrets, as ``Access``.
+"""How a site's cluster is reached: its spec, a ClusterProfile and Secrets, as ``Access``.
 
 Secrets are read anew for each look, so that rotated credentials are used at once. What is wrong with them is a
 condition, in words that hold none of them.
@@ -7,10 +7,20 @@ condition, in words that hold none of them.
 from __future__ import annotations
 
 import ssl
-from typing import Protocol
+from typing import Any, Protocol
 
-from marlin.api.datacenter import ClusterAccess
+from marlin.api.datacenter import ClusterAccess, ClusterProfileRef
 from marlin.operator.kube.access import Access, KubeconfigError, from_kubeconfig
+from marlin.operator.kube.inventory import InventoryError
+from marlin.operator.members.profiles import (
+    KUBECONFIG_READER,
+    TOKEN_READER,
+    kubeconfig_place,
+    provider_names,
+    provider_of,
+    with_kubeconfig,
+    with_token,
+)
 from marlin.operator.members.sighting import Finding
 from marlin.operator.signals.http import SignalError
 
@@ -18,11 +28,33 @@ from marlin.operator.signals.http import SignalError
 class Secrets(Protocol):
     """The operator's own namespace."""
 
+    @property
+    def namespace(self) -> str:
+        """Its name."""
+
     async def secret_data(self, name: str) -> dict[str, str]:
         """All keys of a Secret.
 
         Raises:
             SignalError: there is none.
+        """
+
+
+class Inventory(Protocol):
+    """Other projects' objects in the hub."""
+
+    async def profile(self, namespace: str, name: str) -> dict[str, Any]:
+        """A ClusterProfile.
+
+        Raises:
+            InventoryError: it cannot be read.
+        """
+
+    async def pool_import(self, namespace: str, name: str) -> dict[str, Any]:
+        """An InferencePoolImport.
+
+        Raises:
+            InventoryError: it cannot be read.
         """
 
 
@@ -34,13 +66,14 @@ class CredentialsError(Exception):
         self.finding = finding
 
 
-async def access_of(cluster: ClusterAccess, secrets: Secrets, hub: Access) -> Access:
+async def access_of(cluster: ClusterAccess, secrets: Secrets, hub: Access, inventory: Inventory) -> Access:
     """How to speak to a site's API server.
 
     Args:
         cluster: as the Datacenter says.
         secrets: where Secrets are.
         hub: the access of provider inCluster.
+        inventory: where ClusterProfiles are.
 
     Raises:
         CredentialsError: they are missing or refused.
@@ -64,7 +97,35 @@ async def access_of(cluster: ClusterAccess, secrets: Secrets, hub: Access) -> Ac
         assert cluster.server is not None, "a rule of the CRD holds server and tokenSecretRef together"
         access = Access(cluster.server.rstrip("/"), data["ca.crt"], token=data["token"].strip())
         return _checked(access, token.name)
-    raise CredentialsError(Finding(None, "NotChecked", "clusterProfileRef is not followed by this version"))
+    assert cluster.cluster_profile_ref is not None, "a rule of the CRD asks for one of the four"
+    return await _of_profile(cluster.cluster_profile_ref, secrets, inventory)
+
+
+async def _of_profile(ref: ClusterProfileRef, secrets: Secrets, inventory: Inventory) -> Access:
+    where = f"ClusterProfile {ref.namespace}/{ref.name}"
+    try:
+        profile = await inventory.profile(ref.namespace, ref.name)
+    except InventoryError as error:
+        raise CredentialsError(Finding(False, "ClusterProfileNotFound", str(error))) from None
+    found = provider_of(profile)
+    if found is None:
+        names = ", ".join(provider_names(profile)[:5]) or "none"
+        said = f"{where}: of its access providers ({names}) none is {TOKEN_READER} or {KUBECONFIG_READER}"
+        raise CredentialsError(Finding(False, "ProviderNotSupported", said))
+    provider, cluster = found
+    try:
+        if provider == TOKEN_READER:
+            token = (await _data(secrets, ref.name)).get("token", "").strip()
+            if not token:
+                raise _missing(f"Secret {ref.name} has no key token")
+            return _checked(with_token(cluster, token, where), ref.name)
+        name, key, context = kubeconfig_place(cluster, secrets.namespace, where)
+        text = (await _data(secrets, name)).get(key)
+        if text is None:
+            raise _missing(f"Secret {name} has no key {key}")
+        return _checked(with_kubeconfig(cluster, text, context, where), name)
+    except KubeconfigError as error:
+        raise CredentialsError(Finding(False, "KubeconfigRejected", str(error))) from None
 
 
 async def _data(secrets: Secrets, name: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from marlin.operator.core.scaling import ScaleOrder
 from marlin.operator.kube.access import Access
 from marlin.operator.kube.client import Client
 from marlin.operator.members.looking import Wanted, look_at_cluster, look_at_router
-from marlin.operator.members.reaching import CredentialsError, Secrets, access_of
+from marlin.operator.members.reaching import CredentialsError, Inventory, Secrets, access_of
 from marlin.operator.members.scaling import carry_out
 from marlin.operator.members.sighting import BackendKey, Finding, Sighting
 from marlin.operator.signals.http import Http
@@ -44,14 +44,22 @@ class Members:
     Args:
         hub: access of the operator's own cluster.
         secrets: where credentials are.
+        inventory: where ClusterProfiles and imports of pools are.
         http: asks routers.
         ring: called when something else is seen than before.
         look_every_s: between two looks, s.
     """
 
     def __init__(
-        self, hub: Access, secrets: Secrets, http: Http, ring: Callable[[], None], look_every_s: float = LOOK_EVERY_S
+        self,
+        hub: Access,
+        secrets: Secrets,
+        inventory: Inventory,
+        http: Http,
+        ring: Callable[[], None],
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
+        self._inventory = inventory
         self._hub = hub
         self._secrets = secrets
         self._http = http
@@ -66,7 +74,9 @@ class Members:
             self._members.pop(name).close()
         for name, one in wanted.items():
             if name not in self._members:
-                self._members[name] = _Member(self._hub, self._secrets, self._http, self._ring, self._look_every_s, one)
+                self._members[name] = _Member(
+                    self._hub, self._secrets, self._inventory, self._http, self._ring, self._look_every_s, one
+                )
             self._members[name].want(one)
         waiting = [asyncio.ensure_future(m.seen.wait()) for m in self._members.values() if not m.seen.is_set()]
         if waiting:
@@ -118,6 +128,7 @@ class _Member:
 
     hub: Access
     secrets: Secrets
+    inventory: Inventory
     http: Http
     ring: Callable[[], None]
     look_every_s: float
@@ -186,12 +197,12 @@ class _Member:
         if spec.cluster is None:
             return replace(Sighting(), router=seen.router, is_router_down=seen.is_router_down)
         try:
-            access = await access_of(spec.cluster, self.secrets, self.hub)
+            access = await access_of(spec.cluster, self.secrets, self.hub, self.inventory)
         except CredentialsError as error:
             said = Finding(None, "NotChecked", "there are no credentials to reach it with")
             return replace(seen, credentials=error.finding, cluster=said)
         client = await self._speaking_with(access, float(spec.cluster.request_timeout_seconds))
-        seen = await look_at_cluster(client, wanted, seen)
+        seen = await look_at_cluster(client, wanted, seen, self.inventory)
         if not self._orders or seen.cluster.holds is not True:
             return seen
         now = datetime.now(UTC)
