@@ -23,10 +23,10 @@ def capacity_rps(profile: ServingProfile, asked: Asked) -> float:
     return 1 / (profile.prefill_s(asked.prompt_tokens) + (asked.output_tokens - 1) * profile.step_s(full) / full)
 
 
-def fit_of(profile: ServingProfile, asked: Asked, low: float, high: float, whiles: int = 30) -> Fit | NoFit:
-    """The fit after as many whiles, of a load that rises from one part of its capacity to another."""
+def fit_of(profile: ServingProfile, asked: Asked, low: float, high: float, windows: int = 30) -> Fit | NoFit:
+    """The fit after as many windows, of a load that rises from one part of its capacity to another."""
     most = capacity_rps(profile, asked)
-    rates = [most * (low + (high - low) * i / (whiles - 1)) for i in range(whiles)]
+    rates = [most * (low + (high - low) * i / (windows - 1)) for i in range(windows)]
     readings = list(driven(profile, rates, 250.0 / most, asked))
     done = (between(b[1], a[1], b[0] - a[0]) for a, b in itertools.pairwise(readings))
     return fit([one for one in done if one is not None])
@@ -60,19 +60,19 @@ def test_a_load_that_does_not_vary_says_nothing_about_what_load_does() -> None:
 
 
 def test_few_requests_are_not_enough() -> None:
-    found = fit_of(load_profile(*KINDS[0]), Asked(), 0.05, 0.7, whiles=6)
+    found = fit_of(load_profile(*KINDS[0]), Asked(), 0.05, 0.7, windows=6)
     assert found == NoFit("Collecting", "its engines have answered too few requests so far to tell how fast they are")
 
 
 def test_engines_of_two_kinds_have_no_common_speed() -> None:
-    whiles = []
+    windows = []
     for kind in KINDS[:2]:
         profile = load_profile(*kind)
         most = capacity_rps(profile, Asked())
         readings = list(driven(profile, [most * (0.05 + 0.02 * i) for i in range(20)], 150 / most, Asked()))
         done = (between(b[1], a[1], b[0] - a[0]) for a, b in itertools.pairwise(readings))
-        whiles += [one for one in done if one is not None]
-    found = fit(whiles)
+        windows += [one for one in done if one is not None]
+    found = fit(windows)
     assert isinstance(found, NoFit)
     assert found.reason == "PoorFit"
 
@@ -84,7 +84,7 @@ def test_an_engine_that_was_started_anew_gives_no_while() -> None:
     assert between(after, after, at_s) is None
 
 
-def test_readings_become_whiles_and_whiles_a_fit_that_stays_while_nothing_new_is_learnt() -> None:
+def test_readings_become_windows_and_windows_a_fit_that_stays_while_nothing_new_is_learnt() -> None:
     profile, asked = load_profile(*KINDS[2]), Asked()
     most = capacity_rps(profile, asked)
     engines, place = Engines(), ("frankfurt", "0")
@@ -98,7 +98,7 @@ def test_readings_become_whiles_and_whiles_a_fit_that_stays_while_nothing_new_is
     assert engines.fitted.prefill_tokens_per_s == pytest.approx(8000, rel=0.05)
     changes = sum(a is not b for a, b in itertools.pairwise(fits))
     assert changes < 10  # of thirty readings
-    assert max(len(whiles) for whiles in engines.kept.values()) <= 12
+    assert max(len(windows) for windows in engines.kept.values()) <= 12
     assert (engines.running(), engines.waiting()) == ({"frankfurt": 3.0}, {"frankfurt": 1.0})
 
 

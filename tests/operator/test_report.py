@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin.api.errors import InputError, MarlinError
+from marlin.api.footprint import Footprint
 from marlin.operator.report.cli import moment, report
 from marlin.operator.report.method import (
     Counterfactual,
-    Footprint,
     Usage,
     Window,
     carbon_per_1000_tokens,

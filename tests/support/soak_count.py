@@ -33,6 +33,8 @@ SETTLED: Final = 0.05
 SAMPLES: Final = 400
 CLIENTS: Final = 48
 EVENTS_PACE_S: Final = 0.005
+START_TIMEOUT_S: Final = 60.0
+LISTENING: Final = b"listening\n"
 
 _PATHS: Final = (b"/v1/chat/completions", b"/v1/chat/completions", b"/v1/completions", b"/v1/responses")
 _REQUEST: Final = (
@@ -264,9 +266,13 @@ class Counted:
 async def count(work: Work, folder: Path, workers: int = 1) -> Counted:
     """Sends it all."""
     (port,) = free_ports(1)
-    backend = await asyncio.create_subprocess_exec(sys.executable, __file__, "--backend", str(port))
+    command = (sys.executable, __file__, "--backend", str(port))
+    backend = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert backend.stdout is not None
     counted = Counted(work)
     try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            assert await backend.stdout.readline() == LISTENING, "the backend did not start"
         document = table(f"http://127.0.0.1:{port}")
         async with running(folder, document, "--workers", str(workers), "--log-format", "json") as router:
             log = asyncio.create_task(drained(router))
@@ -320,6 +326,8 @@ async def _settle(counted: Counted, router: RouterProcess, port: int) -> None:
 
 async def _serve(port: int) -> None:
     server = await asyncio.get_running_loop().create_server(Backend, "127.0.0.1", port, backlog=4096)
+    sys.stdout.buffer.write(LISTENING)  # a router may be ready sooner than this process
+    sys.stdout.buffer.flush()
     await server.serve_forever()
 
 

@@ -307,7 +307,7 @@ class FittedProfile(ApiModel):
     kv_capacity_tokens: Annotated[int, Field(ge=1, json_schema_extra={"format": "int64"})] | None = Field(
         default=None, description="Tokens that fit into one replica's KV cache, as vLLM says."
     )
-    samples: Count = Field(description="Whiles of watching it was fitted from.")
+    samples: Count = Field(description="Windows of observation it was fitted from.")
     residual_percent: DecimalText | None = Field(
         default=None, description="How far it is off what was observed, %: root of the mean square."
     )

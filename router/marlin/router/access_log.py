@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from marlin.router.view import Backend
 
@@ -32,13 +32,20 @@ _ATOMIC_BYTES: Final = 4096
 _PLAIN = re.compile(rb"[!#-\[\]-~]{1,512}")
 """What can stand in either format without being quoted or escaped."""
 
-_TEXT_LINE: Final = (
-    b"%b.%03d+00:00 info request %b status=%d duration_ms=%.1f ttft_ms=%.1f%b attempts=%d bytes_in=%d bytes_out=%d"
-)
-_JSON_LINE: Final = (
-    b'{"time":"%b.%03d+00:00","level":"info","logger":"marlin.router.access","message":"request",%b,"status":%d'
-    b',"duration_ms":%.1f,"ttft_ms":%.1f%b,"attempts":%d,"bytes_in":%d,"bytes_out":%d'
-)
+
+class _Form(NamedTuple):
+    """How a line is written; each part but the last is a ``%`` format over bytes."""
+
+    line: bytes
+    first: bytes
+    """Method and path."""
+    tenant: bytes
+    usage: bytes
+    error: bytes
+    request_id: bytes
+    end: bytes
+    word: Callable[[bytes], bytes]
+    """What a client or backend wrote, made safe."""
 
 
 class AccessLog:
@@ -54,7 +61,7 @@ class AccessLog:
         self._lines: list[bytes] = []
         self._write = write
         self._clock = clock
-        self._is_json = log_format == "json"
+        self._form = _JSON if log_format == "json" else _TEXT
         self._second = -1
         self._stamp = b""
 
@@ -66,13 +73,13 @@ class AccessLog:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
         ms = int((now_s - second) * 1000)
-        self._lines.append((_json_line if self._is_json else _text_line)(self._stamp, ms, flow, duration_s))
+        self._lines.append(_line(self._form, self._stamp, ms, flow, duration_s))
         if len(self._lines) >= MAX_HELD:
             self.flush()
 
     def describe(self, backend: Backend) -> bytes:
         """The part of a line that is the same for all requests of a backend."""
-        if self._is_json:
+        if self._form is _JSON:
             said = f',"pool":"{backend.pool}","datacenter":"{backend.datacenter}","backend":"{backend.name}"'
         else:
             said = f" pool={backend.pool} datacenter={backend.datacenter} backend={backend.name}"
@@ -99,11 +106,11 @@ def write_lines(fd: int, batch: bytes) -> None:
             return
 
 
-def _text_line(stamp: bytes, ms: int, flow: Flow, duration_s: float) -> bytes:
+def _line(form: _Form, stamp: bytes, ms: int, flow: Flow, duration_s: float) -> bytes:
     first, live, usage = flow.head.line, flow.last_live, flow.usage
     if not first.log:
-        first.log = b"method=%b path=%b" % (first.method, _word(first.path.encode()))
-    line = _TEXT_LINE % (
+        first.log = form.first % (first.method, form.word(first.path.encode()))
+    line = form.line % (
         stamp,
         ms,
         first.log,
@@ -116,41 +123,14 @@ def _text_line(stamp: bytes, ms: int, flow: Flow, duration_s: float) -> bytes:
         flow.bytes_out,
     )
     if flow.ticket is not None:
-        line += b" tenant=%b" % flow.ticket.tenant.name.encode()
+        line += form.tenant % flow.ticket.tenant.name.encode()
     if usage is not None:
-        line += b" prompt_tokens=%d output_tokens=%d" % usage
+        line += form.usage % usage
     if flow.error:
-        line += b" error=%b" % _word(flow.error.encode())
+        line += form.error % form.word(flow.error.encode())
     if flow.head.request_id:
-        line += b" request_id=%b" % _word(flow.head.request_id)
-    return line
-
-
-def _json_line(stamp: bytes, ms: int, flow: Flow, duration_s: float) -> bytes:
-    first, live, usage = flow.head.line, flow.last_live, flow.usage
-    if not first.log:
-        first.log = b'"method":"%b","path":%b' % (first.method, _quoted(first.path.encode()))
-    line = _JSON_LINE % (
-        stamp,
-        ms,
-        first.log,
-        flow.status,
-        duration_s * 1000,
-        (duration_s if flow.ttft_s is None else flow.ttft_s) * 1000,
-        b"" if live is None else live.peer.log,
-        flow.attempts,
-        len(flow.body),
-        flow.bytes_out,
-    )
-    if flow.ticket is not None:
-        line += b',"tenant":"%b"' % flow.ticket.tenant.name.encode()
-    if usage is not None:
-        line += b',"prompt_tokens":%d,"output_tokens":%d' % usage
-    if flow.error:
-        line += b',"error":%b' % _quoted(flow.error.encode())
-    if flow.head.request_id:
-        line += b',"request_id":%b' % _quoted(flow.head.request_id)
-    return line + b"}"
+        line += form.request_id % form.word(flow.head.request_id)
+    return line + form.end
 
 
 def _word(text: bytes) -> bytes:
@@ -161,3 +141,27 @@ def _word(text: bytes) -> bytes:
 def _quoted(text: bytes) -> bytes:
     """Bytes as a JSON string; each is taken for the character of its number, so that any can be told."""
     return json.dumps(text.decode("latin-1")[:MAX_TEXT]).encode()
+
+
+_TEXT: Final = _Form(
+    line=b"%b.%03d+00:00 info request %b status=%d duration_ms=%.1f ttft_ms=%.1f%b attempts=%d bytes_in=%d"
+    b" bytes_out=%d",
+    first=b"method=%b path=%b",
+    tenant=b" tenant=%b",
+    usage=b" prompt_tokens=%d output_tokens=%d",
+    error=b" error=%b",
+    request_id=b" request_id=%b",
+    end=b"",
+    word=_word,
+)
+_JSON: Final = _Form(
+    line=b'{"time":"%b.%03d+00:00","level":"info","logger":"marlin.router.access","message":"request",%b,"status":%d'
+    b',"duration_ms":%.1f,"ttft_ms":%.1f%b,"attempts":%d,"bytes_in":%d,"bytes_out":%d',
+    first=b'"method":"%b","path":%b',
+    tenant=b',"tenant":"%b"',
+    usage=b',"prompt_tokens":%d,"output_tokens":%d',
+    error=b',"error":%b',
+    request_id=b',"request_id":%b',
+    end=b"}",
+    word=_quoted,
+)

@@ -269,9 +269,6 @@ class Flow:
         for pool in pools:
             if pool is not None and plane.balancer.choose(pool, now_s, tried, is_forwarded=self.head.is_forwarded):
                 self._pool = pool
-                link, self._link = self._link, None
-                if link is not None:
-                    link.give_up()
                 self._try_another(live)
                 return True
         return False
@@ -415,24 +412,29 @@ class Flow:
 
     def move_on(self, why: str) -> bool:
         """Leaves its backend for another one, once, where there is one and the retry budget allows it; says whether."""
-        live, plane = self.live, self._plane
-        if live is None or self._pool is None or self._resends >= MAX_RESENDS:
-            return False
-        now_s = plane.clock()
-        tried = (*self._tried, live)
-        if plane.balancer.choose(self._pool, now_s, tried, is_forwarded=self.head.is_forwarded) is None:
-            return False
-        if not plane.budget.take(now_s):
+        live = self.live
+        if live is None or self._resends >= MAX_RESENDS or not self._may_move(live):
             return False
         self._resends += 1
         live.peer.cell.count_retry(why)
-        link, self._link = self._link, None
-        if link is not None:
-            link.give_up()
         self._try_another(live)
         return True
 
+    def _may_move(self, live: LiveBackend) -> bool:
+        """Whether there is another backend, and a retry left in the budget, which is taken."""
+        plane = self._plane
+        if self._pool is None:
+            return False
+        now_s, tried = plane.clock(), (*self._tried, live)
+        if plane.balancer.choose(self._pool, now_s, tried, is_forwarded=self.head.is_forwarded) is None:
+            return False
+        return plane.budget.take(now_s)
+
     def _try_another(self, live: LiveBackend) -> None:
+        """Leaves a backend, which is told so where it still works on the request, and tries the next."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.give_up()
         self._tried += (live,)
         if self._beginning:
             # The head of a stream that never began.
@@ -572,17 +574,9 @@ class Flow:
                 return False
             why = "member_unreached"
         live.peer.cell.count_upstream_error(why)
-        if self.attempts >= MAX_ATTEMPTS or self._pool is None:
-            return False
-        tried = (*self._tried, live)
-        if plane.balancer.choose(self._pool, plane.clock(), tried, is_forwarded=self.head.is_forwarded) is None:
-            return False
-        if not plane.budget.take(plane.clock()):
+        if self.attempts >= MAX_ATTEMPTS or not self._may_move(live):
             return False
         live.peer.cell.count_retry(why)
-        link, self._link = self._link, None
-        if link is not None:
-            link.give_up()
         self._try_another(live)
         return True
 

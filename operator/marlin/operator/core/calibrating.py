@@ -81,7 +81,7 @@ def pool_as_calibrated(pool: ObservedPool, calibration: Calibration) -> Observed
 def _fitted(fitted: FittedProfile) -> Calibration:
     seen = f", for mean batches up to {fitted.observed_batch}" if fitted.observed_batch is not None else ""
     off = f", {fitted.residual_percent} % off" if fitted.residual_percent is not None else ""
-    return Calibration(True, "Calibrated", f"fitted from {fitted.samples} whiles of vLLM's metrics{off}{seen}", fitted)
+    return Calibration(True, "Calibrated", f"fitted from {fitted.samples} windows of vLLM's metrics{off}{seen}", fitted)
 
 
 def _profile_of(fit: Fit) -> FittedProfile:

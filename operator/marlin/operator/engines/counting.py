@@ -66,7 +66,7 @@ class EngineCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class While:
+class Window:
     """What an engine did between two readings."""
 
     length_s: float
@@ -128,7 +128,7 @@ def _kv_capacity(sample: Sample) -> int | None:
     return int(blocks) * int(size) or None if blocks.isdigit() and size.isdigit() else None
 
 
-def between(now: EngineCounts, before: EngineCounts, length_s: float) -> While | None:
+def between(now: EngineCounts, before: EngineCounts, length_s: float) -> Window | None:
     """What was done between two readings; None where the engine was started anew meanwhile, or wrote nothing."""
     gaps, iterations = now.gaps - before.gaps, now.iterations - before.iterations
     if length_s <= 0 or gaps <= 0 or iterations <= 0 or now.prompt_tokens < before.prompt_tokens:
@@ -140,7 +140,7 @@ def between(now: EngineCounts, before: EngineCounts, length_s: float) -> While |
     if now.read_tokens is not None and before.read_tokens is not None:
         read = max(0.0, now.read_tokens - before.read_tokens)
     to_read = read / asked if asked > 0 else 1.0
-    return While(
+    return Window(
         length_s=length_s,
         gaps=gaps,
         gap_s=(now.gaps_s - before.gaps_s) / gaps,

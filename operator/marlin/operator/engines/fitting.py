@@ -1,7 +1,7 @@
-"""How fast an engine is, from what it did in many whiles: least squares over what its counters say.
+"""How fast an engine is, from what it did in many windows: least squares over what its counters say.
 
 An iteration is taken to last ``base_s + per_request_s x (requests written for) + per_prompt_token_s x (prompt tokens
-read in it)``: one forward pass does both. Two means of a while follow from it, and both are rows of one linear problem
+read in it)``: one forward pass does both. Two means of a window follow from it, and both are rows of one linear problem
 for the three constants (``w``: gaps between tokens, ``r``: reading of prompts):
 
 - time between tokens: ``base + per_request x batch + per_prompt_token x (tokens that came in meanwhile)``. While
@@ -10,7 +10,7 @@ for the three constants (``w``: gaps between tokens, ``r``: reading of prompts):
   that are decoding where there are any. An arrival finds as many decoding as there are in the mean over time (arrivals
   are taken to be independent of the load).
 
-Rows are relative to what was observed, so that a slow and a fast while count the same, and weighted by how much was
+Rows are relative to what was observed, so that a slow and a fast window count the same, and weighted by how much was
 counted. A fit says for which loads it was seen and how far it is off; whether it may be planned with is decided here.
 """
 
@@ -23,10 +23,10 @@ from typing import Final
 
 import numpy as np
 
-from marlin.operator.engines.counting import While
+from marlin.operator.engines.counting import Window
 from marlin.simulator.profiles import DEFAULT_MAX_BATCH
 
-LEAST_WHILES: Final = 12
+LEAST_WINDOWS: Final = 12
 LEAST_REQUESTS: Final = 100
 LEAST_SPREAD: Final = 2.0
 """Largest mean batch over the smallest, without which base and slope cannot be told apart."""
@@ -77,25 +77,25 @@ class NoFit:
     message: str
 
 
-def fit(whiles: Sequence[While], kv_capacity_tokens: int | None = None, most_running: float = 0.0) -> Fit | NoFit:
+def fit(windows: Sequence[Window], kv_capacity_tokens: int | None = None, most_running: float = 0.0) -> Fit | NoFit:
     """The constants of the engines that did this.
 
     Args:
-        whiles: what they did; of all of them together, because a pool's replicas are taken to be alike.
+        windows: what they did; of all of them together, because a pool's replicas are taken to be alike.
         kv_capacity_tokens: tokens that fit into one engine's cache; None: not known.
         most_running: most requests that one of them was seen to run at once.
     """
-    requests = sum(one.requests for one in whiles)
-    if len(whiles) < LEAST_WHILES or requests < LEAST_REQUESTS:
+    requests = sum(one.requests for one in windows)
+    if len(windows) < LEAST_WINDOWS or requests < LEAST_REQUESTS:
         return NoFit("Collecting", "its engines have answered too few requests so far to tell how fast they are")
-    batches = [one.batch for one in whiles]
+    batches = [one.batch for one in windows]
     if max(batches) < LEAST_SPREAD * min(batches):
         return NoFit(
             "Collecting", f"load has hardly varied so far (a mean batch of {min(batches):.1f} to {max(batches):.1f})"
         )
     constants: Constants | None = None
     for _ in range(_PASSES):
-        rows, observed, weights = _rows(whiles, constants)
+        rows, observed, weights = _rows(windows, constants)
         constants = _least_squares(rows, observed, weights)
         if constants is None:
             return NoFit("PoorFit", "what its engines report does not grow with what they have to do")
@@ -110,7 +110,7 @@ def fit(whiles: Sequence[While], kv_capacity_tokens: int | None = None, most_run
         prefill_tokens_per_s=1.0 / per_prompt_token_s,
         base_s=base_s,
         per_request_s=per_request_s,
-        samples=len(whiles),
+        samples=len(windows),
         residual=residual,
         least_batch=min(batches),
         most_batch=max(batches),
@@ -119,15 +119,15 @@ def fit(whiles: Sequence[While], kv_capacity_tokens: int | None = None, most_run
     )
 
 
-def _rows(whiles: Sequence[While], known: Constants | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rows(windows: Sequence[Window], known: Constants | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(N, 3) coefficients of base, per request and per prompt token; (N,) what was observed, s; (N,) weights.
 
     Args:
-        whiles: what was seen.
+        windows: what was seen.
         known: constants of an earlier pass, for the length of iterations; None: all take the mean.
     """
     rows, observed, weights = [], [], []
-    for one in whiles:
+    for one in windows:
         rows.append((1.0, _met_batch(one.batch), one.prompt_tokens_per_s * one.gap_s))
         observed.append(one.gap_s)
         weights.append(min(1.0, one.gaps / _FULL_WEIGHT))
@@ -152,7 +152,7 @@ def _met_batch(mean: float) -> float:
     return 1.0 + all_
 
 
-def _met_iteration_s(one: While, known: Constants | None) -> float:
+def _met_iteration_s(one: Window, known: Constants | None) -> float:
     """Mean length of the iteration that an arrival waits for, s: long ones are met more often than short ones.
 
     What comes in during an iteration is read in the next. Their number is taken to be of chance (Poisson) and prompts

@@ -1,7 +1,7 @@
-"""What is known of one pool's engines, as a value: whiles that are kept by load, the fit they give, the last gauges.
+"""What is known of one pool's engines, as a value: windows that are kept by load, the fit they give, the last gauges.
 
-A while is closed once enough happened in it, and thrown away where that took too long: over a long one the load is no
-longer one load. Whiles are kept by mean batch, the newest few of each size, so that a quiet night does not push out
+A window is closed once enough happened in it, and thrown away where that took too long: over a long one the load is no
+longer one load. Windows are kept by mean batch, the newest few of each size, so that a quiet night does not push out
 what was learnt of the busy day. A fit that says nearly the same as the one before does not replace it: a status should
 not change every minute.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from marlin.operator.engines.counting import EngineCounts, While, between
+from marlin.operator.engines.counting import EngineCounts, Window, between
 from marlin.operator.engines.fitting import Fit, NoFit, fit
 
 ENOUGH_GAPS: Final = 200.0
@@ -42,11 +42,11 @@ class Engines:
     """A pool's engines."""
 
     first: Mapping[Place, Reading] = field(default_factory=dict)
-    """Where each engine's open while began."""
+    """Where each engine's open window began."""
     last: Mapping[Place, Reading] = field(default_factory=dict)
     """The newest reading of each that answered last time."""
-    kept: Mapping[int, tuple[While, ...]] = field(default_factory=dict)
-    """Load to its whiles, oldest first."""
+    kept: Mapping[int, tuple[Window, ...]] = field(default_factory=dict)
+    """Load to its windows, oldest first."""
     fitted: Fit | NoFit = NOT_READ
     most_running: float = 0.0
 
@@ -97,9 +97,9 @@ class Engines:
 
 
 def _fit(engines: Engines) -> Fit | NoFit:
-    whiles = [one for load in sorted(engines.kept) for one in engines.kept[load]]
+    windows = [one for load in sorted(engines.kept) for one in engines.kept[load]]
     capacities = [r.counts.kv_capacity_tokens for r in engines.last.values() if r.counts.kv_capacity_tokens]
-    return fit(whiles, min(capacities, default=None), engines.most_running)
+    return fit(windows, min(capacities, default=None), engines.most_running)
 
 
 def settled(now: Fit | NoFit, before: Fit | NoFit) -> Fit | NoFit:

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final
 
+from marlin.api.footprint import Footprint
+
 FIGURES: Final = ("energy_kwh", "carbon_gco2", "water_l", "cost_usd")
 
 Key = tuple[str, str]
@@ -53,16 +55,6 @@ class Usage:
         weight = sum(one.timed for one in known)
         mean_s = sum(one.timed * (one.ttft_mean_s or 0.0) for one in known) / weight if weight else None
         return Usage(**sums, ttft_mean_s=mean_s)
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What something took, or a token takes."""
-
-    energy_kwh: float = 0.0
-    carbon_gco2: float = 0.0
-    water_l: float = 0.0
-    cost_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
