@@ -10,6 +10,8 @@ from fake_backend import FakeBackend, Seen
 from odd_requests import BODY, HOST, LENGTH, ODD, POST, REFUSED, first_status, request, upload
 from router_client import Client, Start, table
 
+from marlin.router.heads import MAX_HEADERS, HeadError, HeadTooLargeError, read_reply, read_request
+
 PATHS = (
     "/metrics",
     "/load",
@@ -74,6 +76,17 @@ async def test_each_malformed_request_gets_its_answer_and_loses_its_connection(
         assert backend.seen == []
         async with client.post() as response:
             assert response.status == 200
+
+
+def test_headers_are_counted_whether_or_not_each_was_seen_before() -> None:
+    lines = [b"X%d: seen" % i for i in range(MAX_HEADERS)]
+    for some in (lines[:100], lines[100:]):
+        read_request(b"\r\n".join((b"GET /v1/models HTTP/1.1", b"Host: a", *some)))
+        read_reply(b"\r\n".join((b"HTTP/1.1 200 OK", *some)))
+    with pytest.raises(HeadTooLargeError):
+        read_request(b"\r\n".join((b"GET /v1/models HTTP/1.1", b"Host: a", *lines)))
+    with pytest.raises(HeadError, match="headers"):
+        read_reply(b"\r\n".join((b"HTTP/1.1 200 OK", *lines)))
 
 
 async def test_each_odd_request_gets_through(start: Start, backend: FakeBackend) -> None:

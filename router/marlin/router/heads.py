@@ -286,6 +286,8 @@ def read_request(head: bytes) -> RequestHead:
         RouterError: it is not HTTP/1, or not safe to pass on; the connection cannot be used any further.
     """
     lines = head.split(b"\r\n")
+    if len(lines) > MAX_HEADERS:
+        raise HeadTooLargeError(f"more than {MAX_HEADERS} headers")
     first = _first_lines.get(lines[0]) or _read_first(lines[0])
     request = RequestHead(first, lines)
     # The loop below runs over what lines are, not over lines: dictionary look-ups in C, and little to do for most.
@@ -338,8 +340,6 @@ def _read_first(line: bytes) -> RequestLine:
 
 def _learn(kinds: list[Any], lines: list[bytes], kind_of: Callable[[bytes], int]) -> None:
     """Fills in what lines are that are not remembered."""
-    if len(lines) > MAX_HEADERS:
-        raise HeadTooLargeError(f"more than {MAX_HEADERS} headers")
     for at, kind in enumerate(kinds):
         if kind is None:
             kinds[at] = kind_of(lines[at])
@@ -458,10 +458,10 @@ def read_reply(head: bytes) -> ReplyHead:
         HeadError: it is not HTTP/1, or it does not say clearly where it ends.
     """
     lines = head.split(b"\r\n")
+    if len(lines) > MAX_HEADERS:
+        raise HeadError(f"it has more than {MAX_HEADERS} headers")
     first = lines[0]
-    status = _statuses.get(first)
-    if status is None:
-        status = _read_status(first)
+    status = _statuses.get(first) or _read_status(first)
     reply = ReplyHead(status, lines)
     kinds: list[Any] = [*map(_reply_lines.get, lines)]
     kinds[0] = KEEP
