@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from marlin.api.documents import load_documents
 from marlin.api.plan import Dispatch, PlannerKind, PoolPlan, RoutingPlan, Scheme
-from marlin.api.table import RoutingTable
+from marlin.api.table import RoutingTable, TablePool
+from marlin.operator.demo.fleet import Fleet
 from marlin.operator.demo.loop import Arrivals, stamped, write_table
 from marlin.operator.demo.run import _column_name, _planner
 from marlin.operator.demo.settings import DemoSettings
@@ -90,6 +91,24 @@ def test_a_table_is_replaced_in_one_step_and_reads_back_as_it_was(tmp_path: Path
     write_table(file, table)
     assert load_documents(file.read_text(), "table.json").tables == (table,)
     assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
+
+
+def test_routers_get_the_delays_rates_and_service_level_of_a_machine_that_runs_everything_faster() -> None:
+    fleet = Fleet.shipped()
+    fleet = fleet.with_addresses(dict.fromkeys(fleet.sites, "http://127.0.0.1:1"))
+
+    def table(compression: float) -> TablePool:
+        settings = DemoSettings(compression=compression)
+        state = fleet.state(0, (1.0,) * len(fleet.origins), settings)
+        return fleet.table(state, None, "eu", settings, generation=1).pools[0]
+
+    real, fast = table(1.0), table(4.0)
+    limits_ms = [pool.service_level.time_to_first_token_milliseconds for pool in (real, fast)]
+    assert limits_ms == [2000, 500]
+    for mine, theirs in zip(real.backends, fast.backends, strict=True):
+        assert theirs.capacity_rps == pytest.approx(4 * mine.capacity_rps)
+        assert theirs.rtt_ms == pytest.approx(mine.rtt_ms / 4)
+        assert theirs.concurrency_at_capacity == mine.concurrency_at_capacity
 
 
 @pytest.mark.parametrize("kind", [PlannerKind.NEAREST, PlannerKind.LEAST_LOADED, PlannerKind.ROUND_ROBIN])

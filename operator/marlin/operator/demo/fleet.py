@@ -2,7 +2,7 @@
 
 The documents are the same that people apply to a cluster. Two times meet here: the planner and the twin think in fleet
 time, in which GPUs take as long as they were measured to; the routers live on this machine, where everything runs
-``compression`` times as fast, so their table states capacities in requests per second of this machine.
+``compression`` times as fast, so their table states capacities, delays and service levels of this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from marlin.api.documents import Documents, load_documents
 from marlin.api.plan import RoutingPlan
-from marlin.api.pool import Backend
+from marlin.api.pool import Backend, ServiceLevel
 from marlin.api.state import FleetState
 from marlin.api.table import RoutingTable
 from marlin.operator.demo.load import Outcome
@@ -129,7 +129,7 @@ class Fleet:
                     {
                         "name": pool.metadata.name,
                         "model_name": pool.spec.model_name,
-                        "service_level": pool.spec.service_level,
+                        "service_level": _on_this_machine(pool.spec.service_level, settings.compression),
                         "backends": [
                             {
                                 "name": backend.name,
@@ -230,6 +230,11 @@ class Fleet:
 
 
 _TOKENS: Final = "token_quantiles.csv"
+
+
+def _on_this_machine(level: ServiceLevel, compression: float) -> ServiceLevel:
+    limit_ms = round(level.time_to_first_token_milliseconds / compression)
+    return level.model_copy(update={"time_to_first_token_milliseconds": limit_ms})
 
 
 def _by_origin(outcomes: Sequence[Outcome], origins: Sequence[str]) -> tuple[float, ...]:

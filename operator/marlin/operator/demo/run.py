@@ -191,7 +191,7 @@ async def _stack(settings: DemoSettings, console: Console, port: int = 0) -> Asy
                         processes.start(
                             f"router-{origin}",
                             *("router", "--config", str(files[origin]), "--origin", origin, "--no-access-log"),
-                            *("--admin-port", "0"),
+                            *("--admin-port", "0", "--scrape-interval-s", str(settings.scrape_interval_wall_s)),
                             ready_path="/readyz",
                             port=port + i if port else 0,
                         )

@@ -56,6 +56,10 @@ class DemoSettings:
     publish_lead_wall_s: float = 0.5
     """How long before its epoch a plan is published, s on this machine; the router looks for a new file more often."""
 
+    scrape_interval_wall_s: float = 0.5
+    """How often routers ask engines what waits there, s on this machine: each second of fleet time would be truer, and
+    its answers would take a fifth of this machine."""
+
     @property
     def planners(self) -> tuple[PlannerKind, ...]:
         """All that are replayed, column by column (derived). Beside marlin stands the sort it has to beat."""
