@@ -220,6 +220,9 @@ def test_a_veto_pulls_as_far_as_its_rule_says(rule: VetoRule, pull: float) -> No
         def values(self, actions: FloatArray) -> FloatArray:
             return np.stack([np.ones(len(actions)), actions[:, 0, 1]], axis=1)
 
+        def own_values(self, actions: FloatArray) -> FloatArray:
+            return self.values(actions).diagonal()
+
         def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
             return self.values(action[None])[0], np.zeros((2, *action.shape))
 
@@ -239,6 +242,9 @@ def test_a_pull_that_would_harm_its_agent_is_shortened() -> None:
             x = actions[:, 0, 1]
             own = np.where(x < 0.1, x, np.where(x > 0.9, 1.0, 0.0))
             return np.stack([np.ones(len(actions)), own], axis=1)
+
+        def own_values(self, actions: FloatArray) -> FloatArray:
+            return self.values(actions).diagonal()
 
         def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
             return self.values(action[None])[0], np.zeros((2, *action.shape))

@@ -72,6 +72,18 @@ def test_what_is_written_of_a_closed_site_changes_nobody_s_answer(seed: int) -> 
 
 @settings(max_examples=20)
 @given(seeds, sizes)
+def test_an_agents_own_intent_is_worth_to_it_what_all_networks_say_of_it(seed: int, size: tuple[int, int, int]) -> None:
+    p = {name: value.astype(np.float64) for name, value in weights(seed % 7).items()}
+    rows = some_rows(seed, *size)
+    each = [some_intent(seed + j, rows) for j in range(4)]
+    own = Intent(*(np.stack([getattr(one, name) for one in each]) for name in ("shares", "fill", "margin")))
+    asked = critic.Critics.of(p, rows, own_preference(rows))
+    expected = np.stack([asked.worth(own)[j, :, j] for j in range(4)], axis=1)  # (N, agents)
+    np.testing.assert_allclose(asked.own_worth(own), expected, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=20)
+@given(seeds, sizes)
 def test_derivatives_are_those_of_small_steps(seed: int, size: tuple[int, int, int]) -> None:
     p = {name: value.astype(np.float64) for name, value in weights(seed % 7).items()}
     rows = some_rows(seed, *size)

@@ -23,6 +23,10 @@ class Bowl:
         squares = (away**2).reshape(*away.shape[:2], -1).sum(axis=2)
         return np.asarray(self.top - self.curve * squares)
 
+    def own_values(self, actions: FloatArray) -> FloatArray:
+        """(J,)."""
+        return np.asarray(self.values(actions).diagonal())
+
     def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(J,) and (J, *A)."""
         curve = self.curve.reshape(-1, *(1,) * action.ndim)
@@ -43,6 +47,10 @@ class Waves:
         pitch = self.pitch.reshape(-1, *(1,) * (actions.ndim - 1))
         waves = np.sin(pitch * actions[:, None] + self.shift)
         return np.asarray(self.top + self.depth * waves.reshape(*waves.shape[:2], -1).sum(axis=2))
+
+    def own_values(self, actions: FloatArray) -> FloatArray:
+        """(J,)."""
+        return np.asarray(self.values(actions).diagonal())
 
     def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(J,) and (J, *A)."""

@@ -73,6 +73,11 @@ class LearnedCritic:
         worth = self._critics.worth(intent_of(_single(actions)[:, None]))[:, 0]
         return self._scale * np.asarray(worth, dtype=np.float64)
 
+    def own_values(self, actions: FloatArray) -> FloatArray:
+        """Worth (J,) of J actions (J, 3, V, D), each to the agent whose it is."""
+        worth = self._critics.own_worth(intent_of(_single(actions)[:, None]))[0]
+        return self._scale * np.asarray(worth, dtype=np.float64)
+
     def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Worth (J,) of one action (3, V, D), and its derivatives (J, 3, V, D)."""
         worth, slopes = self._critics.worth_and_derivatives(intent_of(_single(action)[None]))
@@ -93,6 +98,10 @@ class TwinCritic:
         """Worth (N, J) of N actions (N, 3, V, D)."""
         outcome = self.situation.tried(self.situation.plans(intent_of(actions)))
         return worth_over(self.baseline, outcome, self.goal, self.situation)
+
+    def own_values(self, actions: FloatArray) -> FloatArray:
+        """Worth (J,) of J actions (J, 3, V, D), each to the agent whose it is."""
+        return np.asarray(self.values(actions).diagonal())
 
     def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Worth (J,), and differences (J, 3, V, D), at one action (3, V, D); shares need not add up to one."""

@@ -92,7 +92,7 @@ def negotiate(
     else:
         path, judged = np.eye(agents)[[int(start.argmax())]], [0]
     # The best of the path and not its end: a step can be too long, and then negotiating would do harm.
-    chosen = judged[int((table.worths(path[judged]) @ weight).argmax())]
+    chosen = max(judged, key=lambda step: float(table.worth(path[step]) @ weight))
     entitled = (weight > 0).astype(np.float64)
     objections = object_in_turn(table, path[chosen], utility, capital, entitled, settings.veto)
     return Consensus(

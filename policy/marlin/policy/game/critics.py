@@ -23,13 +23,16 @@ class Critic(Protocol):
     def values(self, actions: FloatArray) -> FloatArray:
         """Worth (N, J) of N actions (N, *A) to each agent."""
 
+    def own_values(self, actions: FloatArray) -> FloatArray:
+        """Worth (J,) of J actions (J, *A), each to the agent whose it is: the diagonal of ``values``."""
+
     def value_and_gradients(self, action: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Worth (J,) of one action (*A) to each agent, and its derivatives (J, *A)."""
 
 
 def blend(weights: FloatArray, proposals: FloatArray) -> FloatArray:
     """The blend a = sum_j omega_j a_j, (*A). Lines 5 and 11."""
-    return np.asarray(np.tensordot(weights, proposals, axes=1))
+    return np.asarray((weights @ proposals.reshape(len(proposals), -1)).reshape(proposals.shape[1:]))
 
 
 class Table:
@@ -41,30 +44,25 @@ class Table:
         self._critic, self._proposals = critic, proposals
         self._known: dict[bytes, FloatArray] = {}
 
+    def own(self) -> FloatArray:
+        """Worth (J,) of each proposal to the agent whose it is. Raises as ``worth``."""
+        return self._checked(self._critic.own_values(self._proposals), (self.agents,), "own values")
+
     def worth(self, weights: FloatArray) -> FloatArray:
         """Worth (J,) of one blend to each agent.
 
         Raises:
             ValueError: the critic answers with another shape, or not with numbers.
         """
-        return np.asarray(self.worths(weights[None])[0])
-
-    def worths(self, weights: FloatArray) -> FloatArray:
-        """Worth (N, J) of N blends. Raises as ``worth``."""
-        keys = [row.tobytes() for row in weights]
-        new = [n for n, key in enumerate(keys) if key not in self._known]
-        if new:
-            blends = np.tensordot(weights[new], self._proposals, axes=1)  # (N, *A)
-            found = self._checked(self._critic.values(blends), (len(new), self.agents), "values")
-            self._known.update({keys[n]: row for n, row in zip(new, found, strict=True)})
-        return np.stack([self._known[key] for key in keys])
+        key = weights.tobytes()
+        known = self._known.get(key)
+        if known is None:
+            action = blend(weights, self._proposals)[None]
+            known = self._known[key] = self._checked(self._critic.values(action), (1, self.agents), "values")[0]
+        return known
 
     def slopes(self, weights: FloatArray) -> FloatArray:
-        """Derivatives (J, J) of each agent's worth by the weights, agent first.
-
-        Raises:
-            ValueError: the critic answers with another shape, or not with numbers.
-        """
+        """Derivatives (J, J) of each agent's worth by the weights, agent first. Raises as ``worth``."""
         worth, slopes = self._critic.value_and_gradients(blend(weights, self._proposals))
         self._known.setdefault(weights.tobytes(), self._checked(worth, (self.agents,), "values"))
         flat = (self.agents, -1)

@@ -16,7 +16,7 @@ from marlin.simulator.physics import FloatArray
 
 def utilities(table: Table) -> FloatArray:
     """q_j = Q_j(a_j), floored: what each agent's own proposal is worth to it, (J,). Lines 1-3."""
-    return floored(table.worths(np.eye(table.agents)).diagonal())
+    return floored(table.own())
 
 
 def first_weights(utility: FloatArray, capital: FloatArray, importance: FloatArray) -> FloatArray:
