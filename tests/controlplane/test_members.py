@@ -167,6 +167,9 @@ def test_a_cluster_is_found_through_its_profile_and_a_pool_through_its_import(
     conditions = {c["type"]: c["message"] for c in fleet.site("oregon")["status"]["conditions"]}
     assert "inventory.yaml" in conditions["CredentialsValid"]
     hub.apply_file(ROOT / "manifests" / "rbac" / "inventory.yaml")
+    assert eventually(lambda: fleet.site_condition("oregon", "CredentialsValid") == ("False", "Withheld"))
+    token = member.cluster.token_of("marlin-system", "marlin-hub")
+    secret(hub, "oregon-cluster", **{"token": token, "send-to": member.cluster.server})
     assert eventually(lambda: fleet.site_condition("oregon", "ClusterReachable") == ("True", "Reachable"))
     assert fleet.site("oregon")["status"]["readyAccelerators"] == 16
     assert member.cluster.token_of("marlin-system", "marlin-hub")[:20] not in process.log.read_text()

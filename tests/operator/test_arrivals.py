@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from own_secrets import OwnSecrets
 from worlds import Cluster, sample, the
 
 from marlin.operator.arrivals.counting import Counts, increase, page_of
@@ -147,13 +148,6 @@ class Pages:
         return self.pages[path]
 
 
-class NoSecrets:
-    """A namespace without any."""
-
-    async def secret_data(self, name: str) -> dict[str, str]:
-        raise SignalError(f"Secret {name} does not exist in the operator's namespace")
-
-
 class Hub:
     """Takes applies."""
 
@@ -187,7 +181,7 @@ async def by_hand(arrivals: Arrivals) -> Watcher:
 async def test_arrivals_are_counted_by_origin_kept_beside_the_policy_and_found_again() -> None:
     policy = read_policy(the(observing(), "MarlinPolicy"))
     http, hub, clock_s = Pages(), Hub(), 1000 * EPOCH_S
-    arrivals = Arrivals(hub, Scraper(http, NoSecrets()), 3600.0, {}, clock_s=lambda: clock_s)
+    arrivals = Arrivals(hub, Scraper(http, OwnSecrets()), 3600.0, {}, clock_s=lambda: clock_s)
     assert arrivals.forecasts((policy,)) == {}
     watcher = await by_hand(arrivals)
     for second in range(0, 1000, 100):
@@ -204,7 +198,7 @@ async def test_arrivals_are_counted_by_origin_kept_beside_the_policy_and_found_a
     await arrivals.close()
 
     kept_now = {("default", "marlin-balanced.arrivals"): kept["data"][KEY]}
-    again = Arrivals(hub, Scraper(http, NoSecrets()), 3600.0, kept_now, lambda: clock_s)
+    again = Arrivals(hub, Scraper(http, OwnSecrets()), 3600.0, kept_now, lambda: clock_s)
     found = again.forecasts((policy,))["default", "llama-2-70b"]
     await again.close()
     assert found.requests == pytest.approx(3600.0, rel=0.2)
@@ -218,7 +212,7 @@ async def test_arrivals_are_counted_by_origin_kept_beside_the_policy_and_found_a
 async def test_with_a_router_missing_the_while_is_not_watched() -> None:
     policy = read_policy(the(observing(), "MarlinPolicy"))
     http, clock_s = Pages(), 0.0
-    arrivals = Arrivals(Hub(), Scraper(http, NoSecrets()), 3600.0, {}, clock_s=lambda: clock_s)
+    arrivals = Arrivals(Hub(), Scraper(http, OwnSecrets()), 3600.0, {}, clock_s=lambda: clock_s)
     arrivals.forecasts((policy,))
     watcher = await by_hand(arrivals)
     for clock_s in (0.0, 300.0, 600.0, 900.0):
@@ -245,7 +239,7 @@ async def test_a_source_of_several_routers_is_read_whole_or_not_at_all(monkeypat
     model = read_policy(the(observing(), "MarlinPolicy")).model
     assert model is not None
     assert model.spec.observation is not None
-    arrivals = Arrivals(Hub(), Scraper(OneIsDown(), NoSecrets()), 3600.0, {}, clock_s=lambda: 0.0)
+    arrivals = Arrivals(Hub(), Scraper(OneIsDown(), OwnSecrets()), 3600.0, {}, clock_s=lambda: 0.0)
     is_down = False
     assert len(await arrivals.read(model.spec.observation.routers[0])) == 2
     is_down = True
@@ -258,7 +252,7 @@ async def test_a_source_of_several_routers_is_read_whole_or_not_at_all(monkeypat
 async def test_a_router_that_is_gone_is_forgotten_and_one_that_could_not_be_read_is_not() -> None:
     policy = read_policy(the(observing(), "MarlinPolicy"))
     http, clock_s = Pages(), 0.0
-    arrivals = Arrivals(Hub(), Scraper(http, NoSecrets()), 3600.0, {}, clock_s=lambda: clock_s)
+    arrivals = Arrivals(Hub(), Scraper(http, OwnSecrets()), 3600.0, {}, clock_s=lambda: clock_s)
     arrivals.forecasts((policy,))
     watcher = await by_hand(arrivals)
     http.pages = {"eu": page(1.0), "asia": page(1.0)}

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from agents import small_artifact
+from own_secrets import OwnSecrets
 from worlds import Cluster, Raw, sample, the
 
 from marlin.api.errors import InputError
@@ -36,15 +37,13 @@ def archive(folder: Path, **members: bytes) -> bytes:
     return data.getvalue()
 
 
-class Shelf:
+class Shelf(OwnSecrets):
     """The operator's namespace and the network, as a test fills them."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.content: dict[str, bytes] = {}
         self.asked = 0
-
-    async def secret(self, name: str, key: str) -> str:
-        raise SignalError(f"Secret {name} does not exist in the operator's namespace")
 
     async def config_map_bytes(self, name: str, key: str) -> bytes:
         self.asked += 1

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import yaml
+from own_secrets import OwnSecrets
 
 from marlin.api.datacenter import ClusterAccess, ClusterProfileRef
+from marlin.api.sending import SEND_TO
 from marlin.operator.kube.access import Access
 from marlin.operator.kube.inventory import InventoryError
 from marlin.operator.members.reaching import CredentialsError, access_of
-from marlin.operator.signals.http import SignalError
 
 SERVER = "https://spoke.example:6443"
 REF = ClusterAccess(cluster_profile_ref=ClusterProfileRef(namespace="fleet", name="spoke"))
@@ -32,13 +33,12 @@ def profile(
     }
 
 
-class Known:
+class Known(OwnSecrets):
     """The hub: a profile, and Secrets of the operator's namespace."""
 
-    namespace = "marlin-system"
-
     def __init__(self, found: dict[str, Any] | None, **secrets: dict[str, str]) -> None:
-        self.found, self.secrets = found, secrets
+        super().__init__(**secrets)
+        self.found = found
 
     async def profile(self, namespace: str, name: str) -> dict[str, Any]:
         if self.found is None:
@@ -47,11 +47,6 @@ class Known:
 
     async def pool_import(self, namespace: str, name: str) -> dict[str, Any]:
         raise InventoryError("none")
-
-    async def secret_data(self, name: str) -> dict[str, str]:
-        if name not in self.secrets:
-            raise SignalError(f"Secret {name} does not exist in the operator's namespace")
-        return self.secrets[name]
 
 
 def kubeconfig(**user: str) -> str:
@@ -69,13 +64,13 @@ def reading(**extension: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("field", ["accessProviders", "credentialProviders"])
 async def test_a_token_comes_out_of_the_secret_of_the_profiles_name(field: str) -> None:
-    known = Known(profile(field=field), spoke={"token": "t0k3n\n"})
+    known = Known(profile(field=field), spoke={"token": "t0k3n\n", SEND_TO: SERVER})
     access = await access_of(REF, known, HUB, known)
     assert (access.server, access.token) == (SERVER, "t0k3n")
 
 
 async def test_a_kubeconfig_gives_the_credentials_and_the_profile_the_address() -> None:
-    known = Known(reading(), **{"spoke-kubeconfig": {"value": kubeconfig()}})
+    known = Known(reading(), **{"spoke-kubeconfig": {"value": kubeconfig(), SEND_TO: SERVER}})
     access = await access_of(REF, known, HUB, known)
     assert (access.server, access.token) == (SERVER, "first")
     known.found = reading(context="two", namespace="marlin-system")
@@ -110,7 +105,7 @@ REFUSED: dict[str, tuple[dict[str, Any] | None, str, str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 async def test_what_cannot_be_used_is_refused_and_named_and_nothing_secret_with_it(case: str) -> None:
     found, reason, words = REFUSED[case]
-    known = Known(found, spoke={"token": "t0k3n"}, **{"spoke-kubeconfig": {"value": kubeconfig()}})
+    known = Known(found, spoke={"token": "t0k3n", SEND_TO: SERVER}, **{"spoke-kubeconfig": {"value": kubeconfig()}})
     with pytest.raises(CredentialsError) as error:
         await access_of(REF, known, HUB, known)
     assert error.value.finding.reason == reason
@@ -133,6 +128,28 @@ async def test_a_kubeconfig_that_is_no_yaml_is_refused_behind_a_profile_too() ->
         await access_of(REF, known, HUB, known)
     assert error.value.finding.reason == "KubeconfigRejected"
     assert "t0k3n" not in error.value.finding.message
+
+
+@pytest.mark.parametrize(
+    "listed", [None, "https://elsewhere.example", "https://spoke.example", "http://spoke.example:6443"]
+)
+@pytest.mark.parametrize("provider", ["secretreader", "kubeconfig-secretreader"])
+async def test_a_profile_cannot_have_a_secret_sent_where_it_does_not_allow(provider: str, listed: str | None) -> None:
+    allowed = {} if listed is None else {SEND_TO: listed}
+    secrets = {"spoke": {"token": "t0k3n"} | allowed, "spoke-kubeconfig": {"value": kubeconfig()} | allowed}
+    known = Known(profile() if provider == "secretreader" else reading(), **secrets)
+    with pytest.raises(CredentialsError) as error:
+        await access_of(REF, known, HUB, known)
+    assert error.value.finding.reason == "Withheld"
+    assert f"does not list {SERVER}" in error.value.finding.message
+    assert "t0k3n" not in error.value.finding.message
+
+
+async def test_a_kubeconfig_goes_where_it_says_itself_without_being_allowed_to() -> None:
+    found = reading()
+    found["status"]["accessProviders"][1]["cluster"]["server"] = "https://elsewhere.example"
+    known = Known(found, **{"spoke-kubeconfig": {"value": kubeconfig()}})
+    assert (await access_of(REF, known, HUB, known)).token == "first"
 
 
 async def test_a_missing_secret_is_named() -> None:

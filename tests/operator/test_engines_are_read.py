@@ -12,9 +12,11 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from own_secrets import OwnSecrets
 from prometheus_process import prometheus_over
 
 from marlin.api.policy import Matcher, Observation, PrometheusObservation
+from marlin.api.sending import SEND_TO
 from marlin.api.values import SecretKeyRef, Tls, Verification
 from marlin.operator.arrivals.task import Arrivals
 from marlin.operator.core.applies import Apply
@@ -23,7 +25,7 @@ from marlin.operator.engines.fitting import Fit
 from marlin.operator.engines.task import EngineTasks, EngineWatcher
 from marlin.operator.engines.wanted import Address, Wanted
 from marlin.operator.scraping.sources import Scraper
-from marlin.operator.signals.http import SignalError, WebHttp
+from marlin.operator.signals.http import WebHttp
 from marlin.simulator.profiles import load_profile
 
 KIND = ("Llama-2-70b", "A100-80GB", 4)
@@ -34,15 +36,6 @@ KEY = ("default", "chat")
 TOKEN = "a-token-that-is-in-no-message"
 
 
-class Secrets:
-    """The operator's namespace, with one Secret."""
-
-    async def secret_data(self, name: str) -> dict[str, str]:
-        if name != "prometheus":
-            raise SignalError(f"Secret {name} does not exist in the operator's namespace")
-        return {"token": f"{TOKEN}\n"}
-
-
 class Hub:
     """Takes applies."""
 
@@ -51,11 +44,13 @@ class Hub:
 
 
 @asynccontextmanager
-async def watching(wanted: Wanted, clock_s: Any = None) -> AsyncIterator[EngineWatcher]:
+async def watching(
+    wanted: Wanted, clock_s: Any = None, secrets: OwnSecrets | None = None
+) -> AsyncIterator[EngineWatcher]:
     """A pool's watcher, which looks when the test says so."""
     http = WebHttp(timeout_s=5.0)
     loop = asyncio.get_running_loop()
-    tasks = EngineTasks(Scraper(http, Secrets()), 3600.0, lambda: None, clock_s or loop.time)
+    tasks = EngineTasks(Scraper(http, secrets or OwnSecrets()), 3600.0, lambda: None, clock_s or loop.time)
     try:
         yield EngineWatcher(tasks, KEY, wanted)
     finally:
@@ -211,8 +206,10 @@ async def test_what_is_wrong_with_a_prometheus_is_said_and_its_token_is_not(
 
     app = web.Application()
     app.router.add_get("/api/v1/query", query)
-    source = asking(f"http://{await serving(app)}", token_secret_ref=SecretKeyRef(name="prometheus", key="token"))
-    async with watching(Wanted("m", prometheus=source)) as watcher:
+    url = f"http://{await serving(app)}"
+    source = asking(url, token_secret_ref=SecretKeyRef(name="prometheus", key="token"))
+    secrets = OwnSecrets(prometheus={"token": f"{TOKEN}\n", SEND_TO: url})
+    async with watching(Wanted("m", prometheus=source), secrets=secrets) as watcher:
         await watcher.look()
         sight = watcher.sight()
     assert heard[0].headers["Authorization"] == f"Bearer {TOKEN}"

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from own_secrets import OwnSecrets
 from worlds import NOON
 
 from marlin.api.datacenter import Datacenter
+from marlin.api.sending import SEND_TO
 from marlin.operator.signals.http import RateLimitedError, RefusedError, Request, SignalError, WebHttp
 from marlin.operator.signals.ladder import live_signal
 from marlin.operator.signals.providers import Provider, provider_for
@@ -23,27 +25,17 @@ from marlin.operator.signals.values import Answer, Point
 KEY = "s3cret-key-that-must-not-be-seen"
 
 
-class Namespace:
+class Namespace(OwnSecrets):
     """The operator's namespace, as a table."""
 
     def __init__(self) -> None:
-        self.values = {
-            ("secret", "key", "token"): KEY,
-            ("secret", "login", "username"): "ann",
-            ("secret", "login", "password"): KEY,
-            ("config", "carbon", "value"): "321",
-        }
-
-    async def secret(self, name: str, key: str) -> str:
-        return self._get("secret", name, key)
+        super().__init__(key={"token": KEY}, login={"username": "ann", "password": KEY})
+        self.config = {("carbon", "value"): "321"}
 
     async def config_map(self, name: str, key: str) -> str:
-        return self._get("config", name, key)
-
-    def _get(self, kind: str, name: str, key: str) -> str:
-        if (kind, name, key) not in self.values:
-            raise SignalError(f"{kind} {name} has no key {key}")
-        return self.values[kind, name, key]
+        if (name, key) not in self.config:
+            raise SignalError(f"ConfigMap {name} has no key {key}")
+        return self.config[name, key]
 
 
 class Provided:
@@ -92,6 +84,8 @@ async def web_api() -> AsyncIterator[Provided]:
     app.router.add_route("*", "/{path:.*}", provided.handle)
     async with TestServer(app) as server:
         provided.url = f"http://{server.host}:{server.port}"
+        for secret in provided.namespace.secrets.values():
+            secret[SEND_TO] = provided.url
         yield provided
         await provided.http.close()
 
@@ -157,13 +151,13 @@ async def test_prometheus_anything_but_one_number_is_an_error(web_api: Provided,
 async def test_a_config_map_holds_a_number_or_a_forecast(web_api: Provided) -> None:
     signal: dict[str, Any] = {"provider": "ConfigMap", "configMap": {"name": "carbon"}}
     assert (await web_api.answer("carbonIntensity", **signal)).current == Point(NOON, 321.0)
-    web_api.namespace.values["config", "carbon", "value"] = (
+    web_api.namespace.config["carbon", "value"] = (
         '{"forecast": [{"time": "2026-05-04T13:00:00Z", "value": 7}, {"time": "2026-05-04T12:00:00Z", "value": 5}]}'
     )
     answer = await web_api.answer("carbonIntensity", **signal)
     assert answer.current is not None
     assert [answer.current.value, *(point.value for point in answer.forecast)] == [5.0, 5.0, 7.0]
-    del web_api.namespace.values["config", "carbon", "value"]
+    del web_api.namespace.config["carbon", "value"]
     with pytest.raises(SignalError, match="has no key"):
         await web_api.answer("carbonIntensity", **signal)
 

@@ -38,7 +38,7 @@ def plan(weights: tuple[int, ...], *, epoch: int = 1, starts_in_s: float = -10.0
 
 def view(document: dict[str, Any], origin: str | None = None) -> Table:
     parsed = read_table(json.dumps(document), "table.json", origin)
-    return view_of(parsed, parsed.plan, origin, lambda name: f"secret of {name}")
+    return view_of(parsed, parsed.plan, origin, lambda name: URLS[0] if "send-to" in name else f"secret of {name}")
 
 
 URLS = ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:3")
@@ -85,6 +85,46 @@ def test_credentials_are_looked_up_and_never_shown() -> None:
     shown = view(document)
     assert shown.backends()[0].authorization == "Bearer secret of vllm/token"
     assert "secret" not in repr(shown)
+
+
+@pytest.mark.parametrize(
+    ("url", "tls"),
+    [
+        ("https://127.0.0.1:1", {}),
+        ("http://127.0.0.1:11", {"verification": "Disabled"}),
+        ("http://127.0.0.1:1@127.0.0.1:2", {"verification": "Disabled"}),
+        ("http://127.0.0.1", {"verification": "Disabled"}),
+        ("http://127.0.0.1:1", {"verification": "Disabled", "serverName": "evil.example"}),
+    ],
+)
+def test_a_table_cannot_have_a_credential_sent_where_its_secret_does_not_say(url: str, tls: dict[str, str]) -> None:
+    document = table(url)
+    document["pools"][0]["backends"][0] |= {"credentialsMount": "vllm/token", "tls": tls}
+    with pytest.raises(DocumentError, match=r"is not sent to|holds credentials") as error:
+        view(document)
+    assert "secret of" not in str(error.value)
+
+
+async def test_a_credential_is_sent_once_its_secret_says_where_to(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "token").write_text("hunter2")
+    async with FakeBackend() as good, FakeBackend() as evil, start(table(good.url), secrets_dir=tmp_path) as client:
+        document = table(evil.url, generation=2)
+        document["pools"][0]["backends"][0]["credentialsMount"] = "vllm/token"
+        for listed in (None, good.url):
+            if listed is not None:
+                (tmp_path / "vllm" / "send-to").write_text(listed)
+            write(client.config, document)
+            await client.control.step()
+            await served(client, 1)
+            error = client.control.status.last_error
+            assert error is not None
+            assert f"Secret vllm/token is not sent to {evil.url}: its key send-to does not list {evil.url}" in error
+        assert evil.seen == []
+        (tmp_path / "vllm" / "send-to").write_text(f"{good.url}\n{evil.url}\n")
+        await client.control.step()
+        await served(client, 1)
+        assert ("Authorization", "Bearer hunter2") in evil.seen[0].headers
 
 
 def test_people_s_documents_make_a_table() -> None:
@@ -237,6 +277,7 @@ async def test_a_client_between_two_requests_is_not_hung_up_on_by_a_router_that_
 async def test_the_debug_page_shows_addresses_and_no_secret(start: Start, backend: FakeBackend, tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "token").write_text("hunter2")
+    (tmp_path / "vllm" / "send-to").write_text(backend.url)
     document = table(backend.url)
     document["pools"][0]["backends"][0]["credentialsMount"] = "vllm/token"
     async with start(document, secrets_dir=tmp_path) as client:

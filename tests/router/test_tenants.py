@@ -83,6 +83,7 @@ async def test_the_backend_s_credential_takes_the_place_of_the_client_s(
 ) -> None:
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "token").write_text("of-the-backend\n")
+    (tmp_path / "vllm" / "send-to").write_text(backend.url)
     document = table(backend.url)
     document["pools"][0]["backends"][0]["credentialsMount"] = "vllm/token"
     sent = with_key() | {"x-api-key": "another"}

@@ -106,7 +106,9 @@ class WattTimeSource(ApiModel):
     """The WattTime API."""
 
     region: Annotated[str, Field(min_length=1, max_length=63)] = Field(description="Its region, e.g. CAISO_NORTH.")
-    credentials_secret_ref: SecretRef = Field(description="Secret with keys username and password.")
+    credentials_secret_ref: SecretRef = Field(
+        description="Secret with keys username, password and send-to, which has to list the service's address."
+    )
     url: HttpUrl = Field(default="https://api.watttime.org", description="Base address. Default: the public service.")
 
 

@@ -255,7 +255,10 @@ class ObjectMeta(BaseModel):
 
 
 class SecretRef(ApiModel):
-    """A Secret in the operator's own namespace; it is read by name and never copied anywhere."""
+    """A Secret in the operator's own namespace; it is read by name and never copied anywhere.
+
+    What of it is sent somewhere goes only to the origins that its key ``send-to`` lists.
+    """
 
     name: ObjectName = Field(description="Name of the Secret. It must be in the operator's namespace.")
 
@@ -263,7 +266,11 @@ class SecretRef(ApiModel):
 class SecretKeyRef(SecretRef):
     """One key of a Secret in the operator's own namespace."""
 
-    key: KeyName = Field(default="token", description="Key inside the Secret. Default: token.")
+    key: KeyName = Field(
+        default="token",
+        description="Key inside the Secret. Default: token. The Secret lists under its key send-to the origins it may go"
+        " to, such as https://host:port; without it, it is sent nowhere.",
+    )
 
 
 class LabelSelector(ApiModel):

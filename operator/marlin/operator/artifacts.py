@@ -23,9 +23,9 @@ from typing import Final, Protocol
 from marlin.api.errors import InputError
 from marlin.api.plan import PlannerKind
 from marlin.api.policy import ArtifactRef, UrlArtifact
-from marlin.api.values import Verification
 from marlin.operator.core.artifact_use import ROLES, ArtifactUse
 from marlin.operator.core.observed import Key, ObservedPolicy
+from marlin.operator.sending import Credentials, destination, tls_context
 from marlin.operator.signals.http import Http, Request, SignalError
 from marlin.policy.agents import shipped
 from marlin.policy.artifact import CARD_FILE, WEIGHTS_FILE
@@ -39,15 +39,8 @@ RETRY_S: Final = 30.0
 """Between two attempts to fetch; a ConfigMap that changed is noticed after as long."""
 
 
-class Files(Protocol):
+class Files(Credentials, Protocol):
     """The operator's own namespace."""
-
-    async def secret(self, name: str, key: str) -> str:
-        """A key of a Secret.
-
-        Raises:
-            SignalError: there is none.
-        """
 
     async def config_map_bytes(self, name: str, key: str) -> bytes:
         """A key of a ConfigMap's ``binaryData``.
@@ -186,11 +179,12 @@ class Artifacts:
     async def _download(self, source: UrlArtifact) -> bytes:
         headers = {}
         if (token := source.token_secret_ref) is not None:
-            headers["Authorization"] = f"Bearer {await self._files.secret(token.name, token.key)}"
+            to = destination(source.url, source.tls)
+            headers["Authorization"] = f"Bearer {await self._files.credential(token.name, token.key, to)}"
         request = Request(
             source.url,
             headers=headers,
-            context=source.tls.verification is Verification.REQUIRED,
+            context=await tls_context(source.tls, self._files),
             server_name=source.tls.server_name,
             most_bytes=MOST_BYTES,
         )

@@ -17,6 +17,7 @@ from typing import Final
 
 from marlin.api.documents import DocumentError
 from marlin.api.plan import RoutingPlan
+from marlin.api.sending import SEND_TO
 from marlin.api.table import RoutingTable
 from marlin.router.schedule import Schedule
 from marlin.router.settings import Settings
@@ -74,6 +75,7 @@ class Control:
         self._schedule: Schedule[RoutingPlan] = Schedule()
         self._wake = asyncio.Event()
         self._is_forced = False
+        self._named: tuple[str, ...] = ()
         # Taken before the file is read: a change in between is then seen at the next look.
         self._fingerprint: Fingerprint = self._look(())
         self._reading = self._read()
@@ -113,7 +115,7 @@ class Control:
 
     async def step(self) -> None:
         """One look: a changed file is read, a plan whose time has come takes over."""
-        fingerprint = self._look(tuple(sorted(secret_paths(self._reading.document))))
+        fingerprint = self._look(self._named)
         is_forced, self._is_forced = self._is_forced, False
         if is_forced or fingerprint != self._fingerprint:
             self._fingerprint = fingerprint
@@ -190,7 +192,9 @@ class Control:
         except UnicodeDecodeError:
             raise DocumentError(f"{path}: is not UTF-8 text") from None
         document = read_table(text, str(path), self._settings.origin, self._settings.namespace)
-        secrets = {name: self._read_secret(name) for name in sorted(secret_paths(document))}
+        # Those of a table that is not taken too: what is wrong with it may be mended in them.
+        self._named = tuple(sorted(secret_paths(document)))
+        secrets = {name: self._read_secret(name) for name in self._named}
         digest = hashlib.sha256(content)
         for name, secret in secrets.items():
             digest.update(f"\0{name}\0{secret}".encode())
@@ -202,6 +206,8 @@ class Control:
         if self._settings.secrets_dir is None:
             raise DocumentError(f"{self._settings.config}: names secret {name}; say where it is with --secrets-dir")
         path = self._settings.secrets_dir / name
+        if path.name == SEND_TO and not path.exists():
+            return ""  # it may be sent nowhere
         try:
             return path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from marlin.api.documents import MAX_DOCUMENT_BYTES, DocumentError, Documents, load_documents, validate
 from marlin.api.plan import Dispatch, PoolPlan, RoutingPlan
+from marlin.api.sending import SEND_TO, Destination, why_withheld
 from marlin.api.table import RoutingTable, TableBackend, TableDatacenter, TablePool
 from marlin.api.values import SHARE_SCALE, Tls, Verification
 from marlin.router.fleet import table_of_fleet
@@ -105,7 +106,7 @@ def secret_paths(table: RoutingTable) -> set[str]:
     paths = set()
     for backend in (backend for pool in table.pools for backend in pool.backends):
         if backend.credentials_mount is not None:
-            paths.add(backend.credentials_mount)
+            paths |= {backend.credentials_mount, _send_to_path(backend.credentials_mount)}
         paths |= {path for path in _tls_paths(backend.tls) if path is not None}
     return paths
 
@@ -197,6 +198,13 @@ def _backend(pool: TablePool, backend: TableBackend, secrets: Secrets, capacity_
     if url.query or url.fragment:
         raise DocumentError(f"pool {pool.name}: backend {backend.name}: url must end with the path, without ? or #")
     token = None if backend.credentials_mount is None else secrets(backend.credentials_mount).strip()
+    if backend.credentials_mount is not None:
+        origin = _destination(url, backend.tls)
+        if problem := why_withheld(secrets(_send_to_path(backend.credentials_mount)), origin):
+            raise DocumentError(
+                f"pool {pool.name}: backend {backend.name}: Secret {backend.credentials_mount} is not sent to "
+                f"{origin.origin}: {problem}; whoever owns the Secret may add it"
+            )
     if token is not None and not (token and token.isascii() and token.isprintable()):
         raise DocumentError(
             f"pool {pool.name}: backend {backend.name}: {backend.credentials_mount} does not hold a token in one line"
@@ -215,6 +223,17 @@ def _backend(pool: TablePool, backend: TableBackend, secrets: Secrets, capacity_
         tls=_tls(backend.tls),
         authorization=None if token is None else f"Bearer {token}",
     )
+
+
+def _send_to_path(mount: str) -> str:
+    """Where a mounted Secret says what it may be sent to."""
+    return f"{mount.rpartition('/')[0]}/{SEND_TO}"
+
+
+def _destination(url: SplitResult, tls: Tls) -> Destination:
+    port = url.port or (443 if url.scheme == "https" else 80)
+    is_verified = tls.verification is Verification.REQUIRED
+    return Destination(url.scheme, url.hostname or "", port, is_verified, tls.server_name)
 
 
 def _is_link_local(host: str) -> bool:

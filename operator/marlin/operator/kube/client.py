@@ -158,7 +158,12 @@ class Client:
             await asyncio.sleep(self._next_s - self._between_s - now_s)
         try:
             async with self._session.request(
-                method, self._access.server + path, params=dict(params or {}), data=data, headers=headers
+                method,
+                self._access.server + path,
+                params=dict(params or {}),
+                data=data,
+                headers=headers,
+                allow_redirects=False,
             ) as response:
                 answer = await response.read()
                 status = response.status
@@ -170,7 +175,7 @@ class Client:
             raise ApiError(0, f"{what}: {why}", is_tls=True) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ApiError(0, f"{what}: the API server cannot be reached ({type(error).__name__})") from None
-        if status >= 400:
+        if status >= 300:  # nothing that an API server says leads elsewhere: a redirect would carry the token there
             said = _document(answer).get("message")
             wait_s = min(float(retry_after), _LONGEST_RETRY_AFTER_S) if retry_after.isdigit() else None
             raise ApiError(status, f"{what}: {status} {said or ''}".strip(), wait_s)

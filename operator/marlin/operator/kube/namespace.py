@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
+from collections.abc import Mapping
 
+from marlin.api.sending import SEND_TO, Destination, why_withheld
 from marlin.operator.kube.client import ApiError, Client
-from marlin.operator.signals.http import SignalError
+from marlin.operator.signals.http import SignalError, WithheldError
 
 
 class OwnNamespace:
@@ -21,12 +24,17 @@ class OwnNamespace:
         self.namespace = namespace
         self._path = f"/api/v1/namespaces/{namespace}"
 
-    async def secret(self, name: str, key: str) -> str:
-        """See ``marlin.operator.signals.providers.Namespace``."""
+    async def credential(self, name: str, key: str, to: Destination) -> str:
+        """See ``marlin.operator.sending.Credentials``."""
         data = await self.secret_data(name)
-        if key not in data:
+        check_sending(data, name, self.namespace, to)
+        if not (value := data.get(key, "").strip()):
             raise SignalError(f"Secret {name} has no key {key}")
-        return data[key].strip()
+        return value
+
+    async def authority(self, name: str) -> str | None:
+        """See ``marlin.operator.sending.Credentials``."""
+        return (await self.secret_data(name)).get("ca.crt")
 
     async def secret_data(self, name: str) -> dict[str, str]:
         """All keys of a Secret that hold text.
@@ -67,3 +75,23 @@ class OwnNamespace:
             kind = "Secret" if plural == "secrets" else "ConfigMap"
             raise SignalError(f"{kind} {name} {said} in the operator's namespace") from None
         return dict(found.get(field) or {})
+
+
+def check_sending(data: Mapping[str, str], name: str, namespace: str, to: Destination) -> None:
+    """Looks whether a Secret's content may be sent somewhere.
+
+    Args:
+        data: the Secret's keys.
+        name: its name.
+        namespace: its namespace.
+        to: where.
+
+    Raises:
+        WithheldError: it does not say so; with what whoever owns the Secret does about it.
+    """
+    if problem := why_withheld(data.get(SEND_TO), to):
+        remedy = ""
+        if SEND_TO not in data:
+            patch = json.dumps({"stringData": {SEND_TO: to.origin}}, separators=(",", ":"))
+            remedy = f"; if it may be: kubectl -n {namespace} patch secret {name} -p '{patch}'"
+        raise WithheldError(f"Secret {name} is not sent to {to.origin}: {problem}{remedy}")

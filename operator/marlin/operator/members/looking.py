@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from marlin.api.datacenter import Datacenter, MemberRouter
 from marlin.api.pool import Backend, ServiceRef, UpstreamKind, UpstreamPoolRef
-from marlin.api.values import Verification
 from marlin.operator.kube.client import ApiError, Client
 from marlin.operator.kube.inventory import InventoryError
 from marlin.operator.members import discovery
@@ -23,7 +21,8 @@ from marlin.operator.members.sighting import (
     Group,
     Sighting,
 )
-from marlin.operator.signals.http import Http, RefusedError, Request, SignalError, TlsRefusedError
+from marlin.operator.sending import destination, tls_context
+from marlin.operator.signals.http import Http, RefusedError, Request, SignalError, TlsRefusedError, WithheldError
 
 _PAGE: Final = "500"
 _POOL_GROUP: Final = "inference.networking.k8s.io"
@@ -71,17 +70,18 @@ async def look_at_router(http: Http, secrets: Secrets, router: MemberRouter | No
     try:
         headers = {}
         if (ref := router.token_secret_ref) is not None:
-            headers["Authorization"] = f"Bearer {(await secrets.secret_data(ref.name)).get(ref.key, '').strip()}"
-        context: ssl.SSLContext | bool = router.tls.verification is Verification.REQUIRED
-        if context and (authority := router.tls.ca_secret_ref) is not None:
-            context = ssl.create_default_context(cadata=(await secrets.secret_data(authority.name)).get("ca.crt"))
+            to = destination(router.url, router.tls)
+            headers["Authorization"] = f"Bearer {await secrets.credential(ref.name, ref.key, to)}"
+        context = await tls_context(router.tls, secrets)
         request = Request(f"{router.url.rstrip('/')}/readyz", {}, headers, context, router.tls.server_name)
         await http.get(request)
     except TlsRefusedError as error:
         return Finding(False, "TLSError", str(error))
+    except WithheldError as error:
+        return Finding(False, "Withheld", str(error))
     except RefusedError as error:
         return Finding(False, "Unauthorized", str(error))
-    except (SignalError, ssl.SSLError, ValueError) as error:
+    except SignalError as error:
         return Finding(False, "Timeout", str(error))
     return Finding(True, "Reachable")
 

@@ -72,12 +72,14 @@ def with_token(cluster: Mapping[str, Any], token: str, where: str) -> Access:
     return from_kubeconfig(yaml.safe_dump(document), where=where, may_name_files=False)
 
 
-def with_kubeconfig(cluster: Mapping[str, Any], text: str, context: str | None, where: str) -> Access:
+def with_kubeconfig(cluster: Mapping[str, Any], text: str, context: str | None, where: str) -> tuple[Access, str]:
     """Access to a profile's cluster with the credentials of a kubeconfig: address and authority are the profile's.
+
+    Beside it the address that the kubeconfig itself names.
 
     Raises:
         KubeconfigError: one of them cannot be used.
     """
     user = from_kubeconfig(text, where=where, may_name_files=False, context_name=context)
     place = with_token(cluster, "", where)
-    return replace(user, server=place.server, ca=place.ca)
+    return replace(user, server=place.server, ca=place.ca), user.server

@@ -1,5 +1,8 @@
 """How a site's cluster is reached: its spec, a ClusterProfile and Secrets, as ``Access``.
 
+A kubeconfig says itself where it goes, and a token Secret verifies the server by its own ``ca.crt`` before anything is
+sent. The address of a ClusterProfile is another's, so a Secret has to allow it.
+
 Secrets are read anew for each look, so that rotated credentials are used at once. What is wrong with them is a
 condition, in words that hold none of them.
 """
@@ -10,8 +13,10 @@ import ssl
 from typing import Any, Protocol
 
 from marlin.api.datacenter import ClusterAccess, ClusterProfileRef
+from marlin.api.values import Tls
 from marlin.operator.kube.access import Access, KubeconfigError, from_kubeconfig
 from marlin.operator.kube.inventory import InventoryError
+from marlin.operator.kube.namespace import check_sending
 from marlin.operator.members.profiles import (
     KUBECONFIG_READER,
     TOKEN_READER,
@@ -22,10 +27,11 @@ from marlin.operator.members.profiles import (
     with_token,
 )
 from marlin.operator.members.sighting import Finding
-from marlin.operator.signals.http import SignalError
+from marlin.operator.sending import Credentials, destination
+from marlin.operator.signals.http import SignalError, WithheldError
 
 
-class Secrets(Protocol):
+class Secrets(Credentials, Protocol):
     """The operator's own namespace."""
 
     @property
@@ -115,15 +121,24 @@ async def _of_profile(ref: ClusterProfileRef, secrets: Secrets, inventory: Inven
     provider, cluster = found
     try:
         if provider == TOKEN_READER:
-            token = (await _data(secrets, ref.name)).get("token", "").strip()
+            data = await _data(secrets, ref.name)
+            token = data.get("token", "").strip()
             if not token:
                 raise _missing(f"Secret {ref.name} has no key token")
-            return _checked(with_token(cluster, token, where), ref.name)
+            access = with_token(cluster, token, where)
+            check_sending(data, ref.name, secrets.namespace, destination(access.server, Tls()))
+            return _checked(access, ref.name)
         name, key, context = kubeconfig_place(cluster, secrets.namespace, where)
-        text = (await _data(secrets, name)).get(key)
-        if text is None:
+        data = await _data(secrets, name)
+        if (text := data.get(key)) is None:
             raise _missing(f"Secret {name} has no key {key}")
-        return _checked(with_kubeconfig(cluster, text, context, where), name)
+        access, own_server = with_kubeconfig(cluster, text, context, where)
+        to = destination(access.server, Tls())
+        if to != destination(own_server, Tls()):  # otherwise the kubeconfig itself says where it goes
+            check_sending(data, name, secrets.namespace, to)
+        return _checked(access, name)
+    except WithheldError as error:
+        raise CredentialsError(Finding(False, "Withheld", str(error))) from None
     except KubeconfigError as error:
         raise CredentialsError(Finding(False, "KubeconfigRejected", str(error))) from None
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from socket import SOCK_STREAM
-from typing import Final, Protocol
+from typing import Final
 
 from yarl import URL
 
 from marlin.api.policy import PrometheusObservation
-from marlin.api.values import Tls, Verification
+from marlin.api.values import Tls
 from marlin.operator.scraping.samples import Scrape, of_query
+from marlin.operator.sending import Credentials, destination, tls_context
 from marlin.operator.signals.http import Http, Request, SignalError
 
 _MOST_BYTES: Final = 16 * 2**20
@@ -24,23 +24,12 @@ INSTANCE: Final = ("instance", "pod")
 """Labels that tell whose series these are."""
 
 
-class Secrets(Protocol):
-    """The operator's own namespace."""
-
-    async def secret_data(self, name: str) -> dict[str, str]:
-        """All keys of a Secret.
-
-        Raises:
-            SignalError: there is none.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class Scraper:
     """Reads pages and asks Prometheus servers."""
 
     http: Http
-    secrets: Secrets
+    secrets: Credentials
 
     async def pages(self, url: str, tls: Tls) -> tuple[dict[str, bytes], SignalError | None]:
         """The pages of all servers behind an address, by their own addresses, and what went wrong with one of them.
@@ -50,7 +39,7 @@ class Scraper:
         """
         address = URL(url)
         assert address.host is not None
-        context = await self._context(tls)
+        context = await tls_context(tls, self.secrets)
         try:
             entries = await asyncio.get_running_loop().getaddrinfo(address.host, address.port or 80, type=SOCK_STREAM)
         except OSError:
@@ -86,10 +75,8 @@ class Scraper:
         """
         headers = {}
         if (ref := source.token_secret_ref) is not None:
-            data = await self.secrets.secret_data(ref.name)
-            if not data.get(ref.key, "").strip():
-                raise SignalError(f"Secret {ref.name} has no key {ref.key}")
-            headers["Authorization"] = f"Bearer {data[ref.key].strip()}"
+            to = destination(source.url, source.tls)
+            headers["Authorization"] = f"Bearer {await self.secrets.credential(ref.name, ref.key, to)}"
         labels = {one.label: one.value for one in source.matchers} | dict(matchers or {})
         parts = [f'__name__=~"{"|".join(names)}"', *(f'{label}="{_quoted(v)}"' for label, v in sorted(labels.items()))]
         request = Request(
@@ -97,21 +84,11 @@ class Scraper:
             # The samples themselves, with the times they were scraped at: an instant's value would hide their age.
             {"query": f"{{{','.join(parts)}}}[{_LOOKBACK}]"},
             headers,
-            await self._context(source.tls),
+            await tls_context(source.tls, self.secrets),
             source.tls.server_name,
             _MOST_BYTES,
         )
         return of_query(await self.http.get(request), INSTANCE)
-
-    async def _context(self, tls: Tls) -> ssl.SSLContext | bool:
-        if tls.verification is not Verification.REQUIRED:
-            return False
-        if (authority := tls.ca_secret_ref) is None:
-            return True
-        try:
-            return ssl.create_default_context(cadata=(await self.secrets.secret_data(authority.name)).get("ca.crt"))
-        except (ssl.SSLError, ValueError):
-            raise SignalError(f"Secret {authority.name}: its ca.crt cannot be read") from None
 
 
 def _quoted(value: str) -> str:

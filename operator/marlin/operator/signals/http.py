@@ -41,6 +41,10 @@ class RefusedError(SignalError):
     """The provider does not know the credentials, or does not let them have this."""
 
 
+class WithheldError(SignalError):
+    """A credential's Secret does not say that it may be sent there, so that nothing was."""
+
+
 class TlsRefusedError(SignalError):
     """The other side's certificate does not verify."""
 

@@ -7,7 +7,6 @@ each fetch, so that a rotated key is used at once and none is kept.
 from __future__ import annotations
 
 import base64
-import ssl
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -24,7 +23,8 @@ from marlin.api.signals import (
     PrometheusSource,
     WattTimeSource,
 )
-from marlin.api.values import Tls, Verification
+from marlin.api.values import Tls
+from marlin.operator.sending import Credentials, destination, tls_context
 from marlin.operator.signals import answers
 from marlin.operator.signals.http import Http, RefusedError, Request, SignalError
 from marlin.operator.signals.ladder import AnySignal
@@ -37,15 +37,8 @@ _WATT_TIME_TOKEN_LIFE: Final = timedelta(minutes=25)
 _WATT_TIME_HORIZON_HOURS: Final = "24"
 
 
-class Namespace(Protocol):
+class Namespace(Credentials, Protocol):
     """The operator's own namespace."""
-
-    async def secret(self, name: str, key: str) -> str:
-        """A key of a Secret.
-
-        Raises:
-            SignalError: there is none.
-        """
 
     async def config_map(self, name: str, key: str) -> str:
         """A key of a ConfigMap.
@@ -73,15 +66,9 @@ class _Tools:
 
     async def get(self, request: Request, tls: Tls) -> bytes:
         """A request with the TLS settings of its source."""
-        context: ssl.SSLContext | bool = tls.verification is Verification.REQUIRED
         if tls.client_certificate_secret_ref is not None:
             raise SignalError("tls.clientCertificateSecretRef is not supported for signals")
-        if context and tls.ca_secret_ref is not None:
-            authority = await self.namespace.secret(tls.ca_secret_ref.name, "ca.crt")
-            try:
-                context = ssl.create_default_context(cadata=authority)
-            except (ssl.SSLError, ValueError):
-                raise SignalError(f"Secret {tls.ca_secret_ref.name}: ca.crt is not a certificate") from None
+        context = await tls_context(tls, self.namespace)
         return await self.http.get(replace(request, context=context, server_name=tls.server_name))
 
 
@@ -111,7 +98,8 @@ class PrometheusProvider:
         """See ``Provider``."""
         headers = {}
         if (ref := self.source.token_secret_ref) is not None:
-            headers["Authorization"] = f"Bearer {await self.tools.namespace.secret(ref.name, ref.key)}"
+            to = destination(self.source.url, self.source.tls)
+            headers["Authorization"] = f"Bearer {await self.tools.namespace.credential(ref.name, ref.key, to)}"
         request = Request(f"{_base(self.source.url)}/api/v1/query", {"query": self.source.query}, headers)
         return answers.prometheus(await self.tools.get(request, self.source.tls), self.factor)
 
@@ -128,7 +116,8 @@ class ElectricityMapsProvider:
     async def fetch(self, now: datetime) -> Answer:
         """See ``Provider``."""
         ref = self.source.token_secret_ref
-        headers = {"auth-token": await self.tools.namespace.secret(ref.name, ref.key)}
+        to = destination(self.source.url, Tls())
+        headers = {"auth-token": await self.tools.namespace.credential(ref.name, ref.key, to)}
         params = {"zone": self.zone, "emissionFactorType": self.emission_factor.value.lower()}
         base = f"{_base(self.source.url)}/v3/carbon-intensity"
         latest = answers.electricity_maps_latest(
@@ -165,8 +154,9 @@ class WattTimeProvider:
 
     async def _log_in(self, now: datetime) -> None:
         name = self.source.credentials_secret_ref.name
-        user = await self.tools.namespace.secret(name, "username")
-        password = await self.tools.namespace.secret(name, "password")
+        to = destination(self.source.url, Tls())
+        user = await self.tools.namespace.credential(name, "username", to)
+        password = await self.tools.namespace.credential(name, "password", to)
         basic = base64.b64encode(f"{user}:{password}".encode()).decode()
         request = Request(f"{_base(self.source.url)}/login", headers={"Authorization": f"Basic {basic}"})
         body = await self.tools.get(request, Tls())
@@ -219,7 +209,9 @@ class EntsoeProvider:
         ref = self.source.token_secret_ref
         hour = now.replace(minute=0, second=0, microsecond=0)
         params = {
-            "securityToken": await self.tools.namespace.secret(ref.name, ref.key),
+            "securityToken": await self.tools.namespace.credential(
+                ref.name, ref.key, destination(self.source.url, Tls())
+            ),
             "documentType": "A44",
             "in_Domain": self.source.area,
             "out_Domain": self.source.area,
