@@ -268,8 +268,8 @@ class SecretKeyRef(SecretRef):
 
     key: KeyName = Field(
         default="token",
-        description="Key inside the Secret. Default: token. The Secret lists under its key send-to the origins it may go"
-        " to, such as https://host:port; without it, it is sent nowhere.",
+        description="Key inside the Secret. Default: token. The Secret lists under its key send-to the origins it may"
+        " go to, such as https://host:port; without it, it is sent nowhere.",
     )
 
 
