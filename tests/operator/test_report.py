@@ -62,6 +62,22 @@ def test_a_site_that_answered_nothing_takes_what_the_table_says() -> None:
     assert saved["carbon_gco2"] == pytest.approx(80)
 
 
+def test_tokens_that_move_take_what_moderate_load_takes_where_that_is_known() -> None:
+    """A site that hardly anybody used took ten times as much per token: what idled there stays, whoever is sent."""
+    empty = replace(DIRTY, tokens=100, energy_kwh=1, carbon_gco2=500)
+    stated = {("chat", "clean"): Footprint(carbon_gco2=0.1), ("chat", "empty"): Footprint(carbon_gco2=0.5)}
+    found, _ = compared(Window({("chat", "clean"): CLEAN, ("chat", "empty"): empty}, stated))
+    # 1,550 tokens each: 1,450 moved, at 0.4 g more.
+    assert found.carbon_gco2 == pytest.approx(300 + 500 + 1450 * 0.4)
+    assert found.assumed == 0.0
+
+
+def test_two_measures_are_not_mixed_among_sites_that_answered() -> None:
+    stated = {("chat", "clean"): Footprint(carbon_gco2=9.0)}
+    usages = {("chat", "clean"): CLEAN, ("chat", "dirty"): DIRTY}
+    assert compared(Window(usages, stated)) == compared(Window(usages))
+
+
 @pytest.mark.parametrize("silent", [Usage(capacity_requests=16), Usage(capacity_requests=16, tokens=10)])
 def test_a_site_of_which_nothing_is_known_is_left_out_and_said_so(silent: Usage) -> None:
     """One that answered nothing, and one whose tokens nobody could price: it did not answer for nothing."""

@@ -112,6 +112,30 @@ def test_what_the_plan_wants_is_in_the_status_and_in_force_it_is_ordered(objects
     assert all(order.shrink_from == datetime.fromisoformat(plan["validFrom"]) for order in actions.scales.values())
 
 
+def energy(cluster: Cluster) -> dict[str, tuple[float, ...]]:
+    """Backend to the factors of its tokens' energy, in the table."""
+    backends = cluster.tables["default", "marlin-balanced"].pools[0].backends
+    return {b.name: b.energy_by_load.factor for b in backends if b.energy_by_load is not None}
+
+
+def test_what_a_token_takes_counts_the_replicas_that_the_plan_keeps_awake(objects: list[Raw]) -> None:
+    cluster = Cluster(objects)
+    cluster.reconcile()
+    planned = energy(cluster)
+    assert len(planned) == 3
+    tables = dict(cluster.tables)
+    cluster.reconcile()  # another operator, that knows no more than what is written down
+    assert cluster.tables == tables
+    the(objects, "InferencePool")["spec"]["powerDown"] = "None"
+    awake = Cluster(objects)
+    awake.reconcile()
+    plan = cluster.status("MarlinPolicy")["plan"]
+    asleep = {name for name, n in zip(plan["datacenters"], plan["pools"][0]["replicas"], strict=True) if n < 4}
+    assert asleep
+    for name in asleep:
+        assert planned[name] != energy(awake)[name]
+
+
 @pytest.mark.parametrize("mode", ["DryRun", "Paused"])
 def test_without_a_plan_in_force_nothing_is_ordered(objects: list[Raw], mode: str) -> None:
     the(objects, "MarlinPolicy")["spec"]["mode"] = mode

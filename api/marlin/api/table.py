@@ -8,6 +8,7 @@ table before it lets go of the old one.
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -31,6 +32,9 @@ from marlin.api.values import (
 
 CONFIG_MAP_KEY: Final = "routing-table.json"
 """Key under which a ConfigMap carries the table."""
+
+MAX_ENERGY_POINTS: Final = 16
+"""Points of a curve of energy by load."""
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -57,6 +61,26 @@ class TableDatacenter(ApiModel):
     def intensity(self) -> Intensity:
         """What a kWh drawn at this site brings with it."""
         return Intensity(self.carbon_gco2_per_kwh, self.water_l_per_kwh, self.price_usd_per_kwh)
+
+
+Curve = Annotated[
+    tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], Field(min_length=2, max_length=MAX_ENERGY_POINTS)
+]
+
+
+class EnergyByLoad(ApiModel):
+    """How a token's energy follows the requests that a backend holds; between points on logarithmic scales."""
+
+    in_flight: Curve = Field(description="Mean requests at the backend, whoever sent them; growing.")
+    factor: Curve = Field(description="What a token takes at each of them, over the figures for moderate load.")
+
+    @model_validator(mode="after")
+    def _is_a_curve(self) -> Self:
+        if len(self.in_flight) != len(self.factor):
+            raise ValueError(f"inFlight has {len(self.in_flight)} points, factor {len(self.factor)}")
+        if any(a >= b for a, b in pairwise(self.in_flight)):
+            raise ValueError("inFlight must grow from point to point")
+        return self
 
 
 class TableBackend(ApiModel):
@@ -87,6 +111,9 @@ class TableBackend(ApiModel):
     )
     joules_per_prompt_token: NonNegative = Field(default=0.0, description="Energy per prompt token, J, PUE included.")
     joules_per_output_token: NonNegative = Field(default=0.0, description="Energy per output token, J, PUE included.")
+    energy_by_load: EnergyByLoad | None = Field(
+        default=None, description="How these two follow the load. Default: they hold at every load."
+    )
     rtt_ms: NonNegative = Field(default=0.0, description="Network round trip from this router, ms. Default: 0.")
 
 

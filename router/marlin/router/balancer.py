@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from marlin.router.affinity import Sessions, choose_for_session, hash_of
 from marlin.router.choice import Draws, choose_backend, choose_by_order, choose_by_shares, in_time, most_free
+from marlin.router.energy import HeldMean, factor_at
 from marlin.router.held import Held
 from marlin.router.loads import SCRAP, SLOTS, LoadPage
 from marlin.router.patience import Patience
@@ -82,6 +83,8 @@ class LiveBackend:
         is_kv_full: whether its KV cache has no room for more.
         elsewhere: requests of others at an engine; those at a member router are in ``in_flight``, for its capacity is
             everybody's.
+        held_mean: of what it holds, whoever sent it.
+        energy_factor: what a token takes at it now, over what the table says.
         told_concurrency: what a member router says it can take at once; 0: it does not say.
     """
 
@@ -93,7 +96,9 @@ class LiveBackend:
         "capacity_rps",
         "concurrency",
         "elsewhere",
+        "energy_factor",
         "failures",
+        "held_mean",
         "in_flight",
         "is_kv_full",
         "is_usable",
@@ -130,6 +135,8 @@ class LiveBackend:
         self.silent_since_s = 0.0
         self.failures = 0
         self.patience = Patience()
+        self.held_mean = HeldMean()
+        self.energy_factor = 1.0
         self.is_well = True
         """What the last probe said; a backend is taken to be well until one says otherwise."""
         self.is_usable = True
@@ -481,6 +488,21 @@ class Balancer:
         if is_well:
             live.back_off_until_s = 0.0
         self._refresh()
+
+    def look_at_energy(self) -> None:
+        """Works out what a token takes at each backend now; see ``energy``."""
+        page = self._page
+        for live in self._live.values():
+            backend = live.backend
+            own, outside = live.in_flight, 0
+            if page is not None:
+                own, outside = page.total(live.slot), page.outside(live.slot)
+            on_the_way = 0.0
+            if not outside and live.service_time_s and backend.rtt_s:
+                # Where others are known of, the backend was asked what it holds, and counted ours there too.
+                on_the_way = own * min(1.0, backend.rtt_s / live.service_time_s)
+            live.held_mean.add(own + outside - on_the_way)
+            live.energy_factor = factor_at(backend.energy_in_flight, backend.energy_factor, live.held_mean.value)
 
     def in_flight(self) -> int:
         """Requests of this worker in flight at all backends, those that left the table included."""

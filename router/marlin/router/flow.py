@@ -537,7 +537,7 @@ class Flow:
         if self._tail and not reply.is_opaque:
             self.usage = find_usage(self._second_last + self._last + self._tail)
         datacenter = live.site.site.datacenter
-        return live.peer.cell.count_usage(live.backend, datacenter, self.usage, self._plane.wall_clock())
+        return live.peer.cell.count_usage(live, datacenter, self.usage, self._plane.wall_clock())
 
     def _unusual_head(self, reply: ReplyHead, tail: bytes) -> bytes:
         """The head for a client of HTTP/1.0, a connection that is to be closed, or a reply without a length."""

@@ -208,7 +208,7 @@ class Gate:
         prompt, output = _used(flow)
         cost = Footprint()
         if backend is not None and live is not None and (prompt or output):
-            estimate = estimated(backend, live.site.site.datacenter, prompt, output, wall_s)
+            estimate = estimated(live, live.site.site.datacenter, prompt, output, wall_s)
             cost = estimate if isinstance(estimate, Footprint) else cost
         spending = self._tally.spending(
             tenant.name, *(("", "") if backend is None else (backend.pool, backend.datacenter))

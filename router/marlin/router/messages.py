@@ -117,6 +117,8 @@ class BackendReport(msgspec.Struct, frozen=True):
     """Of others, where they count towards a cap: at member routers."""
     waiting: int = 0
     """At it, whoever sent them, not worked on yet."""
+    energy_factor: float = 1.0
+    """What a token takes at it now, over what the table says."""
 
 
 class Report(msgspec.Struct, frozen=True, tag=True):

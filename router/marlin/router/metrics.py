@@ -96,26 +96,33 @@ class Metrics:
         in_flight = _gauge("in_flight", "Requests at backends now.")
         up = _gauge("backend_up", "Whether a backend is used: 1 or 0.", "backend")
         concurrency = _gauge("capacity_requests", "Requests in flight at full capacity, stated or by Little's law.")
+        energy = _gauge("energy_factor", "What a token takes at a site now, over joules_per_token.")
         known: dict[tuple[str, str, str], list[float]] = {}
         for report in reports:
             for b in report.backends:
-                values = known.setdefault((b.pool, b.name, b.url), [0.0, 0.0, 0.0])
+                values = known.setdefault((b.pool, b.name, b.url), [0.0, 0.0, 0.0, 1.0])
                 values[0] += b.in_flight
                 values[1] = max(values[1], float(b.is_usable))
                 values[2] = max(values[2], b.concurrency)
+                values[3] = b.energy_factor  # all workers see the same
         for pool in self._table().pools:
             for site in pool.sites:
                 names = [pool.name, site.name]
-                found = [known.get(backend.key, [0.0, 0.0, 0.0]) for backend in site.backends]
+                found = [known.get(backend.key, [0.0, 0.0, 0.0, 1.0]) for backend in site.backends]
                 in_flight.add_metric(names, sum(values[0] for values in found))
                 concurrency.add_metric(names, math.fsum(values[2] for values in found))
+                if any(b.energy_in_flight for b in site.backends):
+                    # Of several backends a mean: they share the site's tokens by their capacities.
+                    weights = [b.capacity_rps for b in site.backends]
+                    total = math.fsum(w * values[3] for w, values in zip(weights, found, strict=True))
+                    energy.add_metric(names, total / math.fsum(weights) if any(weights) else 1.0)
                 for backend, values in zip(site.backends, found, strict=True):
                     up.add_metric([*names, backend.name], values[1])
-        yield from (in_flight, up, concurrency)
+        yield from (in_flight, up, concurrency, energy)
 
     def _rates(self) -> Iterator[Metric]:
         """What requests take, sites that get none included: for what would have come of other routing."""
-        joules = _gauge("joules_per_token", "What a token takes at a site, by the table.", "kind")
+        joules = _gauge("joules_per_token", "What a token takes at a site at moderate load, by the table.", "kind")
         per_kwh = GaugeMetricFamily(
             f"{_PREFIX}per_kwh", "What a kWh brings with it at a site, by the table.", labels=["datacenter", "figure"]
         )

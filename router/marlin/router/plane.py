@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from random import Random
 from typing import Any, Final
@@ -19,6 +20,7 @@ from marlin.router.access_log import AccessLog
 from marlin.router.balancer import Balancer
 from marlin.router.budget import RetryBudget
 from marlin.router.downstream import Downstream
+from marlin.router.energy import LOOK_S as ENERGY_LOOK_S
 from marlin.router.errors import RouterError, UnknownModelError
 from marlin.router.flow import Flow
 from marlin.router.gate import Gate, Ticket
@@ -107,6 +109,7 @@ class Plane:
         """Called with the address of a backend that holds requests and is silent."""
         self.on_spans: Callable[[list[Span]], None] = lambda _: None
         """Called with the spans of requests that have ended."""
+        self._next_energy_s = -math.inf
         self._own_cell = self.tally.cell("", "")
         self._log = None if write_log is None else AccessLog(settings.log_format, write_log, wall_clock)
         self._contexts = Contexts(settings.secrets_dir)
@@ -235,6 +238,9 @@ class Plane:
                 live.silent_since_s = now_s
             elif now_s - live.silent_since_s >= SUSPECT_S and not live.is_down(now_s):
                 self.on_suspect(live.backend.url)
+        if now_s >= self._next_energy_s:
+            self._next_energy_s = now_s + ENERGY_LOOK_S
+            self.balancer.look_at_energy()
         self.flush()
 
     def was_probed(self, url: str, *, is_well: bool) -> None:

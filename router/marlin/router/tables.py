@@ -220,6 +220,9 @@ def _backend(pool: TablePool, backend: TableBackend, secrets: Secrets, capacity_
         is_member_router=backend.is_member_router,
         joules_per_prompt_token=backend.joules_per_prompt_token,
         joules_per_output_token=backend.joules_per_output_token,
+        energy_in_flight=() if (curve := backend.energy_by_load) is None else curve.in_flight,
+        energy_factor=() if curve is None else curve.factor,
+        rtt_s=backend.rtt_ms / 1000.0,
         tls=_tls(backend.tls),
         authorization=None if token is None else f"Bearer {token}",
     )

@@ -7,12 +7,15 @@ Adding is all that happens here; names, texts and sums over workers are in ``met
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from marlin.api.footprint import Footprint, footprint_of, request_energy_kwh
-from marlin.router.view import Backend, Datacenter
+from marlin.router.view import Datacenter
+
+if TYPE_CHECKING:
+    from marlin.router.balancer import LiveBackend
 
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Upper bounds of the histograms' buckets; one more bucket holds what is beyond."""
@@ -70,12 +73,12 @@ class Cell(msgspec.Struct):
         self.retries[reason] = self.retries.get(reason, 0) + 1
 
     def count_usage(
-        self, backend: Backend, datacenter: Datacenter, usage: tuple[int, int] | None, now_s: float
+        self, live: LiveBackend, datacenter: Datacenter, usage: tuple[int, int] | None, now_s: float
     ) -> Footprint | None:
         """Counts what a 2xx reply cost, or in one word why nobody knows; returns it, None where nobody knows.
 
         Args:
-            backend: holds the joules per token.
+            live: says what a token takes now.
             datacenter: holds what a kWh brings with it, and until when.
             usage: prompt and output tokens; None where the reply did not say.
             now_s: Unix time, s.
@@ -85,7 +88,7 @@ class Cell(msgspec.Struct):
             prompt, output = usage
             self.prompt_tokens += prompt
             self.output_tokens += output
-            cost = estimated(backend, datacenter, prompt, output, now_s)
+            cost = estimated(live, datacenter, prompt, output, now_s)
         if isinstance(cost, str):
             self.no_estimate[cost] = self.no_estimate.get(cost, 0) + 1
             return None
@@ -135,17 +138,18 @@ class Spending(msgspec.Struct):
 
 
 def estimated(
-    backend: Backend, datacenter: Datacenter, prompt_tokens: int, output_tokens: int, now_s: float
+    live: LiveBackend, datacenter: Datacenter, prompt_tokens: int, output_tokens: int, now_s: float
 ) -> Footprint | str:
     """What a request cost, or in one word why nobody knows.
 
     Args:
-        backend: holds the joules per token.
+        live: says what a token takes now.
         datacenter: holds what a kWh brings with it, and until when.
         prompt_tokens: of the request.
         output_tokens: of its reply.
         now_s: Unix time, s.
     """
+    backend = live.backend
     if backend.joules_per_prompt_token == 0 and backend.joules_per_output_token == 0:
         return "no_energy_figures"
     if datacenter.signals_valid_until_s is not None and now_s >= datacenter.signals_valid_until_s:
@@ -153,6 +157,7 @@ def estimated(
     energy_kwh = request_energy_kwh(
         prompt_tokens, output_tokens, backend.joules_per_prompt_token, backend.joules_per_output_token
     )
+    energy_kwh *= live.energy_factor
     return footprint_of(energy_kwh, datacenter.intensity)
 
 

@@ -44,6 +44,11 @@ class Backend:
     is_member_router: bool = False
     joules_per_prompt_token: float = 0.0
     joules_per_output_token: float = 0.0
+    energy_in_flight: tuple[float, ...] = ()
+    energy_factor: tuple[float, ...] = ()
+    """(N,) each: mean requests at it, and there what a token takes over the two above; empty: that holds always."""
+    rtt_s: float = 0.0
+    """Network round trip from this router."""
     tls: BackendTls = BackendTls()
     authorization: str | None = field(default=None, repr=False)
     """Value of the Authorization header sent instead of the client's. A secret: never logged, never shown."""

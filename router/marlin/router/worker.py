@@ -190,6 +190,7 @@ def report_of(plane: Plane, number: int) -> Report:
                 is_usable=live.is_usable,
                 concurrency=live.concurrency,
                 service_time_s=live.service_time_s,
+                energy_factor=live.energy_factor,
                 **plane.balancer.held_elsewhere(live),
             )
             for live in plane.balancer.all_live()

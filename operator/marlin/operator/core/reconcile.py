@@ -418,7 +418,7 @@ def _tables(
             forecasts=expected,
             epoch=epoch_at(world.now, model.spec.epoch_seconds),
         )
-        parts = table_parts(model, verdict.pools, verdict.sites, fleet.state, of_sites)
+        parts = table_parts(model, verdict.pools, verdict.sites, fleet.state, of_sites, plan)
         made = parts.tables(plan)
         return {name: made[origin] for name, origin in table_names(model).items()}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from marlin.api.datacenter import Datacenter
@@ -17,12 +18,14 @@ from marlin.api.plan import RoutingPlan
 from marlin.api.policy import MarlinPolicy
 from marlin.api.pool import Backend, InferencePool
 from marlin.api.state import FleetState
-from marlin.api.table import RoutingTable, TableBackend, TableDatacenter, TablePool
+from marlin.api.table import EnergyByLoad, RoutingTable, TableBackend, TableDatacenter, TablePool
 from marlin.api.values import SecretKeyRef, Tls, Verification
 from marlin.operator.core.published import PublishedTable
 from marlin.operator.signals.values import SiteReadings
-from marlin.simulator.fluid import capacity_rps, joules_per_token
-from marlin.simulator.twin_state import arrays_from
+from marlin.simulator.fluid import EnergyByLoad as EnergyCurves
+from marlin.simulator.fluid import capacity_rps, energy_by_load, joules_per_token, plans_of
+from marlin.simulator.physics import FloatArray
+from marlin.simulator.twin_state import TwinState, arrays_from
 
 
 def table_names(policy: MarlinPolicy) -> dict[str, str | None]:
@@ -78,8 +81,12 @@ def table_parts(
     sites: tuple[Datacenter, ...],
     state: FleetState,
     readings: Mapping[str, SiteReadings],
+    plan: RoutingPlan | None = None,
 ) -> TableParts:
     """Everything that a policy's tables say but the plan.
+
+    What a token takes depends on how many replicas are awake: the plan says that, and is in the policy's status, so
+    that an operator that was started anew makes the same table.
 
     Args:
         policy: the policy.
@@ -87,10 +94,12 @@ def table_parts(
         sites: its sites, in the order of ``state.datacenters``.
         state: the fleet, for capacities and energy per token.
         readings: site to its signals now.
+        plan: the plan in force; None, or one of another fleet: all replicas are taken to be awake.
     """
     twin = arrays_from(state)
     capacity = capacity_rps(twin)  # (V, D)
     per_prompt, per_output = joules_per_token(twin)  # (V, D) each
+    curves = energy_by_load(twin, _awake(twin, plan))
     concurrency = (twin.replicas * twin.batch_limit).sum(axis=2)  # (V, D)
     sharing = max(1, len(policy.spec.origins))
     position = {site.name: d for d, site in enumerate(state.datacenters)}
@@ -126,6 +135,7 @@ def table_parts(
                     # Of a pool of unknown speed the capacities say how its sites compare; its energy is not known.
                     joules_per_prompt_token=float(per_prompt[v, d]) if is_known else 0.0,
                     joules_per_output_token=float(per_output[v, d]) if is_known else 0.0,
+                    energy_by_load=energy_curve(curves, v, d, part) if is_known and part else None,
                 )
             )
         rows.append(
@@ -155,6 +165,26 @@ def table_parts(
         rtt_ms={None: {}}
         | {o: dict(zip(names, map(float, state.rtt_ms[state.origins.index(o)]), strict=True)) for o in origins},
     )
+
+
+def energy_curve(curves: EnergyCurves, v: int, d: int, part: float = 1.0) -> EnergyByLoad | None:
+    """The curve of a backend that is ``part`` of model ``v`` at site ``d``, in three digits; None: none is known."""
+    in_flight, factor = (
+        tuple(float(f"{x:.3g}") for x in row[v, d]) for row in (curves.in_flight * part, curves.factor)
+    )
+    if not all(low < high for low, high in pairwise((0.0, *in_flight))):
+        return None
+    return EnergyByLoad(in_flight=in_flight, factor=factor)
+
+
+def _awake(twin: TwinState, plan: RoutingPlan | None) -> FloatArray | None:
+    """(V, D) replicas that a plan keeps awake; None: all."""
+    is_ours = plan is not None and (plan.datacenters, tuple(p.name for p in plan.pools)) == (
+        twin.datacenter_names,
+        twin.pool_names,
+    )
+    kept = plans_of(twin, plan).awake if plan is not None and is_ours else None
+    return None if kept is None else kept[0]
 
 
 def _with_round_trips(document: Mapping[str, Any], rtt_ms: Mapping[str, float]) -> Mapping[str, Any]:

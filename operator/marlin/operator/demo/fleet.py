@@ -20,11 +20,12 @@ from marlin.api.plan import RoutingPlan
 from marlin.api.pool import Backend, ServiceLevel
 from marlin.api.state import FleetState
 from marlin.api.table import RoutingTable
+from marlin.operator.core.tables import energy_curve
 from marlin.operator.demo.load import Outcome
 from marlin.operator.demo.settings import DemoSettings
 from marlin.simulator import tables
 from marlin.simulator.fleet import Builder, Demand
-from marlin.simulator.fluid import capacity_rps, joules_per_token, simulate
+from marlin.simulator.fluid import capacity_rps, energy_by_load, joules_per_token, simulate
 from marlin.simulator.twin_state import arrays_from
 
 DAY: Final = datetime(2023, 6, 15, tzinfo=UTC)
@@ -109,6 +110,7 @@ class Fleet:
         # Each router sees its own requests only, so each gets its part of what a site can hold.
         concurrency = (twin.replicas * twin.batch_limit).sum(axis=2)[0] / len(self.origins)  # (D,)
         per_prompt, per_output = joules_per_token(twin)
+        curves = energy_by_load(twin)
         rtt_ms = state.rtt_ms[state.origins.index(origin)]
         pool = self.documents.pools[0]
         sites = list(self.sites)
@@ -140,6 +142,7 @@ class Fleet:
                                 "concurrency_at_capacity": concurrency[d],
                                 "joules_per_prompt_token": per_prompt[0, d],
                                 "joules_per_output_token": per_output[0, d],
+                                "energy_by_load": energy_curve(curves, 0, d),
                                 "rtt_ms": rtt_ms[d] / settings.compression,
                             }
                             for backend in self.backends

@@ -1,10 +1,12 @@
 """What a report says, out of counted usage: totals, the counterfactual, carbon per 1,000 tokens.
 
 The counterfactual asks: had the same tokens of a pool gone to its sites in proportion to their capacity, what would
-they have taken? It is asked of every window of the interval apart, for carbon and load move together over a day. A site
-that answered in a window takes per token what it took; one that answered nothing takes what the routing table said that
-a token takes there. Sites of which neither is known are left out: ``covered`` says how much of the capacity the others
-are, and ``assumed`` how much of it rests on the table. Machines power down alike on both sides.
+they have taken? It is asked of every window of the interval apart, for carbon and load move together over a day. Tokens
+that move take at each site what the routing table says that a token takes there at moderate load; where that is not
+known, what it took in the window. What they took is not the measure where it is known: at a site with little to do
+it is mostly what idles there, and that does not move with them. Sites of which neither is known are left out:
+``covered`` says how much of the capacity the others are, ``assumed`` how much of it answered nothing. Machines power
+down alike on both sides.
 
 SCI (ISO/IEC 21031) is (E * I + M) / R with R = 1,000 tokens: E * I are the estimates of carbon, M is what the person
 states of embodied emissions, 0 unless they do.
@@ -79,7 +81,7 @@ class Window:
 
     usages: Mapping[Key, Usage]
     stated: Mapping[Key, Footprint] = field(default_factory=dict)
-    """What a token of the pool takes at each site, by the table: for sites that answered nothing."""
+    """What a token of the pool takes at each site at moderate load, by the table."""
 
 
 def total(usages: Iterable[Usage]) -> Usage:
@@ -114,18 +116,23 @@ def counterfactual(windows: Sequence[Window]) -> tuple[Counterfactual, dict[str,
             tokens = sum(u.tokens for u in own.values())
             if not tokens:
                 continue  # nothing to spread
-            stated = {key: window.stated[key] for key in sites if key not in own and key in window.stated}
-            weight = sum(sites[key].capacity_requests for key in (*own, *stated))
+            stated = {key: window.stated[key] for key in sites if key in window.stated}
+            # All or nothing: two measures in one sum would be a saving of their own.
+            if not own.keys() <= stated.keys():
+                stated = {key: one for key, one in stated.items() if key not in own}
+            weight = sum(sites[key].capacity_requests for key in own.keys() | stated.keys())
             capacity += sum(u.capacity_requests for u in sites.values())
             covered += weight
-            assumed += sum(sites[key].capacity_requests for key in stated)
+            assumed += sum(sites[key].capacity_requests for key in stated.keys() - own.keys())
             for name in FIGURES:
-                routed[name] += sum(getattr(u, name) for u in own.values())
+                took = sum(getattr(u, name) for u in own.values())
                 per_token = {key: getattr(u, name) / u.tokens for key, u in own.items()}
                 per_token |= {key: getattr(one, name) for key, one in stated.items()}
-                other[name] += sum(
+                moved = sum(
                     tokens * sites[key].capacity_requests / weight * each for key, each in per_token.items()
-                )
+                ) - sum(u.tokens * per_token[key] for key, u in own.items())
+                routed[name] += took
+                other[name] += took + moved
     if not capacity:
         return None
     found = Counterfactual(**other, covered=covered / capacity, assumed=assumed / capacity)

@@ -26,20 +26,21 @@ MOST_WINDOWS: Final = 1000
 
 METHOD: Final = (
     "Energy, carbon, water and cost are the routers' estimates: tokens of replies, times the routing table's joules "
-    "per token, times the site's signals at that moment. Joules per token are those of a replica at 60 % load, with "
-    "its part of the host, of what idles meanwhile, and of cooling (PUE).",
-    "The counterfactual is the same tokens, hour by hour, spread over sites in proportion to their capacity. A site "
-    "that answered takes per token what it took in that hour; one that answered nothing what the routing table said. "
-    "What machines draw beyond that while nobody asks, and what powering them down saves, is on neither side: both are "
-    "taken to power down alike.",
+    "per token at the load that the site had then, times its signals at that moment. Joules per token hold the part of "
+    "the host, of what idles or sleeps beside, and of cooling (PUE).",
+    "The counterfactual is the same tokens, hour by hour, spread over sites in proportion to their capacity. Tokens "
+    "that are moved take at each site what the routing table says of moderate load (60 %), on both sides: what a token "
+    "takes at a site with little to do is mostly what idles there, which routing does not move. Where the table's "
+    "figures were not exported, a site takes per token what it took in that hour. Both sides are taken to power down "
+    "alike; what machines draw while nobody asks is on neither.",
     "SCI (ISO/IEC 21031): operational carbon and the stated embodied carbon, per 1,000 tokens.",
     "Times to first token are of event streams, from the router's view; percentiles are interpolated in the "
     "histogram's buckets, so that they may be off by a bucket's width (a factor of 2 to 2.5).",
     "Uncertainty: joules per token are a model's, not a meter's: within 22 % of what was published of models that it "
     "was not fitted on, and publications differ by 1.4 to 1.7 x (docs/explanation/validation-measurements.md). They "
-    "do not follow the load: of what the twin says of three like sites that stay on, they are 0.53 at 30 % load and "
-    "1.29 at 80 %. Prometheus extrapolates to the interval's ends, by up to one scrape, and takes a price below zero "
-    "for a restart of that counter. Errors that both sides share cancel in what was saved.",
+    "follow the load within 10 % of the twin where routers' tables hold a curve (energyByLoad: those of the operator), "
+    "else they are those of 60 % load. Prometheus extrapolates to the interval's ends, by up to one scrape, and takes "
+    "a price below zero for a restart of that counter. Errors that both sides share cancel in what was saved.",
 )
 UNKNOWN: Final = (
     "Meters: none was read.",

@@ -20,12 +20,13 @@ from marlin.simulator.fluid.engine import (
     simulate_plan,
     step,
 )
-from marlin.simulator.fluid.marginal import joules_per_token, marginal_metrics
+from marlin.simulator.fluid.marginal import EnergyByLoad, energy_by_load, joules_per_token, marginal_metrics
 from marlin.simulator.fluid.outcome import FluidResult, Plans
 from marlin.simulator.fluid.quantiles import ttft_quantiles
 from marlin.simulator.fluid.site_outcomes import SiteOutcomes, awake_carrying, site_outcomes
 
 __all__ = [
+    "EnergyByLoad",
     "FluidResult",
     "Form",
     "Plans",
@@ -33,6 +34,7 @@ __all__ = [
     "awake_carrying",
     "awake_for",
     "capacity_rps",
+    "energy_by_load",
     "estimate",
     "joules_per_token",
     "marginal_metrics",
