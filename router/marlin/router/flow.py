@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from marlin.api.footprint import JOULES_PER_KWH, Footprint
@@ -33,7 +34,7 @@ from marlin.router.framing import ChunkReader
 from marlin.router.heads import CHUNKED, UNTIL_CLOSE, ReplyHead, RequestHead
 from marlin.router.paths import OWN, PASSED_ON, REALTIME
 from marlin.router.responses import MAX_ASKED, asked_for
-from marlin.router.upstream import Link
+from marlin.router.upstream import EVENT_BYTES, Link
 from marlin.router.usage import TAIL_BYTES, find_usage
 
 if TYPE_CHECKING:
@@ -57,9 +58,6 @@ _BUSY: Final = frozenset({429, 503})
 
 _UNREACHED: Final = "upstream_connect"
 """Of a member router: it could connect to none of its engines, so that none has seen the request."""
-
-_EVENT_BYTES: Final = 8192
-"""How much of a read is kept in case it holds a stream's usage."""
 
 # How a reply's bytes become the client's.
 _AS_IS: Final = 0
@@ -86,6 +84,8 @@ class Flow:
         error: one word for what went wrong; empty when all went well.
         ttft_s: from ``began_s`` to the first byte of the reply's body.
         bytes_out: bytes of body passed on.
+        last, second_last, third_last: the last reads of an event stream, as far as they are kept: usage is in the event
+            before [DONE], and that, and the last chunk, may each come by themselves. Of any other reply, its end.
         usage: prompt and output tokens, as the reply reported them.
         is_stream: whether the reply is an event stream.
         is_over: whether nothing will happen any more.
@@ -103,7 +103,6 @@ class Flow:
         "_client",
         "_held",
         "_is_counted",
-        "_last",
         "_link",
         "_mode",
         "_needs_fresh",
@@ -112,9 +111,7 @@ class Flow:
         "_reader",
         "_reply",
         "_resends",
-        "_second_last",
         "_session",
-        "_tail",
         "_tried",
         "_wants_stream",
         "asked_s",
@@ -128,10 +125,13 @@ class Flow:
         "is_over",
         "is_stream",
         "is_tunnel",
+        "last",
         "last_live",
         "live",
+        "second_last",
         "silent_since_s",
         "status",
+        "third_last",
         "ticket",
         "trace",
         "ttft_s",
@@ -152,7 +152,7 @@ class Flow:
         self._session = self._held = self._beginning = b""
         self._wants_stream = False
         self._asked_for: str | None = None
-        self._tail = self._last = self._second_last = b""
+        self.last = self.second_last = self.third_last = b""
         self._tried: tuple[LiveBackend, ...] = ()
         self.head = head
         self.body = body
@@ -493,7 +493,7 @@ class Flow:
             if head.line.method == b"POST":
                 if head.line.is_responses:
                     self._plane.responses.note(body, live.backend.key)
-                self._tail = body
+                self.last = body
                 if is_whole and status < 300 and (cost := self._count_usage(live, reply)) is not None:
                     data = data[:-2] + _told(cost)
             data += body
@@ -534,8 +534,8 @@ class Flow:
     def _count_usage(self, live: LiveBackend, reply: ReplyHead) -> Footprint | None:
         """Counts the tokens that a reply reports and what they cost, once."""
         self._is_counted = True
-        if self._tail and not reply.is_opaque:
-            self.usage = find_usage(self._second_last + self._last + self._tail)
+        if self.last and not reply.is_opaque:
+            self.usage = find_usage(self.third_last + self.second_last + self.last)
         datacenter = live.site.site.datacenter
         return live.peer.cell.count_usage(live, datacenter, self.usage, self._plane.wall_clock())
 
@@ -580,6 +580,16 @@ class Flow:
         self._try_another(live)
         return True
 
+    @property
+    def flows(self) -> bool:
+        """Whether it is a stream of which the next bytes are passed on as they are, whatever they are."""
+        return self.is_stream and self._mode == _AS_IS and self.ttft_s is not None
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """Sends bytes to the client."""
+        return self._client.write
+
     def pass_on(self, data: bytes) -> None:
         """The next bytes of the reply's body, chunks included where it is chunked."""
         if self.ttft_s is None:
@@ -587,12 +597,11 @@ class Flow:
         size = len(data)
         self.bytes_out += size
         if self.is_stream:
-            # Usage is in the event before [DONE]; that, and the last chunk, may each come by itself.
-            self._second_last = self._last
-            self._last = self._tail
-            self._tail = data if size <= _EVENT_BYTES else data[-_EVENT_BYTES:]
+            self.third_last = self.second_last
+            self.second_last = self.last
+            self.last = data if size <= EVENT_BYTES else data[-EVENT_BYTES:]
         elif self.head.line.method == b"POST":
-            self._tail = data if size >= TAIL_BYTES else (self._tail + data)[-TAIL_BYTES:]
+            self.last = data if size >= TAIL_BYTES else (self.last + data)[-TAIL_BYTES:]
         self._client.write(data if self._mode == _AS_IS else self._reframed(data))
 
     def _note_beginning(self, data: bytes) -> None:

@@ -8,6 +8,7 @@ Values in, values out: nothing here knows a socket.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from httptools import HttpParserError, HttpResponseParser
@@ -20,6 +21,8 @@ HOLD_BYTES: Final = 256 * 1024
 _CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 _USUAL_END: Final = b"\r\n0\r\n\r\n"
+EVENT_END: Final = b"\n\r\n"
+"""How an event that is a chunk of its own ends: with its empty line's last byte and the chunk's line end."""
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?")
 _TRAILER = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t -~\x80-\xff]*+\r\n)*+\r\n")
 
@@ -48,6 +51,15 @@ def _line_end(data: bytes, at: int) -> int:
     return end
 
 
+def invalid(error: HttpParserError) -> FramingError:
+    """What llhttp found wrong."""
+    return FramingError(f"its chunks are not valid: {error}")
+
+
+def _nothing(_: bytes) -> None:
+    """Instead of a parser that is gone."""
+
+
 class ChunkScanner:
     """Finds the end of a chunked body while it passes by.
 
@@ -59,25 +71,31 @@ class ChunkScanner:
 
     Attributes:
         is_done: whether the end was found.
+        read: llhttp itself. Whoever has a read that ends with ``EVENT_END`` while nothing is held back may give it
+            there and not to ``feed``; when the end is found then, ``check_end`` follows.
     """
 
-    __slots__ = ("_held", "_is_holding", "_parser", "is_done")
+    __slots__ = ("_held", "_is_holding", "is_done", "read")
 
     def __init__(self) -> None:
-        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self.read: Callable[[bytes], object] = HttpResponseParser(self).feed_data
         self.begin()
 
     def begin(self) -> None:
         """Makes ready for the next body; the one before has ended."""
-        assert self._parser is not None
         self._held = b""
         self._is_holding = True
         self.is_done = False
-        self._parser.feed_data(_CHUNKED_HEAD)
+        self.read(_CHUNKED_HEAD)
 
     def close(self) -> None:
         """Lets go of the parser, which knows this object: a cycle that nobody has to collect then."""
-        self._parser = None
+        self.read = _nothing
+
+    @property
+    def is_holding_back(self) -> bool:
+        """Whether part of a chunk is held back until its rest is here."""
+        return bool(self._held)
 
     def on_message_begin(self) -> None:
         """The parser reads something after the end."""
@@ -100,23 +118,33 @@ class ChunkScanner:
         if self._held:
             data = self._held + data
             self._held = b""
-        if not data.endswith(b"\n\r\n"):
+        if not data.endswith(EVENT_END):
             data = self._hold(data)
         try:
-            self._parser.feed_data(data)  # type: ignore[union-attr] # it is there until ``close``
+            self.read(data)
         except HttpParserError as error:
-            raise FramingError(f"its chunks are not valid: {error}") from None
-        if self.is_done and not data.endswith(_USUAL_END):
-            # llhttp takes empty lines before the next message for nothing; a client may take them for something.
-            ending = data[len(data.rstrip(b"\r\n")) :]
-            if not b"\r\n\r\n".endswith(ending):
-                raise FramingError("there are bytes after its end")
+            raise invalid(error) from None
+        if self.is_done:
+            self.check_end(data)
         return data
+
+    def check_end(self, data: bytes) -> None:
+        """Makes sure that nothing follows the end, which is in ``data``.
+
+        Raises:
+            FramingError: something does.
+        """
+        if data.endswith(_USUAL_END):
+            return
+        # llhttp takes empty lines before the next message for nothing; a client may take them for something.
+        ending = data[len(data.rstrip(b"\r\n")) :]
+        if not b"\r\n\r\n".endswith(ending):
+            raise FramingError("there are bytes after its end")
 
     def is_between_chunks(self) -> bool:
         """Whether what was passed on ends with a complete chunk. Nothing can be fed afterwards."""
         try:
-            self._parser.feed_data(_LAST_CHUNK)  # type: ignore[union-attr] # it is there until ``close``
+            self.read(_LAST_CHUNK)
         except HttpParserError:
             return False
         return self.is_done

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
-from marlin.router.framing import ChunkScanner, FramingError
+from httptools import HttpParserError
+
+from marlin.router.framing import EVENT_END, ChunkScanner, FramingError, invalid
 from marlin.router.heads import CHUNKED, MAX_HEAD_BYTES, HeadError, ReplyHead, read_reply
 from marlin.router.view import Backend, BackendTls
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 KEEP_ALIVE_S: Final = 4.0
 """How long an idle connection is kept: less than the 5 s after which vLLM closes it, so that none is reused that is
 about to be closed."""
+
+EVENT_BYTES: Final = 8192
+"""How much of a read is kept in case it holds a stream's usage."""
 
 # What a link is waiting for.
 _HEAD: Final = 0
@@ -172,8 +177,10 @@ class Link(asyncio.Protocol):
     __slots__ = (
         "_keeps_alive",
         "_left",
+        "_read",
         "_received",
         "_waits_for",
+        "_write",
         "flow",
         "idle_since_s",
         "is_reused",
@@ -183,9 +190,11 @@ class Link(asyncio.Protocol):
     )
 
     transport: asyncio.Transport
+    _write: Callable[[bytes], None]
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
+        self._read: Callable[[bytes], object] | None = None
         self.flow: Flow | None = None
         self.is_reused = False
         self.idle_since_s = 0.0
@@ -210,24 +219,38 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The next bytes of a reply."""
+        read = self._read
         flow = self.flow
-        if flow is None:
+        if read is not None and flow is not None and data[-3:] == EVENT_END and len(data) <= EVENT_BYTES:
+            # What every event of a stream goes through once the stream flows: the same as ``_take_chunks``, in one go,
+            # because each call and each object that is touched here is one more that is not in a cache any more.
+            try:
+                read(data)
+            except HttpParserError as error:
+                self._fail(flow, str(invalid(error)))
+                return
+            if self.scanner.is_done:  # type: ignore[union-attr] # it is there while a stream flows
+                self._take_last(flow, data)
+                return
+            self.peer.is_heard = True
+            flow.bytes_out += len(data)
+            flow.third_last = flow.second_last
+            flow.second_last = flow.last
+            flow.last = data
+            write = self._write
+            write(data)
+        elif flow is None:
             # Nobody asked: a goodbye like uvicorn's 408, or a backend out of step.
             self._retire()
-            return
-        self.peer.is_heard = True
+        else:
+            self.peer.is_heard = True
+            self._take(flow, data)
+
+    def _take(self, flow: Flow, data: bytes) -> None:
+        """The next bytes, whatever they are."""
         waits_for = self._waits_for
         if waits_for == _CHUNKS:
-            # This is what every event of every stream goes through.
-            try:
-                ready = self.scanner.feed(data)  # type: ignore[union-attr] # it is there in this state
-            except FramingError as error:
-                self._fail(flow, str(error))
-                return
-            if ready:
-                flow.pass_on(ready)
-            if self.scanner.is_done:  # type: ignore[union-attr]
-                self._end(flow)
+            self._take_chunks(flow, data)
         elif waits_for == _HEAD:
             self._read_head(flow, data)
         elif waits_for == _COUNTED:
@@ -243,6 +266,34 @@ class Link(asyncio.Protocol):
                 self._end(flow)
         else:
             flow.pass_on(data)
+
+    def _take_chunks(self, flow: Flow, data: bytes) -> None:
+        scanner = self.scanner
+        assert scanner is not None
+        try:
+            ready = scanner.feed(data)
+        except FramingError as error:
+            self._fail(flow, str(error))
+            return
+        if ready:
+            flow.pass_on(ready)
+        if scanner.is_done:
+            self._end(flow)
+        elif flow.flows and not scanner.is_holding_back:
+            self._read, self._write = scanner.read, flow.write
+        else:
+            self._read = None
+
+    def _take_last(self, flow: Flow, data: bytes) -> None:
+        """The bytes in which llhttp has found the end."""
+        assert self.scanner is not None
+        try:
+            self.scanner.check_end(data)
+        except FramingError as error:
+            self._fail(flow, str(error))
+            return
+        flow.pass_on(data)
+        self._end(flow)
 
     def _read_head(self, flow: Flow, data: bytes) -> None:
         if self._received:
@@ -308,13 +359,13 @@ class Link(asyncio.Protocol):
         if not flow.begin(reply, b"", is_whole=False) or not body:
             return
         if self._waits_for == _CHUNKS:
-            self.data_received(body)
+            self._take_chunks(flow, body)
         else:
             flow.pass_on(body)
 
     def _end(self, flow: Flow) -> None:
         """The reply is complete: the link is free, then the flow may go on to its next request."""
-        self.flow = None
+        self.flow = self._read = None
         now_s = self.peer._clock()  # noqa: SLF001 a link is a part of its peer
         if self._keeps_alive and not self.transport.is_closing():
             self._waits_for = _HEAD
@@ -369,6 +420,7 @@ class Link(asyncio.Protocol):
             flow.end(self.peer._clock())  # noqa: SLF001 a link is a part of its peer
         elif flow is not None:
             flow.was_cut_off(self, "it closed the connection" if exc is None else str(exc) or type(exc).__name__)
+        self._read = None
         if self.scanner is not None:
             self.scanner.close()
 
