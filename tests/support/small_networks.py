@@ -17,8 +17,13 @@ SMALL = NetworkSettings(actor_hidden=16, critic_hidden=24, pooled=5, film_hidden
 
 def weights(seed: int = 0) -> dict[str, Any]:
     """Parameters of ordinary size everywhere, the last layers too."""
+    return weights_of(SMALL, seed)
+
+
+def weights_of(networks: NetworkSettings, seed: int = 0) -> dict[str, Any]:
+    """The same of other networks."""
     rng = np.random.default_rng(seed)
-    shapes = actor_shapes(SMALL) | critic_shapes(SMALL)
+    shapes = actor_shapes(networks) | critic_shapes(networks)
     return {name: (0.5 * rng.normal(size=shape) / shape[1] ** 0.5).astype(np.float32) for name, shape in shapes.items()}
 
 

@@ -44,6 +44,9 @@ class Networks(ApiModel):
     critic_hidden: _Size = Field(description="Width of the critics.")
     pooled: _Size = Field(description="Numbers that a pool passes on.")
     film_hidden: _Size = Field(description="Width of what modulates the actors.")
+    fleet: tuple[_Size, _Size] | None = Field(
+        default=None, description="Models and sites of the one fleet that plain networks know. Default: any fleet."
+    )
 
     def settings(self) -> NetworkSettings:
         """As the networks take them."""

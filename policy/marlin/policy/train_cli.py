@@ -43,6 +43,13 @@ if TYPE_CHECKING:
 )
 @click.option("--lanes", type=click.IntRange(1), default=8, show_default=True, help="Days that are played at once.")
 @click.option("--patience", type=click.IntRange(1), default=12, show_default=True, help="Rounds without progress.")
+@click.option(
+    "--network",
+    type=click.Choice(["any-fleet", "flat"]),
+    default="any-fleet",
+    show_default=True,
+    help="Networks that serve any fleet, or the paper's plain ones, which know the scenario's alone.",
+)
 @click.option("--conditioning", type=click.Choice(["film", "paper"]), default="film", show_default=True)
 @click.option(
     "--critic-rate",
@@ -103,6 +110,7 @@ def train(out: Path, *, bound: bool, resume: bool, quiet: bool, seeds: int, jobs
         lanes=given.pop("lanes"),
         patience=given.pop("patience"),
         conditioning=Conditioning(given.pop("conditioning")),
+        is_flat=given.pop("network") == "flat",
         sac=SacSettings(critic_rate=given.pop("critic_rate")),
     )
     if bound and seeds > 1:

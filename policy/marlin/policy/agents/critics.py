@@ -17,7 +17,7 @@ import numpy as np
 
 from marlin.policy.agents.situation import Situation
 from marlin.policy.artifact import Artifact
-from marlin.policy.networks.critic import Critics
+from marlin.policy.networks.kind import critics_of
 from marlin.policy.networks.rows import Rows
 from marlin.policy.trials import Tried
 from marlin.simulator.environments.action import Intent
@@ -65,7 +65,7 @@ class LearnedCritic:
             scale: from a discounted sum to a mean.
         """
         single = Rows(**{f.name: _single(getattr(rows, f.name)) for f in fields(Rows)})
-        self._critics = Critics.of(artifact.parameters, single, _single(goal)[:, None])
+        self._critics = critics_of(artifact.parameters, single, _single(goal)[:, None])
         self._scale = scale
 
     def values(self, actions: FloatArray) -> FloatArray:

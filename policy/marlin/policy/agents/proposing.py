@@ -9,7 +9,7 @@ import numpy as np
 
 from marlin.policy.agents.situation import Situation
 from marlin.policy.artifact import Artifact
-from marlin.policy.networks import actor
+from marlin.policy.networks import kind
 from marlin.policy.networks.actor import Proposals
 from marlin.policy.networks.conditioning import Conditioning
 from marlin.policy.networks.conditioning import goals as conditioned
@@ -25,8 +25,18 @@ def goals(conditioning: Conditioning, preference: FloatArray) -> FloatArray:
 
 
 def propose(artifact: Artifact, rows: Rows, goal: FloatArray) -> Proposals:
-    """The distributions of all agents' actions, for rows of one fleet and goals (J, 4)."""
-    return actor.propose(artifact.parameters, rows, goal[:, None])
+    """The distributions of all agents' actions, for rows of one fleet and goals (J, 4).
+
+    Raises:
+        ValueError: the networks know another fleet than this one alone.
+    """
+    fleet, (_, models, sites) = artifact.card.networks.fleet, rows.shape
+    if fleet not in (None, (models, sites)):
+        raise ValueError(
+            f"a flat network knows the fleet it was trained for, of {fleet[0]} models and {fleet[1]} sites, not "
+            f"{models} and {sites}"
+        )
+    return kind.propose(artifact.parameters, rows, goal[:, None])
 
 
 def best(proposals: Proposals, situation: Situation) -> Intent:

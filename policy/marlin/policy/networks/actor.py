@@ -50,7 +50,7 @@ def propose(parameters: Parameters, rows: Rows, preference: FloatArray) -> Propo
     p = {name.removeprefix("actor."): value for name, value in parameters.items() if name.startswith("actor.")}
     n, v, d = rows.shape
     agents, hidden = len(p["row.weight"]), p["row.weight"].shape[2]
-    scales = _film(p, rows, preference).reshape(agents, n, 1, 1, 4, hidden)
+    scales = modulation(p, rows, preference).reshape(agents, n, 1, 1, 4, hidden)
     shift_1, scale_1, shift_2, scale_2 = (scales[..., i, :] for i in range(4))
     cells = (agents, n, v, d, hidden)
     row = np.maximum(_rows(rows.features, p["row.weight"]) + p["row.bias"], 0.0).reshape(cells)
@@ -66,9 +66,13 @@ def propose(parameters: Parameters, rows: Rows, preference: FloatArray) -> Propo
     out = mixed @ p["head.weight"][:, None, None] + p["head.bias"][:, None, None]
     mean, log_std = np.split(out, 2, axis=-1)
     mean[..., 0] -= np.einsum("nvdm,jnm,jm->jnvd", rows.relative, preference, p["sort.scale"])
-    # A smooth bound: the derivative never vanishes wholly, and a spread that is known cannot run away.
+    return Proposals(mean, bounded(log_std))
+
+
+def bounded(log_std: FloatArray) -> FloatArray:
+    """A smooth bound: the derivative never vanishes wholly, and a spread that is known cannot run away."""
     middle, half = (LOG_STD_HIGH + LOG_STD_LOW) / 2.0, (LOG_STD_HIGH - LOG_STD_LOW) / 2.0
-    return Proposals(mean, middle + half * np.tanh(log_std))
+    return np.asarray(middle + half * np.tanh(log_std))
 
 
 def pooled(row: FloatArray, rows: Rows, weight: Weight) -> tuple[FloatArray, FloatArray]:
@@ -86,8 +90,8 @@ def mean_row(rows: Rows) -> FloatArray:
     return np.asarray(np.einsum("nvdr,nvd,nv->nr", rows.features, rows.weight, rows.demand))
 
 
-def _film(p: Parameters, rows: Rows, preference: FloatArray) -> FloatArray:
-    """Scales and shifts (J, N, 4 x H)."""
+def modulation(p: Parameters, rows: Rows, preference: FloatArray) -> FloatArray:
+    """FiLM: scales and shifts (J, N, 4 x H) of the hidden features, from preference and the fleet's mean row."""
     fleet = np.broadcast_to(mean_row(rows), (len(preference), *mean_row(rows).shape))
     given = np.concatenate([preference, fleet], axis=-1)  # (J, N, 4 + R)
     return np.asarray(np.tanh(given @ p["film.weight"] + p["film.bias"]) @ p["film.out"])

@@ -156,10 +156,7 @@ class Critics:
         speaks = TWINS * agents + each.argmin(axis=1)  # (agents, N) of the K
         heard, place = np.unique(speaks, return_inverse=True)  # of one fleet half of them: the other twins are silent
         slopes = self._slopes(row, there, heard)[place.reshape(speaks.shape), fleets]  # (agents, N, V, D, 4)
-        share, load, fill, margin = np.moveaxis(slopes, -1, 0)
-        is_inside = intent.shares * self.rows.load < MOST_LOAD
-        parts = (share + load * self.rows.load * is_inside, fill, margin)
-        return np.asarray(each.min(axis=1).T), Intent(*(part * self.rows.mask for part in parts))
+        return np.asarray(each.min(axis=1).T), by_intent(slopes, intent, self.rows)
 
     def _slopes(self, row: FloatArray, there: Second, heard: NDArray[np.intp]) -> FloatArray:
         """Derivatives (L, N, V, D, 4) of the networks ``heard`` (L,) by what they see of an action."""
@@ -206,6 +203,14 @@ def action_features(intent: Intent, rows: Rows) -> FloatArray:
     shares = intent.shares * rows.mask
     load = np.minimum(shares * rows.load, MOST_LOAD)
     return np.stack([shares, load, intent.fill * rows.mask, (intent.margin - 1.0) * rows.mask], axis=-1)
+
+
+def by_intent(slopes: FloatArray, intent: Intent, rows: Rows) -> Intent:
+    """Derivatives by what critics see of intents (..., N, V, D, 4) as those by the intents, parts (..., N, V, D)."""
+    share, load, fill, margin = np.moveaxis(slopes, -1, 0)
+    is_inside = intent.shares * rows.load < MOST_LOAD
+    parts = (share + load * rows.load * is_inside, fill, margin)
+    return Intent(*(part * rows.mask for part in parts))
 
 
 def by_twin(worth: FloatArray) -> FloatArray:

@@ -6,7 +6,7 @@ mapping from name to float32 array: what a safetensors file holds, and nothing e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,11 +43,28 @@ class NetworkSettings:
     pooled: int = 32
     """Numbers that a pool passes on."""
     film_hidden: int = 32
+    fleet: tuple[int, int] | None = None
+    """(V, D) of the one fleet that plain networks know (``flat``); None: networks of any fleet."""
 
 
 def actor_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
     """Shapes of an actor's weights, each with the agents in front."""
     hidden, pooled, film = settings.actor_hidden, settings.pooled, settings.film_hidden
+    of_film: dict[str, tuple[int, ...]] = {
+        "actor.film.weight": (AGENTS, PREFERENCE + FEATURES, film),
+        "actor.film.bias": (AGENTS, 1, film),
+        "actor.film.out": (AGENTS, film, 4 * hidden),
+    }
+    if settings.fleet is not None:
+        cells = settings.fleet[0] * settings.fleet[1]
+        return of_film | {
+            "actor.flat.weight": (AGENTS, cells * FEATURES, hidden),
+            "actor.flat.bias": (AGENTS, 1, hidden),
+            "actor.mix.weight": (AGENTS, hidden, hidden),
+            "actor.mix.bias": (AGENTS, 1, hidden),
+            "actor.head.weight": (AGENTS, hidden, cells * 2 * CHANNEL_COUNT),
+            "actor.head.bias": (AGENTS, 1, cells * 2 * CHANNEL_COUNT),
+        }
     return {
         "actor.row.weight": (AGENTS, FEATURES, hidden),
         "actor.row.bias": (AGENTS, 1, hidden),
@@ -56,9 +73,7 @@ def actor_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
         "actor.mix.of_model": (AGENTS, pooled, hidden),
         "actor.mix.of_fleet": (AGENTS, pooled, hidden),
         "actor.mix.bias": (AGENTS, 1, hidden),
-        "actor.film.weight": (AGENTS, PREFERENCE + FEATURES, film),
-        "actor.film.bias": (AGENTS, 1, film),
-        "actor.film.out": (AGENTS, film, 4 * hidden),
+        **of_film,  # here, for a first draw goes through them in this order
         "actor.head.weight": (AGENTS, hidden, 2 * CHANNEL_COUNT),
         "actor.head.bias": (AGENTS, 1, 2 * CHANNEL_COUNT),
         "actor.sort.scale": (AGENTS, PREFERENCE),
@@ -68,6 +83,17 @@ def actor_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
 def critic_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
     """Shapes of the twin critics' weights, each with agents times twins in front."""
     many, hidden, pooled = AGENTS * TWINS, settings.critic_hidden, settings.pooled
+    if settings.fleet is not None:
+        cells = settings.fleet[0] * settings.fleet[1]
+        return {
+            "critic.flat.weight": (many, cells * (FEATURES + ACTION_FEATURES), hidden),
+            "critic.flat.of_preference": (many, PREFERENCE, hidden),
+            "critic.flat.bias": (many, 1, hidden),
+            "critic.mix.weight": (many, hidden, hidden),
+            "critic.mix.bias": (many, 1, hidden),
+            "critic.head.weight": (many, hidden, 1),
+            "critic.head.bias": (many, 1, 1),
+        }
     return {
         "critic.row.weight": (many, FEATURES + ACTION_FEATURES, hidden),
         "critic.row.of_preference": (many, PREFERENCE, hidden),
@@ -81,6 +107,11 @@ def critic_shapes(settings: NetworkSettings) -> dict[str, tuple[int, ...]]:
         "critic.head.of_share": (many, hidden, 1),
         "critic.head.bias": (many, 1, 1),
     }
+
+
+def is_flat(names: Container[str]) -> bool:
+    """Whether weights of these names are of plain networks, which know one fleet."""
+    return "actor.flat.weight" in names or "critic.flat.weight" in names
 
 
 def drawn(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
@@ -97,7 +128,9 @@ def drawn(shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> di
     }
     if "actor.sort.scale" in first:
         first["actor.sort.scale"][:] = FIRST_SORT
-        first["actor.head.bias"][..., CHANNELS.index("fill")] = FIRST_FILL
+    if "actor.head.bias" in first:
+        # Means and spreads of all channels, cell after cell where there are several.
+        first["actor.head.bias"][..., CHANNELS.index("fill") :: 2 * CHANNEL_COUNT] = FIRST_FILL
     return first
 
 

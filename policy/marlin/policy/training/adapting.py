@@ -205,6 +205,7 @@ def _learnt(
         critic_first=_CRITIC_FIRST,
         updates_per_epoch=settings.updates_per_epoch,
         conditioning=frozen.card.conditioning,
+        is_flat=sizes.fleet is not None,
         actor_hidden=sizes.actor_hidden,
         critic_hidden=sizes.critic_hidden,
         sac=replace(

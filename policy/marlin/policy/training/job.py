@@ -12,7 +12,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ from marlin.api.errors import InputError, MarlinError
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch
 from marlin.policy import artifact
-from marlin.policy.artifact import Artifact
+from marlin.policy.artifact import Artifact, Networks
 from marlin.policy.forecasting.studying import predicted_days
 from marlin.policy.simulate_cli import scenario_of
 from marlin.policy.simulating import Experiment, prepare
@@ -217,12 +217,7 @@ class Job:
             "seed": self.seed,
             "dispatch": ways,
             "conditioning": self.settings.conditioning.value,
-            "networks": {
-                "actorHidden": weights["actor.row.weight"].shape[2],
-                "criticHidden": weights["critic.row.weight"].shape[2],
-                "pooled": weights["actor.pool.weight"].shape[2],
-                "filmHidden": weights["actor.film.weight"].shape[2],
-            },
+            "networks": Networks(**asdict(training.networks)).to_document(),
             "hyperParameters": described(self.settings)
             | {"randomFleets": self.random_fleets, "rounds_done": training.round, "best_round": rounds},
             "dataSources": list(_SOURCES),

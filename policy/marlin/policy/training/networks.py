@@ -70,9 +70,7 @@ def propose(p: Weights, rows: RowTensors, preference: Tensor) -> tuple[Tensor, T
     """Mean and log of the spread, before tanh: each (J, N, V, D, C). See ``networks.actor.propose``."""
     agents, _, hidden = p["actor.row.weight"].shape
     n, v, d = rows.mask.shape
-    fleet = torch.einsum("nvdr,nvd,nv->nr", rows.features, rows.weight, rows.demand)
-    given = torch.cat([preference, fleet.expand(agents, -1, -1)], dim=-1)
-    film = torch.tanh(given @ p["actor.film.weight"] + p["actor.film.bias"]) @ p["actor.film.out"]
+    film = modulation(p, rows, preference)
     shift_1, scale_1, shift_2, scale_2 = film.reshape(agents, n, 1, 1, 4, hidden).unbind(-2)
     row = torch.baddbmm(p["actor.row.bias"], _for_each(rows.features, agents), p["actor.row.weight"])
     row = torch.relu(row).reshape(agents, n, v, d, hidden) * (1.0 + scale_1) + shift_1
@@ -81,8 +79,26 @@ def propose(p: Weights, rows: RowTensors, preference: Tensor) -> tuple[Tensor, T
     mean, log_std = out.reshape(agents, n, v, d, -1).chunk(2, dim=-1)
     sort = torch.einsum("nvdm,jnm,jm->jnvd", rows.features[..., :RELATIVE], preference, p["actor.sort.scale"])
     mean = mean - torch.nn.functional.pad(sort[..., None], (0, mean.shape[-1] - 1))
+    return mean, bounded(log_std)
+
+
+def modulation(p: Weights, rows: RowTensors, preference: Tensor) -> Tensor:
+    """FiLM: scales and shifts (J, N, 4 x H)."""
+    fleet = torch.einsum("nvdr,nvd,nv->nr", rows.features, rows.weight, rows.demand)
+    given = torch.cat([preference, fleet.expand(len(preference), -1, -1)], dim=-1)
+    return torch.tanh(given @ p["actor.film.weight"] + p["actor.film.bias"]) @ p["actor.film.out"]
+
+
+def bounded(log_std: Tensor) -> Tensor:
+    """The log of a spread within its bounds."""
     middle, half = (LOG_STD_HIGH + LOG_STD_LOW) / 2.0, (LOG_STD_HIGH - LOG_STD_LOW) / 2.0
-    return mean, middle + half * torch.tanh(log_std)
+    return middle + half * torch.tanh(log_std)
+
+
+def action_features(intent: IntentTensors, rows: RowTensors) -> Tensor:
+    """What critics see of intents (..., N, V, D) in a row: (..., N, V, D, 4)."""
+    shares, fill, margin = (part * rows.mask for part in (intent.shares, intent.fill, intent.margin - 1.0))
+    return torch.stack([shares, torch.clamp(shares * rows.load, max=MOST_LOAD), fill, margin], dim=-1)
 
 
 def worth_of_twins(p: Weights, rows: RowTensors, intent: IntentTensors, preference: Tensor) -> Tensor:
@@ -95,9 +111,8 @@ def worth_of_twins(p: Weights, rows: RowTensors, intent: IntentTensors, preferen
         preference: (J, N, 4) the weights of the metrics that each agent goes by.
     """
     n, v, d = rows.mask.shape
-    every = [part * rows.mask for part in (intent.shares, intent.fill, intent.margin - 1.0)]
-    shares = every[0]
-    action = torch.stack([shares, torch.clamp(shares * rows.load, max=MOST_LOAD), every[1], every[2]], dim=-1)
+    action = action_features(intent, rows)
+    shares = action[..., 0]
     own = action.dim() == 6
     many = action.shape[-5]  # M
     first = rows.features.shape[-1]

@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from marlin.api.errors import InputError
 from marlin.api.metrics import METRIC_NAMES
-from marlin.policy.networks import actor
+from marlin.policy.networks import kind
 from marlin.policy.networks.conditioning import Conditioning, goals
 from marlin.policy.networks.parameters import AGENTS, NetworkSettings
 from marlin.policy.networks.rows import rows_of
@@ -57,6 +58,8 @@ class TrainSettings:
     patience: int = 12
     """Rounds without a better judgement before it ends."""
     conditioning: Conditioning = Conditioning.FILM
+    is_flat: bool = False
+    """Plain networks of one fleet, as the paper's, in place of those that serve any."""
     actor_hidden: int = 128
     critic_hidden: int = 256
     sac: SacSettings = field(default_factory=SacSettings)
@@ -75,6 +78,7 @@ class Training:
     """Everything that a training changes."""
 
     settings: TrainSettings
+    networks: NetworkSettings
     learner: Learner
     memories: list[Memory]
     rng: np.random.Generator
@@ -95,10 +99,15 @@ class Training:
 
 def begin(fleets: Fleets, settings: TrainSettings, seed: int) -> Training:
     """A training before its first round."""
-    networks = NetworkSettings(actor_hidden=settings.actor_hidden, critic_hidden=settings.critic_hidden)
+    networks = NetworkSettings(
+        actor_hidden=settings.actor_hidden,
+        critic_hidden=settings.critic_hidden,
+        fleet=_one_shape(fleets) if settings.is_flat else None,
+    )
     parts = len(fleets.train)
     return Training(
         settings=settings,
+        networks=networks,
         learner=new_learner(networks, settings.sac, seed),
         memories=[
             Memory(Ring(max(PRESENT // parts, _LEAST_PRESENT)), Ring(max(PAST // parts, _LEAST_PAST)))
@@ -106,6 +115,19 @@ def begin(fleets: Fleets, settings: TrainSettings, seed: int) -> Training:
         ],
         rng=np.random.default_rng(seed),
     )
+
+
+def _one_shape(fleets: Fleets) -> tuple[int, int]:
+    """(V, D) of all fleets.
+
+    Raises:
+        InputError: they differ.
+    """
+    shapes = {(task.action.models, task.action.sites) for task in (*fleets.train, *fleets.tune)}
+    if len(shapes) > 1:
+        found = ", ".join(f"{models} by {sites}" for models, sites in sorted(shapes))
+        raise InputError(f"a flat network knows one fleet; these have {found} models and sites: name one scenario")
+    return shapes.pop()
 
 
 def next_round(training: Training, fleets: Fleets) -> dict[str, Any]:
@@ -172,7 +194,7 @@ def play(
     while not lanes.is_over and goes_on():
         rows = rows_of(observed, task.action.models, task.action.sites)
         weights = {name: value.detach().numpy() for name, value in learner.actor.items()}
-        proposals = actor.propose(weights, rows, goals(settings.conditioning, rows.preference))
+        proposals = kind.propose(weights, rows, goals(settings.conditioning, rows.preference))
         actions = proposals.sample(rng, 1)[:, 0]  # (J, N, V, D, C)
         intents = task.propose(lanes, laid_out(task.action, actions))
         weight = rng.dirichlet(np.full(AGENTS, _BLEND_SPREAD), settings.lanes)  # (N, J)
@@ -211,7 +233,7 @@ def judged(learner: Learner, task: Task, conditioning: Conditioning) -> FloatArr
     gains = []
     while not lanes.is_over:
         rows = rows_of(task.observe(lanes), task.action.models, task.action.sites)
-        best = actor.propose(weights, rows, goals(conditioning, rows.preference)).best()  # (J, N, V, D, C)
+        best = kind.propose(weights, rows, goals(conditioning, rows.preference)).best()  # (J, N, V, D, C)
         alone = laid_out(task.action, best[agent, np.arange(len(agent))])
         lanes, done = task.step(lanes, task.propose(lanes, alone))
         gains.append((done.terms.gain * wanted).sum(axis=1) - done.terms.late)

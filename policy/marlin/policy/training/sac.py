@@ -17,7 +17,8 @@ from torch import Tensor
 
 from marlin.policy.networks.parameters import AGENTS, NetworkSettings, Parameters, actor_shapes, critic_shapes, drawn
 from marlin.policy.networks.rows import rows_of
-from marlin.policy.training.networks import IntentTensors, RowTensors, intents, propose, tensors, worth_of_twins
+from marlin.policy.training.kind import propose, worth_of_twins
+from marlin.policy.training.networks import IntentTensors, RowTensors, intents, tensors
 from marlin.policy.training.replay import Floats, Transitions
 from marlin.simulator.environments.action import ActionLayout
 from marlin.simulator.environments.reward import RewardSettings
