@@ -49,6 +49,28 @@ async def test_requests_at_a_hung_backend_are_answered_by_another_one(start: Sta
         assert await client.metric("marlin_router_upstream_errors_total") == 1, "nothing is sent to it any more"
 
 
+async def test_a_backend_that_answers_another_worker_is_not_hung(start: Start, backend: FakeBackend) -> None:
+    """Its requests of this worker may just take long; what counts is whether anybody hears of it."""
+    clock = Shifted()
+    async with stopped() as url, start(table(url, backend.url), probe_interval_s=60.0, clock=clock) as client:
+        asking = [asyncio.ensure_future(client.post()) for _ in range(2)]
+        live = next(live for live in client.plane.balancer.all_live() if live.backend.url == url)
+        while not live.own_in_flight or not live.silent_since_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for _ in range(10):
+            clock.ahead_s += 1.0
+            client.other_page.write_heard(live.slot, clock())
+            client.plane.look_at_clock()
+            client.plane.was_unanswered(url)
+            assert live.is_usable
+        clock.ahead_s += HUNG_S
+        client.plane.was_unanswered(url)
+        assert not live.is_usable
+        for response in await asyncio.gather(*asking):
+            assert response.status == 200
+            response.release()
+
+
 async def test_a_long_generation_is_left_alone_because_its_backend_answers_probes(
     start: Start, backend: FakeBackend
 ) -> None:

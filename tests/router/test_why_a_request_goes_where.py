@@ -55,10 +55,16 @@ def test_a_late_site_is_named_so_and_passed_over() -> None:
 def test_shares_say_what_part_each_usable_site_gets() -> None:
     shown = decision(pool(Shares((0.5, 0.25, 0.25))), reports(b={"is_usable": False}))
     assert reasons(shown) == {
-        "a": "drawn for 66.67 % of requests",
+        "a": "gets 66.67 % of requests",
         "b": "no backend is up",
-        "c": "drawn for 33.33 % of requests",
+        "c": "gets 33.33 % of requests",
     }
+
+
+def test_a_site_without_a_share_is_said_to_have_none() -> None:
+    assert reasons(decision(pool(Shares((0.75, 0.25, 0.0))), reports()))["c"] == "the plan gives it no share"
+    nobody = reports(a={"is_usable": False}, b={"is_usable": False})
+    assert "most free capacity" in reasons(decision(pool(Shares((0.75, 0.25, 0.0))), nobody))["c"]
 
 
 async def page(client: Client, query: str) -> tuple[int, dict[str, Any]]:
@@ -70,7 +76,7 @@ async def test_the_page_shows_a_model_and_says_which_there_are(start: Start, bac
     async with start(table(backend.url)) as client:
         status, shown = await page(client, "?model=m")
         assert status == 200
-        assert reasons(shown) == {"dc0": "drawn for 100.00 % of requests"}
+        assert reasons(shown) == {"dc0": "gets 100.00 % of requests"}
         status, shown = await page(client, "?model=gpt")
         assert status == 404
         assert "known are m" in shown["error"]

@@ -66,7 +66,10 @@ class LocalWorkers:
         self.lines: list[bytes] = []
         write_log = self.lines.append if settings.has_access_log else None
         self.ledger = Ledger(Ledger.create(), is_shared=False)
-        self.page = LoadPage(LoadPage.create(1), 1, 0)
+        page_fd = LoadPage.create(2)
+        self.page = LoadPage(page_fd, 2, 0)
+        self.other_page = LoadPage(page_fd, 2, 1)
+        """As another worker sees it, whose part a test may take."""
         self._slots: dict[tuple[str, str, str], int] = {}
         self.plane = Plane(settings, clock, time.time, self.page, write_log, self.ledger)
 
@@ -118,6 +121,7 @@ class Client:
         self.plane = workers.plane
         self.ledger = workers.ledger
         self.page = workers.page
+        self.other_page = workers.other_page
         self.control = controlled.told.control
         self.admin = controlled.admin
         self.session = session

@@ -79,6 +79,7 @@ class LiveBackend:
         service_time_s, best_service_time_s: running mean of how long requests took; the lowest that mean has been.
         failures: in a row.
         silent_since_s: since when it holds requests and says nothing.
+        unanswered_s: when it last left two probes unanswered.
         patience: how long its event streams may take to begin.
         is_kv_full: whether its KV cache has no room for more.
         elsewhere: requests of others at an engine; those at a member router are in ``in_flight``, for its capacity is
@@ -115,6 +116,7 @@ class LiveBackend:
         "site",
         "slot",
         "told_concurrency",
+        "unanswered_s",
     )
 
     site: LiveSite
@@ -133,6 +135,7 @@ class LiveBackend:
         self.back_off_until_s = 0.0
         self.rest_until_s = 0.0
         self.silent_since_s = 0.0
+        self.unanswered_s = -math.inf
         self.failures = 0
         self.patience = Patience()
         self.held_mean = HeldMean()
@@ -488,6 +491,17 @@ class Balancer:
         if is_well:
             live.back_off_until_s = 0.0
         self._refresh()
+
+    def heard(self, live: LiveBackend, now_s: float) -> None:
+        """A byte came from a backend not long ago."""
+        live.silent_since_s = now_s
+        if self._page is not None:
+            self._page.write_heard(live.slot, now_s)
+
+    def silent_since_s(self, live: LiveBackend) -> float:
+        """Since when no worker heard of a backend that holds requests of this one."""
+        since_s = live.silent_since_s
+        return since_s if self._page is None else max(since_s, self._page.heard_elsewhere_s(live.slot))
 
     def look_at_energy(self) -> None:
         """Works out what a token takes at each backend now; see ``energy``."""

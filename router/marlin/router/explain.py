@@ -113,4 +113,6 @@ def _why_drawn(weight: float, total: float, site: _Site) -> str:
     obstacle = _obstacle(site)
     if obstacle is not None:
         return obstacle
-    return f"drawn for {100 * weight / total:.2f} % of requests" if total > 0 else "no usable site has a share"
+    if total <= 0:
+        return "no usable site has a share: whichever has most free capacity steps in"
+    return f"gets {100 * weight / total:.2f} % of requests" if weight > 0 else "the plan gives it no share"

@@ -4,7 +4,9 @@ A page of memory is shared by the control process and its workers: one row for e
 A worker writes its own row and reads all of them, so there is nothing to lock and nothing to wait for; when a worker
 dies, the control process sets its row to zero. The page outlives every worker.
 
-Four more rows are the control process's: what it learnt of each backend's load that others cause (``scrapes``).
+Four more rows are the control process's: what it learnt of each backend's load that others cause (``scrapes``). And
+each worker has a second row: when it last heard of each backend, so that one that answers another worker is not taken
+to be hung.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ _KV_USAGE: Final = 3
 _ROWS: Final = 4
 
 
+def _size_bytes(workers: int) -> int:
+    return (2 * workers + _ROWS) * SLOTS * _CELL_BYTES
+
+
 class LoadPage:
     """The page, as one process sees it.
 
@@ -41,13 +47,15 @@ class LoadPage:
     """
 
     def __init__(self, fd: int, workers: int, row: int) -> None:
-        self._memory = mmap.mmap(fd, (workers + _ROWS) * SLOTS * _CELL_BYTES)
+        self._memory = mmap.mmap(fd, _size_bytes(workers))
         self.cells = memoryview(self._memory).cast("q")
-        """((workers + 4) * SLOTS,) requests in flight, row after row; then what backends hold of others."""
+        """((2 * workers + 4) * SLOTS,) requests in flight, row after row; then what backends hold of others; then when
+        each worker heard of them, monotonic ms."""
         self.workers = workers
         self.first = max(row, 0) * SLOTS
         """Where this process's row begins."""
         self._outside = workers * SLOTS
+        self._heard = (workers + _ROWS) * SLOTS
         self.others = tuple(i * SLOTS for i in range(workers) if i != row)
         """Where the rows of the other workers begin."""
 
@@ -55,7 +63,7 @@ class LoadPage:
     def create(workers: int) -> int:
         """Makes an empty page; returns its file descriptor, which child processes may be given."""
         fd = os.memfd_create("marlin-router-loads")
-        os.ftruncate(fd, (workers + _ROWS) * SLOTS * _CELL_BYTES)
+        os.ftruncate(fd, _size_bytes(workers))
         return fd
 
     def elsewhere(self, slot: int) -> int:
@@ -65,6 +73,17 @@ class LoadPage:
         for first in self.others:
             total += cells[first + slot]
         return total
+
+    def write_heard(self, slot: int, now_s: float) -> None:
+        """Notes that a byte came from a backend. Monotonic time, which all processes of a machine share."""
+        self.cells[self._heard + self.first + slot] = int(now_s * MILLI)
+
+    def heard_elsewhere_s(self, slot: int) -> float:
+        """When another worker last heard of a backend, monotonic s; 0: never."""
+        cells, latest = self.cells, 0
+        for first in self.others:
+            latest = max(latest, cells[self._heard + first + slot])
+        return latest / MILLI
 
     def outside(self, slot: int) -> int:
         """Requests in flight at a backend that are not this router's, as far as is known."""
@@ -94,12 +113,13 @@ class LoadPage:
         return sum(self.cells[row * SLOTS + slot] for row in range(self.workers))
 
     def clear_row(self, row: int) -> None:
-        """Forgets what a worker that is gone had in flight."""
-        self.cells[row * SLOTS : (row + 1) * SLOTS] = memoryview(bytes(SLOTS * _CELL_BYTES)).cast("q")
+        """Forgets what a worker that is gone had in flight, and what it heard."""
+        for first in (row * SLOTS, self._heard + row * SLOTS):
+            self.cells[first : first + SLOTS] = memoryview(bytes(SLOTS * _CELL_BYTES)).cast("q")
 
     def clear_slot(self, slot: int) -> None:
         """Forgets a backend that is gone."""
-        for row in range(self.workers + _ROWS):
+        for row in range(2 * self.workers + _ROWS):
             self.cells[row * SLOTS + slot] = 0
 
     def close(self) -> None:

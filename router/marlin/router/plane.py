@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from marlin.api.tracing import Span
 from marlin.router.access_log import AccessLog
-from marlin.router.balancer import Balancer
+from marlin.router.balancer import Balancer, LiveBackend
 from marlin.router.budget import RetryBudget
 from marlin.router.downstream import Downstream
 from marlin.router.energy import LOOK_S as ENERGY_LOOK_S
@@ -41,9 +41,9 @@ _LOG = logging.getLogger("marlin.router")
 LOOK_S: Final = 0.25
 """Between two looks at the clock."""
 
-SUSPECT_S: Final = 1.25
+SUSPECT_S: Final = 0.75
 """Silence of a backend that holds requests after which it is asked whether it is well; two probes that go unanswered
-take another second, so that the answer is there when it has been silent for ``HUNG_S``."""
+take another second, so that the answer is there when it has been silent for ``HUNG_S``, on a busy machine too."""
 
 HUNG_S: Final = 2.0
 """Silence after which it is taken to be hung, if it left two probes unanswered too."""
@@ -233,11 +233,14 @@ class Plane:
             client.look_at_clock(now_s)
         for live in self.balancer.all_live():
             live.peer.drop_stale(now_s)
-            if live.peer.is_heard or not live.own_in_flight or live.silent_since_s == 0.0:
+            if live.peer.is_heard:
                 live.peer.is_heard = False
+                self.balancer.heard(live, now_s)
+            elif not live.own_in_flight or live.silent_since_s == 0.0:
                 live.silent_since_s = now_s
-            elif now_s - live.silent_since_s >= SUSPECT_S and not live.is_down(now_s):
+            elif now_s - self.balancer.silent_since_s(live) >= SUSPECT_S and not live.is_down(now_s):
                 self.on_suspect(live.backend.url)
+                self._leave_if_hung(live, now_s)
         if now_s >= self._next_energy_s:
             self._next_energy_s = now_s + ENERGY_LOOK_S
             self.balancer.look_at_energy()
@@ -250,16 +253,23 @@ class Plane:
                 self.balancer.report_probe(live, is_well=is_well)
 
     def was_unanswered(self, url: str) -> None:
-        """A backend left two probes unanswered: if it is silent here too, it is left alone and requests move on."""
+        """A backend left two probes unanswered: once it has been silent for long too, requests move on."""
         now_s = self.clock()
         for live in list(self.balancer.all_live()):
-            is_silent = live.own_in_flight and not live.peer.is_heard and now_s - live.silent_since_s >= HUNG_S
-            if live.backend.url != url or not is_silent or live.is_down(now_s):
-                continue
-            _LOG.warning("backend %s of pool %s is hung", live.backend.name, live.backend.pool)
-            live.peer.cell.count_upstream_error("hung")
-            self.balancer.report_probe(live, is_well=False)
-            self._move("hung", [flow for flow in self.flows if flow.live is live and not flow.has_begun])
+            if live.backend.url == url:
+                live.unanswered_s = now_s
+                self._leave_if_hung(live, now_s)
+
+    def _leave_if_hung(self, live: LiveBackend, now_s: float) -> None:
+        """Leaves a backend alone that is silent, to every worker, and left probes unanswered while it was."""
+        since_s = self.balancer.silent_since_s(live)
+        is_silent = live.own_in_flight and not live.peer.is_heard and now_s - since_s >= HUNG_S
+        if not is_silent or live.unanswered_s < since_s or live.is_down(now_s):
+            return
+        _LOG.warning("backend %s of pool %s is hung", live.backend.name, live.backend.pool)
+        live.peer.cell.count_upstream_error("hung")
+        self.balancer.report_probe(live, is_well=False)
+        self._move("hung", [flow for flow in self.flows if flow.live is live and not flow.has_begun])
 
     def _move(self, why: str, flows: Sequence[Flow]) -> None:
         """Sends requests elsewhere, as many as may be moved at a time."""
