@@ -71,6 +71,7 @@ def build_plan(  # noqa: PLR0913 all of a plan, by name
     now: datetime | None,
     explanation: str,
     awake: NDArray[np.float64] | None = None,  # (V, D) replicas, where pools can power down
+    artifact_sha256: str | None = None,
 ) -> RoutingPlan:
     """The sealed plan of a proposal."""
     valid_from, valid_until = epoch_bounds(state)
@@ -98,6 +99,7 @@ def build_plan(  # noqa: PLR0913 all of a plan, by name
         valid_until=valid_until,
         planner=kind,
         scheme=scheme,
+        artifact_sha256=artifact_sha256,
         datacenters=tuple(site.name for site in state.datacenters),
         origins=() if by_origin is None else state.origins,
         pools=tuple(pools),

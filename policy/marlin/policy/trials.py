@@ -13,7 +13,7 @@ import numpy as np
 
 from marlin.policy.demands import Demands
 from marlin.simulator.fluid import Plans, capacity_rps, simulate_epochs
-from marlin.simulator.fluid.coefficients import Conditions, conditions, stacked
+from marlin.simulator.fluid.coefficients import Conditions, conditions
 from marlin.simulator.fluid.outcome import FluidResult
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
@@ -74,11 +74,13 @@ def objective_beside(
     usual, epoch, plan = _usual(twin)
     tries = _each(baseline, len(demands))
     awake = None if tries.awake is None else np.concatenate([twin.all_replicas[None], tries.awake])
-    result = simulate_epochs(
-        twin,
-        stacked([epoch, _epochs(conditions(twin), demands, 1)]),
-        Plans(np.concatenate([plan.shares, tries.shares]), awake=awake),
+    now = conditions(twin)
+    epochs = replace(
+        now,
+        requests=np.concatenate([epoch.requests, now.requests * demands.factors]),
+        backlog=np.concatenate([epoch.backlog, np.repeat(now.backlog, len(demands), axis=0)]),
     )
+    result = simulate_epochs(twin, epochs, Plans(np.concatenate([plan.shares, tries.shares]), awake=awake))
     return _objective(weights, result.metrics[0], usual), _tried(result, slice(1, None), demands)
 
 
@@ -160,19 +162,7 @@ def _tried(result: FluidResult, rows: slice, demands: Demands) -> Tried:
 
 def _epochs(now: Conditions, demands: Demands, many: int) -> Conditions:
     """The epoch under each demand, once for each plan: (N x S) of them, the demands of a plan side by side."""
-    rows = many * len(demands)
-
-    def alike(values: FloatArray) -> FloatArray:
-        return np.ascontiguousarray(np.broadcast_to(values, (rows, *values.shape[1:])))
-
-    return Conditions(
-        requests=np.tile(now.requests * demands.factors, (many, 1)),
-        backlog=alike(now.backlog),
-        allowed=alike(now.allowed),
-        awake_before=alike(now.awake_before),
-        rtt_s=alike(now.rtt_s),
-        per_joule=alike(now.per_joule),
-    )
+    return replace(now, requests=np.tile(now.requests * demands.factors, (many, 1)))
 
 
 def _each(plans: Plans, times: int) -> Plans:

@@ -10,7 +10,7 @@ is shown, and its derivatives are differences: slow, and there for comparison.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -60,12 +60,11 @@ class LearnedCritic:
 
         Args:
             artifact: whose critics.
-            rows: what the agents are shown; N = 1.
+            rows: what the agents are shown; N = 1, in single precision.
             goal: (J, 4) weights that each goes by.
             scale: from a discounted sum to a mean.
         """
-        single = Rows(**{f.name: _single(getattr(rows, f.name)) for f in fields(Rows)})
-        self._critics = critics_of(artifact.parameters, single, _single(goal)[:, None])
+        self._critics = critics_of(artifact.parameters, rows, _single(goal)[:, None])
         self._scale = scale
 
     def values(self, actions: FloatArray) -> FloatArray:

@@ -210,7 +210,7 @@ class Marlin:
         order: tuple[tuple[int, ...], ...] = ((),) * len(served)
         if is_ordered and plans.order is not None:
             order = tuple(tuple(int(d) for d in row if d >= 0) for row in plans.order[0])
-        plan = build_plan(
+        return build_plan(
             situation.state,
             Proposal(
                 shares=served if is_ordered else plans.shares[0],
@@ -224,9 +224,8 @@ class Marlin:
             now=now,
             explanation=explanation,
             awake=None if plans.awake is None else plans.awake[0],
+            artifact_sha256=self.artifact.card.weights_sha256,
         )
-        digest = self.artifact.card.weights_sha256
-        return plan.model_copy(update={"artifact_sha256": digest}).sealed()
 
     def _by_merit(self, state: FleetState, now: datetime | None, why: str, situation: Situation) -> Decision:
         """The last rung. Capital stays what it was: nobody negotiated."""

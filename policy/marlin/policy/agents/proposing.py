@@ -25,7 +25,7 @@ def goals(conditioning: Conditioning, preference: FloatArray) -> FloatArray:
 
 
 def propose(artifact: Artifact, rows: Rows, goal: FloatArray) -> Proposals:
-    """The distributions of all agents' actions, for rows of one fleet and goals (J, 4).
+    """The distributions of all agents' actions, for rows of one fleet and goals (J, 4); in the rows' precision.
 
     Raises:
         ValueError: the networks know another fleet than this one alone.
@@ -36,7 +36,7 @@ def propose(artifact: Artifact, rows: Rows, goal: FloatArray) -> Proposals:
             f"a flat network knows the fleet it was trained for, of {fleet[0]} models and {fleet[1]} sites, not "
             f"{models} and {sites}"
         )
-    return kind.propose(artifact.parameters, rows, goal[:, None])
+    return kind.propose(artifact.parameters, rows, goal[:, None].astype(rows.features.dtype))
 
 
 def best(proposals: Proposals, situation: Situation) -> Intent:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch, Scheme
 from marlin.policy.agents.guard import MERIT, PROPORTIONAL, Looked
@@ -52,10 +54,10 @@ def in_a_line(told: Told, scheme: Scheme) -> str:
             f"({values['plan']:.4f} against {values[instead]:.4f})"
         )
         return text[:MOST_TEXT]
-    pool = told.situation.state.pools[0].name
-    first = " > ".join(_sites(told, 0)[:_FIRST_SITES])
+    pool = _pools(told, slice(1))[0][0]
+    first = " > ".join([site["datacenter"] for site in pool["sites"]][:_FIRST_SITES])
     how = "fills" if told.situation.dispatch is Dispatch.ORDERED else "goes mostly to"
-    parts = [f"marlin {scheme.option}: {pool} {how} {first}", ", ".join(_changes(told))]
+    parts = [f"marlin {scheme.option}: {pool['name']} {how} {first}", ", ".join(_changes(told))]
     consensus = told.agreed.consensus
     if consensus is not None:
         names = [OPTION_NAMES[turn.agent] for turn in consensus.objections.turns if turn.pull > 0]
@@ -71,9 +73,9 @@ def account(told: Told) -> dict[str, Any]:
     """All of it."""
     before, after = told.capital
     consensus = told.agreed.consensus
-    metrics = told.looked.outcome.expected_metrics()  # (2 + J, 4)
+    metrics, pools = told.looked.outcome.expected_metrics().tolist(), _pools(told, slice(None))  # of 2 + J plans
     values, instead = told.looked.values, told.looked.instead
-    exploited = told.agreed.exploited
+    exploited, demands = told.agreed.exploited, told.situation.demands
     card = told.artifact.card
     return {
         "weights": dict(zip(OPTION_NAMES, told.weights, strict=True)),
@@ -86,8 +88,8 @@ def account(told: Told) -> dict[str, Any]:
         "rung": told.agreed.rung,
         "gaps": list(told.situation.gaps),
         "demands": [
-            {"factor": [round(float(f), 4) for f in factors], "chance": round(float(chance), 4)}
-            for factors, chance in zip(told.situation.demands.factors, told.situation.demands.chances, strict=True)
+            {"factor": [round(f, 4) for f in factors], "chance": round(chance, 4)}
+            for factors, chance in zip(demands.factors.tolist(), demands.chances.tolist(), strict=True)
         ],
         "proposals": {
             name: {
@@ -95,7 +97,7 @@ def account(told: Told) -> dict[str, Any]:
                 "of": exploited.candidates,
                 "gained": round(float(exploited.gained[j]), 6),
                 "expected": _metrics(metrics[1 + j]),
-                "pools": _pools(told, 1 + j),
+                "pools": pools[1 + j],
             }
             for j, name in enumerate(OPTION_NAMES)
         },
@@ -108,7 +110,7 @@ def account(told: Told) -> dict[str, Any]:
         },
         "expected": {
             "plan": _metrics(metrics[0]),
-            "capacity_proportional": _metrics(told.looked.baseline.expected_metrics()[0]),
+            "capacity_proportional": _metrics(told.looked.baseline.expected_metrics()[0].tolist()),
             "merit_order": _metrics(metrics[-1]),
             "value": round(values["plan"], 6),
             "capacity_proportional_value": round(values[PROPORTIONAL], 6),
@@ -116,40 +118,32 @@ def account(told: Told) -> dict[str, Any]:
         },
         "guard": instead,
         "capital": {"before": _each(before), "after": _each(after)},
-        "pools": _pools(told, 0),
+        "pools": pools[0],
     }
 
 
-def _pools(told: Told, row: int) -> list[dict[str, Any]]:
-    """Of one of the plans: what each site is expected to serve, in the order of filling or of size."""
-    state = told.situation.state
-    served = told.looked.outcome.served[row]  # (S, V, D)
-    expected = (served * told.looked.outcome.chances[:, None, None]).sum(axis=0)  # (V, D)
-    found = []
-    for v, pool in enumerate(state.pools):
-        whole = max(float(expected[v].sum()), 1e-12)
-        places = _places(told, row, v, expected)
-        found.append(
+def _pools(told: Told, rows: slice) -> list[list[dict[str, Any]]]:
+    """Of some of the plans: what each site is expected to serve, in the order of filling or of size."""
+    state, outcome = told.situation.state, told.looked.outcome
+    expected = (outcome.served[rows] * outcome.chances[:, None, None]).sum(axis=1)  # (N, V, D)
+    shares = expected / np.maximum(expected.sum(axis=2, keepdims=True), 1e-12)
+    filled = told.looked.plans.order
+    places = (-expected).argsort(axis=2, kind="stable") if filled is None else filled[rows]
+    names = [site.name for site in state.datacenters]
+    return [
+        [
             {
                 "name": pool.name,
                 "sites": [
-                    {"datacenter": state.datacenters[d].name, "share": round(float(expected[v, d]) / whole, 4)}
-                    for d in places
-                    if expected[v, d] / whole >= _LEAST_SHARE
+                    {"datacenter": names[d], "share": round(share[d], 4)}
+                    for d in of_pool
+                    if d >= 0 and share[d] >= _LEAST_SHARE
                 ],
             }
-        )
-    return found
-
-
-def _places(told: Told, row: int, model: int, expected: FloatArray) -> list[int]:
-    if told.looked.plans.order is not None:
-        return [int(d) for d in told.looked.plans.order[row, model] if d >= 0]
-    return [int(d) for d in (-expected[model]).argsort(kind="stable")]
-
-
-def _sites(told: Told, row: int) -> list[str]:
-    return [site["datacenter"] for site in _pools(told, row)[0]["sites"]]
+            for pool, of_pool, share in zip(state.pools, of_plan, share_of_plan, strict=True)
+        ]
+        for of_plan, share_of_plan in zip(places.tolist(), shares.tolist(), strict=True)
+    ]
 
 
 def _changes(told: Told) -> list[str]:
@@ -161,9 +155,9 @@ def _changes(told: Told) -> list[str]:
     ]
 
 
-def _metrics(values: FloatArray) -> dict[str, float]:
-    return {name: float(value) for name, value in zip(METRIC_NAMES, values, strict=True)}
+def _metrics(values: list[float]) -> dict[str, float]:
+    return dict(zip(METRIC_NAMES, values, strict=True))
 
 
 def _each(values: FloatArray) -> dict[str, float]:
-    return {name: round(float(value), 3) for name, value in zip(OPTION_NAMES, values, strict=True)}
+    return {name: round(value, 3) for name, value in zip(OPTION_NAMES, values.tolist(), strict=True)}

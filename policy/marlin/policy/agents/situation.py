@@ -52,9 +52,13 @@ class Situation:
     gaps: tuple[str, ...]
 
     def rows(self, weights: Weights) -> Rows:
-        """What the agents are shown; N = 1."""
+        """What the agents are shown; N = 1.
+
+        In single precision, as parameters are stored and observations are seen: networks then take half the time, and
+        what they say is known less well than that.
+        """
         seen = observation.of_fleet(self.twin, self.state.start_time, self.forecast, np.array(weights), self.dispatch)
-        return rows_of(seen[None], *self.allowed.shape)
+        return rows_of(seen[None], *self.allowed.shape).single()
 
     def plans(self, intents: Intent, prewarmed: FloatArray | None = None) -> Plans:
         """What N intents (N, V, D) come to as plans.

@@ -116,7 +116,7 @@ def explain(consensus: Consensus, agents: Sequence[str], capital: FloatArray) ->
     """
 
     def each(numbers: FloatArray) -> dict[str, float]:
-        return {name: round(float(number), 6) for name, number in zip(agents, numbers, strict=True)}
+        return {name: round(number, 6) for name, number in zip(agents, numbers.tolist(), strict=True)}
 
     return {
         "utility": each(consensus.utility),

@@ -92,7 +92,8 @@ def mean_row(rows: Rows) -> FloatArray:
 
 def modulation(p: Parameters, rows: Rows, preference: FloatArray) -> FloatArray:
     """FiLM: scales and shifts (J, N, 4 x H) of the hidden features, from preference and the fleet's mean row."""
-    fleet = np.broadcast_to(mean_row(rows), (len(preference), *mean_row(rows).shape))
+    of_fleet = mean_row(rows)
+    fleet = np.broadcast_to(of_fleet, (len(preference), *of_fleet.shape))
     given = np.concatenate([preference, fleet], axis=-1)  # (J, N, 4 + R)
     return np.asarray(np.tanh(given @ p["film.weight"] + p["film.bias"]) @ p["film.out"])
 

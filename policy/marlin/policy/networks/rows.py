@@ -7,7 +7,7 @@ without capacity have rows too; the mask tells them apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -61,6 +61,11 @@ class Rows:
         """N, V, D."""
         n, v, d = self.mask.shape
         return n, v, d
+
+    def single(self) -> Rows:
+        """In single precision."""
+        parts: dict[str, FloatArray] = {f.name: getattr(self, f.name).astype(np.float32) for f in fields(self)}
+        return Rows(**parts)
 
 
 def rows_of(observations: NDArray[np.floating[Any]], models: int, sites: int) -> Rows:

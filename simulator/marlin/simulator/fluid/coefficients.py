@@ -6,12 +6,13 @@ the deployments before m) and ``each`` (one replica of deployment m), and an out
 that comes after the energy (cooling, water, carbon, money) is linear in it and becomes one factor per site and metric.
 
 ``Conditions`` is what changes from epoch to epoch; its leading axis N is 1, or one entry per plan, so that a batch may
-hold many epochs as well as many plans.
+hold many epochs as well as many plans. Whatever is the same in all of them may have one entry all the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
@@ -44,6 +45,10 @@ CURVES: Final = 3
 """Power (W), time to first token x capacity, late share x capacity: the last axis of the curves' tables."""
 RPS, ASLEEP_W, WAKE_J, BUSY_W = range(4)
 """Capacity, power asleep, energy of waking, power at the utilisation limit: the last axis of the other tables."""
+_BY_MODEL: Final = (
+    "sleeps", "wake_s", "capacity", "all_replicas", "count", "before", "summed", "each", "curve_summed", "curve_each"
+)  # fmt: skip
+"""Coefficients with a leading axis of models."""
 CELLS: Final = 200
 """Cells of utilisation in each of which the knots' segment is known; every knot lies on the edge of one."""
 
@@ -72,10 +77,14 @@ class Coefficients:
     inverse_width: FloatArray  # (K - 1,)
     segment: NDArray[np.int64]  # (CELLS + 1,) segment of each cell of utilisation
 
+    def of_model(self, model: int) -> Coefficients:
+        """Those of one model alone; V = 1."""
+        return replace(self, **{name: getattr(self, name)[model : model + 1] for name in _BY_MODEL})
+
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """N epochs, or one that holds for all plans."""
+    """N epochs, or one that holds for all plans. Each but ``requests`` may have 1 for N."""
 
     requests: FloatArray  # (N, V) arriving
     backlog: FloatArray  # (N, V) waiting from before
@@ -90,7 +99,15 @@ class Conditions:
 
     def take(self, epochs: slice | Sequence[int]) -> Conditions:
         """Some of the epochs."""
-        return Conditions(**{f.name: getattr(self, f.name)[epochs] for f in fields(self)})
+        all_of = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Conditions(**{k: v[epochs] if len(v) == len(self) else v for k, v in all_of.items()})
+
+    def spread(self) -> Conditions:
+        """With N entries of everything."""
+        all_of = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Conditions(
+            **{k: np.ascontiguousarray(np.broadcast_to(v, (len(self), *v.shape[1:]))) for k, v in all_of.items()}
+        )
 
 
 _kept: WeakKeyDictionary[TwinState, tuple[Coefficients, Conditions]] = WeakKeyDictionary()
@@ -104,11 +121,6 @@ def coefficients(twin: TwinState) -> Coefficients:
 def conditions(twin: TwinState) -> Conditions:
     """The conditions of a state; N = 1."""
     return _prepared(twin)[1]
-
-
-def stacked(epochs: Sequence[Conditions]) -> Conditions:
-    """Several epochs of one fleet, in one value."""
-    return Conditions(**{f.name: np.concatenate([getattr(e, f.name) for e in epochs]) for f in fields(Conditions)})
 
 
 def _prepared(twin: TwinState) -> tuple[Coefficients, Conditions]:
@@ -151,6 +163,7 @@ def _coefficients(twin: TwinState) -> Coefficients:
     )
 
 
+@lru_cache(maxsize=16)
 def _hat(utilization: float) -> FloatArray:
     """(K,) weights of the knots that interpolate at one utilisation."""
     return np.array([np.interp(utilization, KNOTS, unit) for unit in np.eye(len(KNOTS))])
@@ -166,6 +179,7 @@ def _ended(values: FloatArray) -> FloatArray:
     return np.concatenate([values, np.zeros_like(values[:, :, :1])], axis=2)
 
 
+@cache
 def _segments() -> NDArray[np.int64]:
     edges = np.rint(KNOTS * CELLS).astype(np.int64)
     assert np.allclose(edges / CELLS, KNOTS), "every knot must lie on the edge of a cell"

@@ -76,7 +76,7 @@ def simulate_epochs(twin: TwinState, epochs: Conditions, plans: Plans, form: For
 
     Args:
         twin: the fleet: replicas, token sizes and settings of all the epochs.
-        epochs: what differs between them; see ``fluid.coefficients.stacked``.
+        epochs: what differs between them.
         plans: one per epoch.
         form: which implementation does the work.
 
@@ -256,7 +256,7 @@ def per_request(twin: TwinState) -> FloatArray:
 def _per_request(c: Coefficients, now: Conditions, form: Form) -> FloatArray:
     """(N, 3) gCO2, L and USD of a served request under capacity-proportional routing."""
     patient = replace(c, patience_s=NEVER_S)
-    shares = np.maximum(now.allowed * c.capacity, 1e-12)  # (N, V, D)
+    shares = np.broadcast_to(np.maximum(now.allowed * c.capacity, 1e-12), (len(now), *c.capacity.shape)).copy()
     base = _evaluate(patient, now, Plans(shares), form)
     served = base.served.sum(axis=(1, 2))
     return np.asarray(np.abs(base.metrics[:, 1:]) / np.maximum(served, 1.0)[:, None])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -27,11 +28,23 @@ _STEP: Final = 0.01
 _TINY: Final = 1e-12
 
 
+_kept: WeakKeyDictionary[TwinState, FloatArray] = WeakKeyDictionary()
+
+
 def marginal_metrics(twin: TwinState) -> FloatArray:
     """(V, D, 4): time to first token, gCO2, L and USD of one more request at each site, at moderate load.
 
-    Where a model has no replicas the figures are zero; a mask keeps them from being used.
+    Where a model has no replicas the figures are zero; a mask keeps them from being used. Worked out once per state,
+    because an observation and a sort ask for the same; nobody may write into them.
     """
+    kept = _kept.get(twin)
+    if kept is None:
+        kept = _kept[twin] = _marginal_metrics(twin)
+        kept.setflags(write=False)
+    return kept
+
+
+def _marginal_metrics(twin: TwinState) -> FloatArray:
     low, high = MODERATE_LOAD * (1.0 - _STEP), MODERATE_LOAD * (1.0 + _STEP)
     capacity = twin.capacity_rps
     more_w = _site(twin, twin.power_knots_w, high) - _site(twin, twin.power_knots_w, low)

@@ -40,6 +40,7 @@ _Order = NDArray[np.int64]
 
 def evaluate(c: Coefficients, now: Conditions, plans: Plans, out: Buffers) -> None:
     """Carries B plans out and writes what they do into ``out``; arguments as in ``numpy_form.evaluate``."""
+    now = now.spread()
     # One piece needs no other core: waking them takes longer than the work.
     run = _evaluate if len(plans) > LANES else _piece_alone
     run(

@@ -31,21 +31,21 @@ def site_outcomes(twin: TwinState, model: int, rate_rps: FloatArray, awake: Floa
 
     Rates beyond what the awake replicas carry are cut to it.
     """
-    c, now = coefficients(twin), conditions(twin)
-    replicas = np.clip(awake, 0.0, c.all_replicas[model][:, None])
-    kept = _Awake.of(c, model, replicas)
+    c, now = coefficients(twin).of_model(model), conditions(twin)
+    rate = rate_rps[None]  # (V, D, N), where V = 1
+    kept = _Awake.of(c, np.clip(awake[None], 0.0, c.all_replicas[:, :, None]))
     awake_rps = kept.total(c, RPS)
-    load = np.minimum(rate_rps / np.maximum(awake_rps, TINY), 1.0)
+    load = np.minimum(rate / np.maximum(awake_rps, TINY), 1.0)
     if c.pack_utilization > 0:
-        power_w, first_s, late = _packed(c, kept, rate_rps, load)
+        power_w, first_s, late = _packed(c, kept, rate, load)
     else:
         power_w, first, late_sum = kept.curves(c, load)
         first_s, late = (total / np.maximum(awake_rps, TINY) for total in (first, late_sum))
     it_j = power_w * c.epoch_s
-    if c.sleeps[model]:
-        before = np.repeat(now.awake_before[0, model][:, None], replicas.shape[1], axis=1)
-        it_j = it_j + _sleepers_j(c, kept, _Awake.of(c, model, before), np.zeros_like(replicas))
-    return SiteOutcomes(it_j, first_s + now.rtt_s[0, model][:, None], late)
+    if c.sleeps.any():
+        before = now.awake_before[0, model][None, :, None]
+        it_j = it_j + _sleepers_j(c, kept, _Awake.of(c, before), np.zeros_like(awake_rps))
+    return SiteOutcomes(it_j[0], first_s[0] + now.rtt_s[0, model][:, None], late[0])
 
 
 def awake_carrying(twin: TwinState, model: int, rate_rps: FloatArray) -> FloatArray:
