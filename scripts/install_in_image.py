@@ -2,6 +2,8 @@
 
     install_in_image.py EXTRA WHEELS      called by the Dockerfiles of router and operator, by the base's own Python
 
+EXTRAS in the environment, e.g. operator,train, installs more than EXTRA.
+
 Python and not shell, because a base without a shell is a good base. It reads nothing but the folder of wheels; pip runs
 out of its own wheel, so that bases without pip and without ensurepip will do. pip compiles the byte code, which a
 read-only root could not keep later. Then the commands that the image is for are started once: one that cannot start
@@ -35,8 +37,9 @@ def main(extra: str, wheels: Path) -> None:
     python = TARGET / "bin" / "python"
     (pip,) = wheels.glob("pip-*.whl")
     options = ["--quiet", "--no-cache-dir", "--no-index", "--disable-pip-version-check", f"--find-links={wheels}"]
+    wanted = f"marlin[{os.environ.get('EXTRAS') or extra}]"
     environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore"}
-    subprocess.run([python, f"{pip}/pip", "install", *options, f"marlin[{extra}]"], check=True, env=environment)
+    subprocess.run([python, f"{pip}/pip", "install", *options, wanted], check=True, env=environment)
     (packages,) = TARGET.glob("lib/python3*/site-packages")
     for pattern in UNUSED:
         for path in packages.glob(pattern):

@@ -14,11 +14,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from worlds import NOON, Cluster, Raw, sample, the
 
+from marlin.api.policy import AdaptationStatus, AdaptDecision
 from marlin.operator.arrivals.history import Ended
+from marlin.operator.core.adapting import Adapting
 from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.planning import Planned
 from marlin.operator.core.reconcile import Actions
 from marlin.operator.kube.access import Access
+from marlin.operator.members.sighting import Finding
 from marlin.operator.running import Operator, Settings
 from marlin.operator.serving import Collected
 from marlin.operator.telemetry.catalogue import MEASURES, PREFIX
@@ -26,6 +29,15 @@ from marlin.operator.telemetry.levels import Levels
 
 POLICY = {"policy_namespace": "default", "policy": "balanced"}
 KEY = ("default", "balanced")
+DECISION = AdaptationStatus(
+    decision=AdaptDecision.TOOK_OVER,
+    decided_time=NOON,
+    serving_value="0.86",
+    adapted_value="0.85",
+    learnt_from_epochs=96,
+    held_back_epochs=96,
+    artifact_sha256="a" * 64,
+)
 
 
 class Exposed:
@@ -203,6 +215,22 @@ def test_signals_are_told_with_rung_and_age_and_conditions_with_their_truth(
     assert exposed.value("policy_condition", type="Accepted") == 1.0
 
 
+def test_what_a_policy_that_learnt_on_came_to_is_told_while_it_is_to_learn(
+    exposed: Exposed, objects: list[Raw], tmp_path: Path
+) -> None:
+    cluster = negotiating(objects, tmp_path / "artifact")
+    cluster.change("MarlinPolicy", planner={"kind": "Marlin", "learning": "Adapt"})
+    cluster.known["adapting"] = {KEY: Adapting(Finding(True, "Learning"), DECISION)}
+    exposed.hear(cluster.reconcile())
+    assert exposed.value("adapt_running") == 1.0
+    assert exposed.value("adapt_value", of="serving") == 0.86
+    assert exposed.value("adapt_value", of="adapted") == 0.85
+    cluster.change("MarlinPolicy", planner={"kind": "Marlin"})
+    cluster.known["adapting"] = {}
+    exposed.hear(cluster.reconcile())
+    assert exposed["adapt_running"] == exposed["adapt_value"] == []
+
+
 def test_a_standby_tells_of_no_plan(exposed: Exposed, objects: list[Raw]) -> None:
     exposed.hear(Cluster(objects).reconcile())
     exposed.operator.is_leader = False
@@ -214,9 +242,12 @@ def test_every_exposed_metric_is_documented_and_has_the_documented_labels(
     exposed: Exposed, objects: list[Raw], tmp_path: Path
 ) -> None:
     cluster = negotiating(objects, tmp_path / "artifact")
+    the(cluster.objects, "MarlinPolicy")["spec"]["planner"]["learning"] = "Adapt"
+    cluster.known["adapting"] = {KEY: Adapting(Finding(True, "TookOver"), DECISION)}
     actions = cluster.reconcile()
     epoch = int(NOON.timestamp()) // 900
     exposed.hear(actions, {KEY: Ended(epoch, {"llama-2-70b": 1.0}, {"llama-2-70b": 1.0})})
+    exposed.operator.ledger.learnt([(KEY, "TookOver")])
     documented = {measure.exposed: set(measure.labels) for measure in MEASURES.values()}
     told = set()
     for name, labels, _ in exposed.samples():

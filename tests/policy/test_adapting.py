@@ -12,7 +12,7 @@ import pytest
 import torch
 from agents import small_artifact
 from click.testing import CliRunner
-from tasks import study
+from lived_epochs import lived
 
 from marlin.api.cli import marlin
 from marlin.api.errors import InputError
@@ -25,29 +25,16 @@ from marlin.policy.planners import make_planner
 from marlin.policy.training.adapting import AdaptSettings, Verdict, adapt
 from marlin.simulator.environments.forecast import smoothed
 from marlin.simulator.environments.task import TaskSettings, recorded_task
-from marlin.simulator.experiment import Epoch, run
+from marlin.simulator.experiment import Epoch
 from marlin.simulator.fluid import Form
-from marlin.simulator.recorded import recorded, replay, stretches
+from marlin.simulator.recorded import replay, stretches
 
 QUICK = AdaptSettings(held_back=24, cpu_s=14.0, updates_per_epoch=5, lanes=2, margin=0.0)
 
 
-@pytest.fixture(scope="module")
-def lived() -> tuple[list[RecordedEpoch], list[Epoch]]:
-    """The first half of a day under capacity-proportional routing: as it was recorded, and as it was."""
-    planner = make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
-    shown = []
-
-    def decide(state: object) -> object:
-        shown.append(state)
-        return planner.decide(state).plan  # type: ignore[arg-type]
-
-    epochs = []
-    for epoch in run(study(), decide):  # type: ignore[arg-type]
-        epochs.append(epoch)
-        if len(epochs) == 48:
-            break
-    return [recorded(s, e.arrived) for s, e in zip(shown, epochs, strict=True)], epochs  # type: ignore[arg-type]
+@pytest.fixture(scope="module", name="lived")
+def lived_once() -> tuple[list[RecordedEpoch], list[Epoch]]:
+    return lived()
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +92,15 @@ def test_a_line_that_is_being_written_is_left_out_and_a_broken_one_is_named(
         read(file)
     with pytest.raises(InputError, match="cannot be read"):
         read(tmp_path / "missing.jsonl")
+
+
+def test_of_a_long_history_no_more_is_read_than_is_asked_for(history: list[RecordedEpoch], tmp_path: Path) -> None:
+    file = tmp_path / "epochs.jsonl"
+    file.write_text("of an older version\n")
+    append(file, history[:5])
+    assert read(file, newest=3) == history[2:5]
+    with pytest.raises(InputError, match=r"line 1: "):
+        read(file)
 
 
 def test_simulate_writes_a_history(tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ class PlannerSpec(ApiModel):
     )
     learning: Learning = Field(
         default=Learning.FROZEN,
-        description="Frozen: as trained. Adapt: goes on learning in the background, and takes over only where it does "
-        "better. Default: Frozen.",
+        description="Frozen: as trained. Adapt: goes on learning in the background from the epochs that the operator "
+        "records, and takes over only where it does better. Default: Frozen.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -448,6 +448,28 @@ class ShadowStatus(ApiModel):
     estimate: MetricsText | None = Field(default=None, description="What the twin expects of it.")
 
 
+class AdaptDecision(StrEnum):
+    """What became of a policy that had learnt on."""
+
+    TOOK_OVER = "TookOver"
+    DISCARDED = "Discarded"
+
+
+class AdaptationStatus(ApiModel):
+    """The last decision about a policy that had learnt on from recorded epochs."""
+
+    decision: AdaptDecision = Field(description="TookOver: it serves since. Discarded: it was no better.")
+    decided_time: datetime = Field(description="When that was decided.")
+    serving_value: DecimalText = Field(
+        description="Objective of the one that served, on the epochs held back: over capacity-proportional routing, "
+        "less is better."
+    )
+    adapted_value: DecimalText = Field(description="The same of the one that had learnt on.")
+    learnt_from_epochs: Count = Field(description="Epochs that it had learnt from.")
+    held_back_epochs: Count = Field(description="Epochs that both were judged on.")
+    artifact_sha256: Sha256 = Field(description="Digest of the weights that serve since.")
+
+
 class MarlinPolicyStatus(ApiModel):
     """The plan in force and what is expected of it."""
 
@@ -466,6 +488,9 @@ class MarlinPolicyStatus(ApiModel):
         default=(),
         json_schema_extra=list_map("name"),
         description="The agents' standing, where planner or shadow is of kind Marlin.",
+    )
+    adaptation: AdaptationStatus | None = Field(
+        default=None, description="The last decision of learning: Adapt. Default: none was made."
     )
     message: Text | None = Field(default=None, description="What a person should know, in one line.")
     conditions: Conditions = ()

@@ -6,6 +6,7 @@
 - ``kube``     the Kubernetes API: access, five verbs, the Lease, the watch
 - ``running``  the process: lead, look, decide, write
 - ``arrivals`` what pools are asked for: counted, remembered, forecast
+- ``learning`` trained policies that learn on, in a process of its own
 - ``artifacts`` trained policies: fetched, checked, kept
 - ``members``  the clusters of the sites: how they are reached, what is found there
 - ``writing``  what was decided, and what of it the API server refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -139,6 +140,34 @@ def demo(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     help="Folder that each policy's epochs go to when they are over, for marlin report and adapt. Default: none.",
 )
 @click.option(
+    "--adapt-every",
+    default=24.0,
+    show_default=True,
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="Between two attempts of a policy with learning: Adapt to learn on from what --record wrote, h.",
+)
+@click.option(
+    "--adapt-cpu-seconds",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(1.0),
+    help="Processor time that one attempt learns for; judging comes on top.",
+)
+@click.option(
+    "--adapt-core-share",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0.01, 1.0),
+    help="Part of one core that the process which learns may use, at the lowest priority.",
+)
+@click.option(
+    "--adapt-memory",
+    default=2048,
+    show_default=True,
+    type=click.IntRange(256),
+    help="Memory of the process that learns, MB; the container's limit has to leave room for it.",
+)
+@click.option(
     "--otlp-endpoint",
     metavar="URL",
     help="OpenTelemetry collector (http://HOST:4318) that gets spans of each planning cycle.",
@@ -153,6 +182,10 @@ def operator(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
     look_every: float,
     artifact_volumes: Path | None,
     record: Path | None,
+    adapt_every: float,
+    adapt_cpu_seconds: float,
+    adapt_core_share: float,
+    adapt_memory: int,
     otlp_endpoint: str | None,
     log_level: str,
 ) -> None:
@@ -168,6 +201,7 @@ def operator(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
       marlin operator --kubeconfig ~/.kube/config --namespace marlin-system
     """  # noqa: D301 the backslash is click's mark for a block to keep
     # Imported here: --help should not wait for kopf.
+    from marlin.operator.learning.task import LearnSettings  # noqa: PLC0415
     from marlin.operator.running import Settings  # noqa: PLC0415
     from marlin.operator.serving import find_access, serve  # noqa: PLC0415
 
@@ -181,6 +215,7 @@ def operator(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
             patience_s=patience,
             artifact_volumes=artifact_volumes,
             record_to=record,
+            learning=LearnSettings(timedelta(hours=adapt_every), adapt_cpu_seconds, adapt_memory, adapt_core_share),
             look_every_s=look_every,
             otlp_endpoint=otlp_endpoint,
         ),

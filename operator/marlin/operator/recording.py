@@ -86,11 +86,16 @@ class Recording:
 
     def _write(self, due: list[tuple[Key, RecordedEpoch]]) -> None:
         problem = ""
-        for (namespace, name), epoch in due:
+        for key, epoch in due:
             try:
-                append(self._folder / f"{namespace}_{name}.jsonl", [epoch])
+                append(history_file(self._folder, key), [epoch])
             except MarlinError as error:
                 problem = str(error)
         if problem and problem != self._problem:
             _log.warning("recording: %s", problem)
         self._problem = problem
+
+
+def history_file(folder: Path, key: Key) -> Path:
+    """Where a policy's epochs are written down. No name of an object has an underscore."""
+    return folder / f"{key[0]}_{key[1]}.jsonl"

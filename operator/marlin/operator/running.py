@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +42,7 @@ from marlin.operator.kube.lease import PATIENCE_S, Elector
 from marlin.operator.kube.namespace import OwnNamespace
 from marlin.operator.kube.objects import Hub
 from marlin.operator.kube.watch import Watch
+from marlin.operator.learning.task import Learning, LearnSettings
 from marlin.operator.members.tasks import LOOK_EVERY_S, Members, named_backends
 from marlin.operator.recording import Recording
 from marlin.operator.scraping.sources import Scraper
@@ -94,6 +95,8 @@ class Settings:
     """Folder under which PersistentVolumeClaims with artifacts are mounted by name; None: none are."""
     record_to: Path | None = None
     """Folder that epochs are written down in when they are over; None: nowhere."""
+    learning: LearnSettings = field(default_factory=LearnSettings)
+    """Of policies with ``learning: Adapt``, from what is recorded."""
     otlp_endpoint: str | None = None
     """Address of an OpenTelemetry collector that takes spans over HTTP; None: no traces."""
     look_every_s: float = LOOK_EVERY_S
@@ -109,6 +112,7 @@ class Sources:
     arrivals: Arrivals
     engines: EngineTasks
     artifacts: Artifacts
+    learning: Learning
 
 
 class Operator:
@@ -220,6 +224,7 @@ class Operator:
         arrivals: Arrivals | None = None
         engines = EngineTasks(Scraper(http, namespace), self._settings.look_every_s, self._bell.set)
         members = Members(self._access, namespace, Inventory(client), http, self._bell.set, self._settings.look_every_s)
+        learning = Learning(self._settings.record_to, self._settings.learning, self._bell.set)
         hub = Hub(client)
         self.writer = Writer(client, self._settings.instance, hub.wrote)
         pause_s = FIRST_RETRY_S
@@ -234,7 +239,7 @@ class Operator:
                         )
                     if signals is None:
                         signals = SignalTask(await self._reader(client, http, namespace), self._bell.set)
-                    known = Sources(signals, members, arrivals, engines, artifacts)
+                    known = Sources(signals, members, arrivals, engines, artifacts, learning)
                     actions = await self._round(hub, known, self.writer, hearing.take(time.monotonic()))
                     await signals.keep(client, self._settings.namespace)
                     rest_s = (actions.wake_at - datetime.now(UTC)).total_seconds()
@@ -257,9 +262,8 @@ class Operator:
         finally:
             if arrivals is not None:
                 await arrivals.close()
-            await engines.close()
-            await artifacts.close()
-            await members.close()
+            for ending in (engines, learning, artifacts, members):
+                await ending.close()
             if signals is not None:
                 await signals.close()
             unpacked.cleanup()
@@ -316,11 +320,12 @@ class Operator:
         sites, pools, policies = objects.sites, objects.pools, objects.policies
         readable = [site.model for site in sites if site.model is not None]
         now = datetime.now(UTC).replace(microsecond=0)
-        feeds, sightings, uses = await asyncio.gather(
+        feeds, sightings, stated = await asyncio.gather(
             known.signals.feeds(readable),
             known.members.sightings(readable, [pool.model for pool in pools if pool.model is not None]),
             known.artifacts.uses(policies),
         )
+        uses = await known.learning.follow(policies, stated)
         world = World(
             now=now,
             sites=sites,
@@ -330,6 +335,7 @@ class Operator:
             feeds=feeds,
             sightings=sightings,
             artifacts=uses,
+            adapting=known.learning.sights(),
             in_flight=known.arrivals.in_flight(),
             engines=known.engines.sights(),
             observed=known.arrivals.findings(),
@@ -345,6 +351,7 @@ class Operator:
         known.members.scale(actions.scales, {key: b.datacenter_name for m in models for key, b in named_backends(m)})
         known.engines.follow(actions.engines)
         self.ledger.heard(actions.report)
+        self.ledger.learnt(known.learning.results())
         self.levels = Levels(actions.report, self.ledger.last, ended := known.arrivals.ended())
         if self._recording is not None:
             await self._recording.heard(actions.report, ended)

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     "--held-back", type=click.IntRange(1), default=96, show_default=True, help="Epochs at the end that only judge."
 )
 @click.option(
+    "--newest", type=click.IntRange(1), metavar="EPOCHS", help="How many at the end of the file are read. Default: all."
+)
+@click.option(
     "--cpu-seconds",
     type=click.FloatRange(1.0),
     default=120.0,
@@ -46,10 +49,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--margin",
-    type=click.FloatRange(0.0, 1.0),
+    type=click.FloatRange(-1.0, 1.0),
     default=0.001,
     show_default=True,
-    help="Part of the objective by which it must be better to take over.",
+    help="Part of the objective by which it must be better to take over; a negative one bears with worse.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything that is drawn.")
 @click.option("--nice", type=click.IntRange(0, 19), default=10, show_default=True, help="How far it stands back.")
@@ -68,6 +71,7 @@ def adapt(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by
     weights: str | None,
     dispatch: str,
     held_back: int,
+    newest: int | None,
     cpu_seconds: float,
     margin: float,
     seed: int,
@@ -104,7 +108,7 @@ def adapt(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by
         raise InputError(f"{out}: is there and is no artifact; name another folder")
     if not out.absolute().parent.is_dir():
         raise MarlinError(f"{out}: cannot be written: there is no folder {out.absolute().parent}")
-    epochs, frozen = histories.read(history), shipped.load(artifact)
+    epochs, frozen = histories.read(history, newest), shipped.load(artifact)
     from marlin.policy.training.adapting import AdaptSettings  # noqa: PLC0415
     from marlin.policy.training.adapting import adapt as learn_on  # noqa: PLC0415
 

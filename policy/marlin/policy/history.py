@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,28 +19,31 @@ from marlin.simulator.experiment import Epoch, Tally
 from marlin.simulator.recorded import recorded
 
 
-def read(file: Path) -> list[RecordedEpoch]:
-    """All of a history, the oldest first; of an epoch that is there twice the last one counts.
+def read(file: Path, newest: int | None = None) -> list[RecordedEpoch]:
+    """A history, the oldest epoch first; of one that is there twice the last one counts.
 
     A last line that is not whole is left out: whoever appends may be in the middle of it.
+
+    Args:
+        file: the history.
+        newest: how many of its last lines are read. Default: all.
 
     Raises:
         InputError: the file cannot be read, holds nothing, or a line of it is no epoch.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as opened:
+            lines = deque(enumerate(opened, start=1), maxlen=newest)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}".splitlines()[0]) from error
-    lines = text.splitlines()
-    is_whole = text.endswith("\n")
     found: dict[int, RecordedEpoch] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in lines:
         if not line.strip():
             continue
         try:
             one = RecordedEpoch.model_validate_json(line)
         except ValidationError as error:
-            if number == len(lines) and not is_whole:
+            if not line.endswith("\n"):
                 break
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))

@@ -23,6 +23,7 @@ from marlin.api.policy import MarlinPolicyStatus, Mode
 from marlin.api.pool import InferencePoolStatus, ScalingMode
 from marlin.api.values import API_VERSION, ApiModel
 from marlin.operator.core.acceptance import Verdict, verdicts
+from marlin.operator.core.adapting import Adapting
 from marlin.operator.core.applies import Apply, EventNote, apply_status, apply_table
 from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.calibrating import EngineSight, calibration_of, pool_as_calibrated
@@ -35,7 +36,7 @@ from marlin.operator.core.published import PublishedTable, TableTooLargeError
 from marlin.operator.core.report import PolicyReport, PoolReport, Report, SiteReport
 from marlin.operator.core.scaling import ScaleOrder, replicas_in_use, scale_orders, wanted_replicas
 from marlin.operator.core.statements import changed
-from marlin.operator.core.statuses import Programmed, policy_status, pool_status, site_status
+from marlin.operator.core.statuses import Beside, Programmed, policy_status, pool_status, site_status
 from marlin.operator.core.tables import table_names, table_parts
 from marlin.operator.engines.fitting import Fit
 from marlin.operator.engines.wanted import Wanted, wanted_engines
@@ -68,6 +69,8 @@ class World:
     """Site to what was seen of its cluster and router; sites that were never looked at are missing."""
     artifacts: Mapping[tuple[Key, str], ArtifactUse] = field(default_factory=dict)
     """(policy, role) to the artifact of a planner of kind Marlin."""
+    adapting: Mapping[Key, Adapting] = field(default_factory=dict)
+    """Policy to what is known of its learning on; policies that are not to are missing."""
     in_flight: Mapping[Key, Mapping[tuple[str, str], float]] = field(default_factory=dict)
     """Policy to requests by (pool, site) now; policies of which that is not known are missing."""
     engines: Mapping[Key, EngineSight] = field(default_factory=dict)
@@ -304,7 +307,7 @@ def _policy(
     refused = world.write_problems.get(policy.key, "")
     uses = {role: use for (key, role), use in world.artifacts.items() if key == policy.key}
 
-    observed = world.observed.get(policy.key)
+    beside = Beside(uses, world.observed.get(policy.key), world.adapting.get(policy.key))
 
     def make() -> tuple[MarlinPolicyStatus, Mapping[str, Any]]:
         status = policy_status(
@@ -314,13 +317,12 @@ def _policy(
             applied_problem=problem,
             write_problem=refused,
             now=world.now,
-            artifacts=uses,
-            observed=observed,
+            beside=beside,
         )
         return _documented(policy, status)
 
     paused = policy.model is not None and is_paused(policy.model, world.now)
-    inputs = (policy, verdict, problem, refused, uses, paused, observed)
+    inputs = (policy, verdict, problem, refused, paused, beside)
     # A decision is of its own round.
     status, document = make() if outcome is not None else memory.policy_statuses.get(policy.key, inputs, make)
     # With a refusal to tell, the status does not wait for the tables: it is what says that they are not there.

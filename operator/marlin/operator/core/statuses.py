@@ -17,9 +17,10 @@ from marlin.api.datacenter import (
 )
 from marlin.api.metrics import MetricsText
 from marlin.api.plan import RoutingPlan
-from marlin.api.policy import Learning, MarlinPolicyStatus, Mode, ShadowStatus
+from marlin.api.policy import MarlinPolicyStatus, Mode, ShadowStatus
 from marlin.api.pool import BackendStatus, InferencePoolStatus
 from marlin.operator.core.acceptance import Verdict
+from marlin.operator.core.adapting import NOT_LOOKED_AT, NOT_WANTED, Adapting, learning_roles
 from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.calibrating import Calibration, calibration_of
 from marlin.operator.core.observed import ObservedPolicy, ObservedPool, ObservedSite
@@ -181,6 +182,18 @@ def _sights(pool: ObservedPool, sightings: Mapping[str, Sighting]) -> dict[str, 
     return {name: sight for one in sightings.values() for (key, name), sight in one.backends.items() if key == pool.key}
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is known of a policy beside its plan."""
+
+    artifacts: Mapping[str, ArtifactUse] = field(default_factory=dict)
+    """Role to its artifact, for planners of kind Marlin."""
+    observed: Finding | None = None
+    """Whether its routers can be read; None: it names none."""
+    adapting: Adapting | None = None
+    """Its learning on; None: nothing is known of it."""
+
+
 def policy_status(
     policy: ObservedPolicy,
     verdict: Verdict,
@@ -189,8 +202,7 @@ def policy_status(
     applied_problem: str,
     write_problem: str,
     now: datetime,
-    artifacts: Mapping[str, ArtifactUse] | None = None,
-    observed: Finding | None = None,
+    beside: Beside | None = None,
 ) -> MarlinPolicyStatus:
     """What is known of a policy.
 
@@ -201,9 +213,9 @@ def policy_status(
         applied_problem: why its tables could not be made; empty when they were.
         write_problem: why they could not be written last time; empty when they were.
         now: the time.
-        artifacts: role to its artifact, for planners of kind Marlin.
-        observed: whether its routers can be read; None: it names none.
+        beside: what is known beside its plan. Default: nothing.
     """
+    beside = beside or Beside()
     before = policy.status or MarlinPolicyStatus()
     agents = before.agents
     plan = before.plan if verdict.is_accepted else None
@@ -225,11 +237,13 @@ def policy_status(
     )
     degraded = _degraded(policy, outcome)
     ready = _policy_ready(policy, accepted, planned, applied)
-    learns = policy.model is not None and policy.model.spec.planner.learning is Learning.ADAPT
+    learns = policy.model is not None and bool(learning_roles(policy.model))
+    adapts = (beside.adapting or NOT_LOOKED_AT) if learns else NOT_WANTED
     status = [
         accepted,
-        _artifact(artifacts or {}, learns=learns),
-        _observed(observed),
+        _artifact(beside.artifacts),
+        Statement("Adapting", adapts.finding.holds, adapts.finding.reason, adapts.finding.message),
+        _observed(beside.observed),
         planned,
         applied,
         degraded,
@@ -245,6 +259,7 @@ def policy_status(
         baseline_estimate=baseline,
         shadow=shadow,
         agents=agents,
+        adaptation=before.adaptation if learns and beside.adapting is None else adapts.last,
         message=_story(plan, status)[:_MOST_MESSAGE] or None,
         conditions=_conditions("MarlinPolicy", policy, status, now),
     )
@@ -325,15 +340,14 @@ def _part(name: str, site: str, pool: ObservedPool, weights: Mapping[str, int]) 
     return round(weights[site] * replicas[name] / total) if total else 0
 
 
-def _artifact(uses: Mapping[str, ArtifactUse], *, learns: bool) -> Statement:
+def _artifact(uses: Mapping[str, ArtifactUse]) -> Statement:
     if not uses:
         return Statement("ArtifactAccepted", None, "NotNeeded", "the planner uses no artifact")
     for role, use in uses.items():
         if use.problem:
             kept = "; the one before it stays in use" if use.folder is not None else ""
             return Statement("ArtifactAccepted", False, "ArtifactRejected", f"{role}: {use.problem}{kept}")
-    said = "learning: Adapt is not carried out by the operator; marlin adapt does it on what --record wrote"
-    return Statement("ArtifactAccepted", True, "Accepted", said if learns else "")
+    return Statement("ArtifactAccepted", True, "Accepted")
 
 
 def _observed(finding: Finding | None) -> Statement:

@@ -172,6 +172,22 @@ MEASURES: Final[dict[str, Measure]] = {
             ),
         ),
         *_of(
+            "Learning on, of policies with learning: Adapt",
+            (
+                "adapt_runs",
+                "counter",
+                (*POLICY, "result"),
+                "Attempts that ended, by result: a reason of the condition Adapting.",
+            ),
+            ("adapt_running", "gauge", POLICY, "Whether it learns now, in a process of its own: 1 or 0."),
+            (
+                "adapt_value",
+                "gauge",
+                (*POLICY, "of"),
+                "Objective on the epochs held back at the last decision, less is better, of: serving, adapted.",
+            ),
+        ),
+        *_of(
             "Signals and objects",
             ("signal_value", "gauge", ("datacenter", "signal", "unit"), "The value now, in unit."),
             ("signal_rung", "gauge", ("datacenter", "signal"), f"Rung of its ladder: {_LADDER}."),

@@ -6,7 +6,7 @@ A policy that is gone takes its numbers with it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,6 +51,7 @@ class Ledger:
         self._decisions = self._counter("decisions")
         self._vetoes = self._counter("agent_vetoes")
         self._guard = self._counter("guard_interventions")
+        self._adapts = self._counter("adapt_runs")
         self._decision_s = self._histogram("decision_seconds", DECISION_BUCKETS_S)
         self._round_s = self._histogram("round_seconds", ROUND_BUCKETS_S)
         self._used: dict[Key, set[tuple[Counter, str]]] = {}
@@ -69,6 +70,12 @@ class Ledger:
             del self.last[key]
             for counter, label in self._used.pop(key):
                 counter.remove(*key, label)
+
+    def learnt(self, results: Iterable[tuple[Key, str]]) -> None:
+        """Attempts to learn on that ended: policy and reason. Those of policies that are gone count no more."""
+        for key, result in results:
+            if key in self.last:
+                self._count(self._adapts, key, result)
 
     def _decided(self, policy: PolicyReport) -> None:
         outcome = policy.outcome

@@ -53,6 +53,7 @@ class Levels:
             yield "paused", policy.key, float(is_paused)
             yield from _plan(policy, now)
             yield from _estimates(policy.key, policy.status)
+            yield from _adapting(policy.key, policy.status)
             for agent in policy.status.agents:
                 yield "agent_capital", (*policy.key, agent.name), float(agent.capital)
             if (last := self.last.get(policy.key)) is not None:
@@ -96,6 +97,16 @@ def _estimates(key: Key, status: MarlinPolicyStatus) -> Iterator[Sample]:
     for of, text in (("plan", status.estimate), ("baseline", status.baseline_estimate), ("shadow", shadow)):
         if text is not None:
             yield from (_estimate(key, of, name, value) for name, value in _numbers(text))
+
+
+def _adapting(key: Key, status: MarlinPolicyStatus) -> Iterator[Sample]:
+    found = next((c for c in status.conditions if c.type == "Adapting" and c.reason != "NotNeeded"), None)
+    if found is None:
+        return
+    yield "adapt_running", key, float(found.reason == "Learning")
+    if (last := status.adaptation) is not None:
+        yield "adapt_value", (*key, "serving"), float(last.serving_value)
+        yield "adapt_value", (*key, "adapted"), float(last.adapted_value)
 
 
 def _numbers(text: MetricsText) -> tuple[tuple[str, float], ...]:
