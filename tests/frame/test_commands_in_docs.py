@@ -25,7 +25,7 @@ NOT_AS_THEY_STAND = {
     "how-to/build-the-images": "need docker and a registry; the tests of the images run what is built from",
     "how-to/develop": "are what runs the tests",
     "how-to/evaluate": "take hours; tests/policy/test_evaluation.py runs smaller ones",
-    "how-to/learn-on-in-service": "need an image with torch; tests/controlplane/test_learning_on.py lets a policy learn on",
+    "how-to/learn-on-in-service": "need an image with torch; tests/controlplane/test_learning_on.py does the same",
     "how-to/report-an-interval": "need a Prometheus of a month; tests/operator/test_report.py asks a small one",
     "how-to/run-the-router-alone": "take fixed ports; tests/router/test_process.py starts the same on free ones",
     "how-to/simulate-a-study": "take files that the reader writes; tests/policy/test_simulate_command.py",
