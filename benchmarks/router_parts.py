@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import sys
 import time
 from collections import deque
+from functools import partial
 from typing import ClassVar, cast
 
 import uvloop
@@ -111,15 +113,25 @@ class Upstream(Whole):
         if not wanted.get("stream"):
             self.transport.write(REPLY)
             return
-        self.transport.write(STREAM_HEAD)
         if delay_ms := wanted["delay_ms"]:
+            self.transport.write(STREAM_HEAD)
             if delay_ms not in self.paces:
                 self.paces[delay_ms] = Pace(delay_ms / 1000)
             self.paces[delay_ms].add(self, wanted["events"])
             return
-        for _ in range(wanted["events"]):
-            self.transport.write(CHUNK)
-        self.transport.write(LAST_CHUNKS)
+        self._send_at_once([STREAM_HEAD, *[CHUNK] * wanted["events"], LAST_CHUNKS])
+
+    def _send_at_once(self, parts: list[bytes]) -> None:
+        """Sends each part by itself, as engines do, that have one token at a time; the loop would join them."""
+        descriptor = self.transport.get_extra_info("socket").fileno()
+        for at, part in enumerate(parts):
+            try:
+                sent = os.write(descriptor, part)
+            except BlockingIOError:
+                sent = 0
+            if sent < len(part):
+                self.transport.write(b"".join([part[sent:], *parts[at + 1 :]]))
+                return
 
 
 class Pace:
@@ -283,21 +295,30 @@ _LOOK_AT = 8
 class Client(Connection):
     """A client that sends its next request when the reply to the last one is complete."""
 
-    def __init__(self, options: dict[str, float]) -> None:
+    def __init__(self, options: dict[str, float], number: int) -> None:
         self.is_stream = bool(options["stream"])
         self.is_paced = bool(options["delay_ms"])
-        self.request = request_of(
-            is_stream=self.is_stream, delay_ms=options["delay_ms"], events=int(options.get("events", EVENTS))
-        )
+        events = int(options.get("events", EVENTS))
+        self.request = self._asking_for(options, events)
+        self.first_request = self._asking_for(options, 1 + number % events) if options.get("spread") else self.request
         self.received = b""
         self.reads = 0
         self.round = Round()
 
-    def send(self) -> None:
-        """Sends a request."""
+    def _asking_for(self, options: dict[str, float], events: int) -> bytes:
+        return request_of(is_stream=self.is_stream, delay_ms=options["delay_ms"], events=events)
+
+    def begin(self) -> None:
+        """Sends the first request: a shorter stream than the others where streams are to begin at any time.
+
+        Otherwise all begin, and end, at once, again and again, and a round sees more or fewer beginnings by chance.
+        """
+        self._send(self.first_request)
+
+    def _send(self, request: bytes) -> None:
         self.sent_ns = time.monotonic_ns() if self.is_paced else 0
         self.reads = 0
-        self.transport.write(self.request)
+        self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         """Waits for the end."""
@@ -315,7 +336,7 @@ class Client(Connection):
             self.round.errors += not self.is_stream and not self.received.startswith(b"HTTP/1.1 200")
             self.round.replies += 1
             self.received = b""
-            self.send()
+            self._send(self.request)
 
     def _look(self, data: bytes) -> None:
         at = data.rfind(STAMP)
@@ -343,10 +364,12 @@ async def load() -> None:
     for line in sys.stdin:
         options = json.loads(line)
         clients = []
-        for _ in range(int(options["clients"])):
-            _, client = await loop.create_connection(lambda: Client(options), "127.0.0.1", int(options["port"]))  # noqa: B023
+        for number in range(int(options["clients"])):
+            _, client = await loop.create_connection(
+                partial(Client, options, number), "127.0.0.1", int(options["port"])
+            )
             clients.append(client)
-            client.send()
+            client.begin()
         await asyncio.sleep(options["warm_s"])
         counted = Round()
         for client in clients:
