@@ -112,11 +112,13 @@ def _pods(objects: list[KubeObject]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("rendering", WITH_PODS, ids=profile_name)
-def test_pods_are_restricted_and_only_the_operators_hold_a_token(rendering: Path) -> None:
+def test_pods_are_restricted_and_hold_a_token_only_where_they_ask_an_api_server(rendering: Path) -> None:
     pods = _pods(objects_of(rendering))
     assert pods
     for pod in pods:
-        assert pod["automountServiceAccountToken"] is (pod["containers"][0]["name"] == "operator")
+        arguments = " ".join(pod["containers"][0].get("args", []))
+        watches = "--table-config-map" in arguments and "--table-server" not in arguments
+        assert pod["automountServiceAccountToken"] is (pod["containers"][0]["name"] == "operator" or watches)
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod["securityContext"].get("runAsUser") != 0
@@ -146,7 +148,8 @@ def test_the_router_takes_the_arguments_it_is_given(rendering: Path, tmp_path: P
     table = tmp_path / "table"
     table.touch()
     # Files that exist only in the pod; all else is checked by the router's own command line.
-    here = {"--config": table, "--secrets-dir": tmp_path, "--tenants": table}
+    files = ("--config", "--tenants", "--table-ca-file", "--table-token-file")
+    here = {"--secrets-dir": tmp_path} | dict.fromkeys(files, table)
     arguments = [
         f"{name}={here[name]}" if (name := argument.partition("=")[0]) in here else argument for argument in arguments
     ]
@@ -175,12 +178,16 @@ def test_what_the_router_reads_is_mounted(rendering: Path) -> None:
     (container,) = spec["containers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in spec["volumes"]}
-    (config,) = [a.partition("=")[2] for a in container["args"] if a.startswith("--config=")]
-    assert Path(config).parent == Path(mounts["table"])
+    said = dict(a.removeprefix("--").partition("=")[::2] for a in container["args"])
+    # Its table is mounted, or watched in another cluster with what is mounted.
+    for option, name in (("config", "table"), ("table-token-file", "table-access"), ("table-ca-file", "table-access")):
+        assert (option in said) == (name in mounts)
+        assert name not in mounts or Path(said[option]).parent == Path(mounts[name])
+    assert ("table-cache" in mounts) == ("table-cache" in said) == ("table-config-map" in said)
     tenants = [a.partition("=")[2] for a in container["args"] if a.startswith("--tenants=")]
     assert [str(Path(one).parent) for one in tenants] == [mounts[name] for name in mounts if name == "tenants"]
     for volume in spec["volumes"]:
-        if "secret" in volume and volume["name"] != "tenants":
+        if "secret" in volume and volume["name"] not in {"tenants", "table-access"}:
             assert mounts[volume["name"]] == f"/var/run/marlin/secrets/{volume['secret']['secretName']}"
 
 
@@ -287,15 +294,33 @@ def test_the_operator_may_do_what_the_shipped_roles_say_and_no_more() -> None:
 
 
 @every_operator
-def test_roles_are_bound_to_the_account_that_the_operator_runs_as(rendering: Path) -> None:
+def test_roles_are_bound_to_the_account_that_their_component_runs_as(rendering: Path) -> None:
     objects = objects_of(rendering)
-    account = deployments(objects)["operator"]["spec"]["template"]["spec"]["serviceAccountName"]
+    accounts = {
+        component: one["spec"]["template"]["spec"]["serviceAccountName"]
+        for component, one in deployments(objects).items()
+    }
     bindings = of_kind(objects, "RoleBinding") + of_kind(objects, "ClusterRoleBinding")
     assert {one["kind"] for one in bindings} == {"RoleBinding", "ClusterRoleBinding"}
     for one in bindings:
         (subject,) = one["subjects"]
-        assert subject["name"] == account
+        assert subject["name"] == accounts[one["metadata"]["labels"]["app.kubernetes.io/component"]]
         assert one["roleRef"]["name"] in {role["metadata"]["name"] for role in of_kind(objects, one["roleRef"]["kind"])}
+
+
+@every_router
+def test_a_router_may_watch_the_table_that_it_mounts_and_nothing_else(rendering: Path) -> None:
+    objects = objects_of(rendering)
+    spec = deployments(objects)["router"]["spec"]["template"]["spec"]
+    component = {"app.kubernetes.io/component": "router"}
+    roles = [one for one in objects if "Role" in one["kind"] and component.items() <= one["metadata"]["labels"].items()]
+    if not spec["automountServiceAccountToken"]:
+        assert roles == []
+        return
+    (role,) = [one for one in roles if "rules" in one]
+    mounted = next(volume["configMap"]["name"] for volume in spec["volumes"] if volume["name"] == "table")
+    rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [mounted], "verbs": ["get", "watch"]}
+    assert role["rules"] == [rule]
 
 
 def test_nobody_but_administrators_may_write_datacenters() -> None:

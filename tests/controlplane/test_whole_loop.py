@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -18,8 +17,8 @@ from cluster_fleet import Fleet
 from control_plane import Cluster, Etcd, Process, eventually
 from fake_backend import FakeBackend
 from member_cluster import Member, secret
-from router_client import write
 from router_process import running
+from table_reading import table_reader
 from worlds import the
 
 from marlin.api.plan import RoutingPlan
@@ -69,11 +68,12 @@ async def test_three_members_become_a_plan_within_an_epoch_and_a_router_obeys_it
         assert {b["readyEndpoints"] for b in fleet.pool()["status"]["backends"]} == {2}
         assert RoutingPlan.model_validate(fleet.status()["plan"]).datacenters == plan.datacenters
 
+        table = "marlin-balanced-europe"
+        watching = await asyncio.to_thread(table_reader, fleet.hub, fleet.namespace, table, tmp_path)
+        router = await stack.enter_async_context(running(tmp_path, None, "--origin", "europe", *watching))
+        # One request at a time leaves room in the order's first site. Until the plan is valid, capacity is followed.
         published = fleet.table("-europe")  # of a later epoch than the first plan, where looking took long
         assert published.plan is not None
-        table = published.to_document()
-        router = await stack.enter_async_context(running(tmp_path, table, "--origin", "europe"))
-        # One request at a time leaves room in the order's first site. Until the plan is valid, capacity is followed.
         first = published.plan.datacenters[published.plan.pools[0].order[0]].removeprefix(fleet.prefix)
         await until_all_go_to(first, router.url, backends)
 
@@ -81,9 +81,8 @@ async def test_three_members_become_a_plan_within_an_epoch_and_a_router_obeys_it
         for site in SITES[1:]:
             the(fleet.objects, "Datacenter", fleet.prefix + site)["spec"]["serviceState"] = "Drained"
         await asyncio.to_thread(fleet.apply)
-        generation = table["generation"]
-        newer = await asyncio.to_thread(eventually, partial(only_for, fleet, fleet.prefix + SITES[0], generation))
-        write(tmp_path / "table.json", newer)
+        only_one = partial(is_only_for, fleet, fleet.prefix + SITES[0], published.generation)
+        await asyncio.to_thread(eventually, only_one)
         await until_all_go_to(SITES[0], router.url, backends)
         assert process.process.poll() is None
 
@@ -105,13 +104,13 @@ def is_ready(fleet: Fleet, site: str) -> bool:
     return fleet.site_condition(site, "Ready") == ("True", "Ready")
 
 
-def only_for(fleet: Fleet, site: str, generation: int) -> dict[str, Any] | None:
-    """The table, once it is newer and its plan gives everything to one site."""
+def is_only_for(fleet: Fleet, site: str, generation: int) -> bool:
+    """Whether the table is newer and its plan gives everything to one site."""
     table = fleet.table("-europe")
     if table.generation <= generation or table.plan is None:
-        return None
+        return False
     shares = zip(table.plan.datacenters, table.plan.pools[0].weights, strict=True)
-    return table.to_document() if all(bool(weight) == (name == site) for name, weight in shares) else None
+    return all(bool(weight) == (name == site) for name, weight in shares)
 
 
 async def until_all_go_to(site: str, url: str, backends: dict[str, FakeBackend]) -> None:

@@ -160,6 +160,7 @@ async def router(settings: Settings, clock: Callable[[], float] = time.monotonic
         server = await asyncio.get_running_loop().create_server(plane.accept, "127.0.0.1", 0)
         looking = asyncio.create_task(plane.look_after())
         try:
+            assert settings.config is not None
             yield Client(workers, server.sockets[0].getsockname()[1], controlled, session, settings.config)
             await asyncio.wait_for(plane.wait_until_idle(), 5)
             assert plane.balancer.in_flight() == 0, "requests are still counted as in flight"

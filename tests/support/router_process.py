@@ -32,12 +32,15 @@ class RouterProcess:
 
 
 @asynccontextmanager
-async def running(folder: Path, document: dict[str, Any], *options: str) -> AsyncIterator[RouterProcess]:
-    """A router for a table; ends by asserting that it ended well."""
+async def running(folder: Path, document: dict[str, Any] | None, *options: str) -> AsyncIterator[RouterProcess]:
+    """A router for a table, or without a file of one; ends by asserting that it ended well."""
     port_file = folder / "ports"
-    write(folder / "table.json", document)
+    config: tuple[str, ...] = ()
+    if document is not None:
+        write(folder / "table.json", document)
+        config = ("--config", str(folder / "table.json"))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "marlin.api.cli", "router", "--config", str(folder / "table.json"), "--port", "0"),
+        *(sys.executable, "-m", "marlin.api.cli", "router", *config, "--port", "0"),
         *("--admin-port", "0", "--port-file", str(port_file), "--drain-grace-s", "0", *options),
         stderr=asyncio.subprocess.PIPE,
     )

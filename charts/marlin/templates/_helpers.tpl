@@ -102,6 +102,22 @@ topologySpreadConstraints:
 {{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end -}}
 {{- end -}}
 
+{{/* How the router watches its table: "own", on its cluster's API server; "other", on another's; "" not at all. */}}
+{{- define "marlin.router.watch" -}}
+{{- with .Values.router.table -}}
+{{- if and .watch.enabled (not .documents) -}}
+{{- if .watch.server -}}
+{{- if not .watch.existingSecret -}}
+{{- fail "router.table.watch.existingSecret: name the Secret with token and ca.crt for router.table.watch.server" -}}
+{{- end -}}
+other
+{{- else -}}
+own
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "marlin.router.configMap" -}}
 {{- if .Values.router.table.documents -}}
 {{ include "marlin.router.name" . }}-table

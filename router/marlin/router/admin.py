@@ -133,6 +133,7 @@ def readiness(table: Table, status: ControlStatus, seen: Seen, now_s: float, *, 
         "plan": _plan_shown(table, status, now_s),
         "lastReload": status.last_result,
         "lastReloadError": status.last_error,
+        **({} if status.is_watched is None else {"watched": status.is_watched, "watchError": status.watch_error}),
         "pools": [
             {
                 "name": pool.name,

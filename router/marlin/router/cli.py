@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+_PATH = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _PORT = click.IntRange(0, 65_535)
 _SECONDS = click.FloatRange(min=0, min_open=True)
@@ -15,7 +17,16 @@ _SECONDS_OR_0 = click.FloatRange(min=0)
 
 
 @click.command("router", short_help="Send requests to datacenters as the plan says.")
-@click.option("--config", type=_FILE, required=True, help="RoutingTable, ConfigMap with one, or fleet documents.")
+@click.option("--config", type=_PATH, help="RoutingTable, ConfigMap with one, or fleet documents.")
+@click.option(
+    "--table-config-map",
+    metavar="NAMESPACE/NAME[/KEY]",
+    help="Watch the table in this ConfigMap on an API server (NAMESPACE . is the pod's); --config is the first table.",
+)
+@click.option("--table-server", metavar="URL", help="That API server. Default: the pod's, with its service account.")
+@click.option("--table-ca-file", type=_FILE, help="Its authority.")
+@click.option("--table-token-file", type=_FILE, help="File that holds a token for it, read anew for each request.")
+@click.option("--table-cache", type=_PATH, help="Keep the newest watched table in this file, for the next start.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=_PORT, default=8080, show_default=True, help="Port to listen on; 0: any free one.")
 @click.option("--admin-host", default="127.0.0.1", show_default=True, help="Address of --admin-port.")
@@ -144,6 +155,7 @@ def router(**options: Any) -> None:
     except ImportError:  # not there on every platform; asyncio's own loop does
         fast_loop = None  # type: ignore[assignment]
 
+    _check_table(options)
     _check_tls(options)
     _check_tenants(options)
     configure(options["log_format"])
@@ -157,6 +169,28 @@ def router(**options: Any) -> None:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"cannot listen: {error}") from None
+
+
+def _check_table(options: dict[str, Any]) -> None:
+    """Refuses to start without a table, unless one is watched."""
+    config, config_map = options["config"], options["table_config_map"]
+    if config_map is None:
+        for name in ("server", "ca_file", "token_file", "cache"):
+            if options[f"table_{name}"] is not None:
+                raise click.UsageError(f"--table-{name.replace('_', '-')} needs --table-config-map")
+        if config is None:
+            raise click.UsageError("Missing option '--config'.")
+        if not config.is_file():
+            raise click.UsageError(f"Invalid value for '--config': File '{config}' does not exist.")
+        return
+    from marlin.api.errors import InputError  # noqa: PLC0415
+    from marlin.router.table_watch import place_of  # noqa: PLC0415
+
+    where = (options["table_server"], options["table_ca_file"], options["table_token_file"])
+    try:
+        place_of(config_map, *where, os.environ)
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _check_tls(options: dict[str, Any]) -> None:

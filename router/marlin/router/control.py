@@ -1,5 +1,6 @@
 """Keeps the table up to date: reads the file, watches it, and takes plans over at their time.
 
+A table that is watched on an API server (``table_watch``) is offered to it, and takes the file's place from then on.
 The one module that reads files. A new table is read and checked completely before the old one is let go; one that is
 bad is reported in one line and changes nothing. What is published is a ``view.Table``, replaced as a whole.
 ``server`` starts it, ``proxy`` and ``admin`` read ``table``.
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,12 +35,30 @@ RESULTS: Final = ("ok", "unchanged", "older", "invalid")
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """A table that came over the network instead of from a file."""
+
+    content: bytes
+    source: str
+    """Its name, for messages."""
+    history: str
+    """Of two with the same history the one with the higher generation is newer: the object's uid."""
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What one reading of the file, and of the secrets it names, gave."""
 
     document: RoutingTable
     secrets: dict[str, str] = field(repr=False)
     digest: str
+    offer: Offer | None = None
+    """What it was read from; None: a file."""
+
+    @property
+    def history(self) -> str:
+        """Generations of different histories are not compared."""
+        return "" if self.offer is None else self.offer.history
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +69,9 @@ class ControlStatus:
     last_error: str | None = None
     upcoming_epoch: int | None = None
     upcoming_from_s: float | None = None
+    is_watched: bool | None = None
+    """Whether the API server that has the table is listened to; None: it comes from a file."""
+    watch_error: str | None = None
 
 
 class Control:
@@ -59,6 +82,7 @@ class Control:
         clock: Unix time, s.
         on_table: called with every table that takes over.
         on_reload: called with one of ``RESULTS`` for each reading after the first.
+        first: a table to begin with; None: the file's, or the one that was kept.
     """
 
     def __init__(
@@ -67,6 +91,7 @@ class Control:
         clock: Callable[[], float],
         on_table: Callable[[Table], None],
         on_reload: Callable[[str], None],
+        first: Offer | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -76,9 +101,11 @@ class Control:
         self._wake = asyncio.Event()
         self._is_forced = False
         self._named: tuple[str, ...] = ()
+        self._offer = self._looked_at = first
+        self._kept: Offer | None = None
         # Taken before the file is read: a change in between is then seen at the next look.
         self._fingerprint: Fingerprint = self._look(())
-        self._reading = self._read()
+        self._reading = self._read_first()
         self._last_result = "ok"
         self._last_error: str | None = None
         self._adopt(self._reading)
@@ -104,6 +131,11 @@ class Control:
         self._is_forced = True
         self._wake.set()
 
+    def offer(self, offer: Offer) -> None:
+        """Takes a table that was watched; from then on the file is not looked at."""
+        self._offer = offer
+        self._wake.set()
+
     async def run(self) -> None:
         """Looks at the file and the clock until cancelled."""
         while True:
@@ -111,13 +143,14 @@ class Control:
             try:
                 await self.step()
             except Exception:  # noqa: BLE001 - watching must go on whatever one reading does
-                _LOG.exception("reading %s failed", self._settings.config)
+                _LOG.exception("reading the table failed")
 
     async def step(self) -> None:
         """One look: a changed file is read, a plan whose time has come takes over."""
         fingerprint = self._look(self._named)
         is_forced, self._is_forced = self._is_forced, False
-        if is_forced or fingerprint != self._fingerprint:
+        offer, self._looked_at = self._looked_at, self._offer
+        if is_forced or fingerprint != self._fingerprint or offer is not self._offer:
             self._fingerprint = fingerprint
             await self._reload(is_forced=is_forced)
         self._advance()
@@ -137,6 +170,9 @@ class Control:
             # In a thread, because parsing a large table takes longer than a stream should stand still.
             reading = await asyncio.to_thread(self._read)
             self._last_result, self._last_error = self._take(reading), None
+            if reading is self._reading and (offer := reading.offer) is not None and offer is not self._kept:
+                self._kept = offer
+                await asyncio.to_thread(self._keep, offer)
         except DocumentError as error:
             self._last_result, self._last_error = "invalid", str(error)
             _LOG.error("table not taken, the one before stays: %s", error)
@@ -145,10 +181,11 @@ class Control:
 
     def _take(self, reading: Reading) -> str:
         if reading.digest == self._reading.digest:
+            self._reading = reading  # from the API server what the file said already
             return "unchanged"
         new, old = reading.document.generation, self._reading.document.generation
         # Generation 0 stands for a table without a history: one written by hand, or made from documents.
-        if 0 < new < old:
+        if 0 < new < old and reading.history == self._reading.history:
             _LOG.warning("table of generation %d ignored: generation %d is in force", new, old)
             return "older"
         self._adopt(reading)
@@ -182,29 +219,66 @@ class Control:
     def _view(self, reading: Reading, schedule: Schedule[RoutingPlan]) -> Table:
         return view_of(reading.document, schedule.current, self._settings.origin, reading.secrets.__getitem__)
 
+    def _read_first(self) -> Reading:
+        """The first table: what is kept is taken where the file is missing, wrong or older."""
+        path, kept = self._settings.table_cache, None
+        if path is not None and path.exists() and self._offer is None:
+            try:
+                kept = self._parse(path.read_bytes(), str(path))
+            except (DocumentError, OSError) as error:
+                _LOG.warning("the table that was kept is not taken: %s", error)
+        try:
+            reading = self._read()
+        except DocumentError as error:
+            if kept is None:
+                raise
+            if self._settings.config is not None:
+                _LOG.warning("%s; the table that was kept is taken", error)
+            return kept
+        return kept if kept is not None and kept.document.generation > reading.document.generation else reading
+
     def _read(self) -> Reading:
+        if (offer := self._offer) is not None:
+            return self._parse(offer.content, offer.source, offer)
         path = self._settings.config
+        if path is None:
+            raise DocumentError("there is no table: give --config, or a --table-cache that holds one")
         try:
             content = path.read_bytes()
-            text = content.decode("utf-8")
         except OSError as error:
             raise DocumentError(f"{path}: {error.strerror or error}") from None
+        return self._parse(content, str(path))
+
+    def _parse(self, content: bytes, source: str, offer: Offer | None = None) -> Reading:
+        try:
+            text = content.decode("utf-8")
         except UnicodeDecodeError:
-            raise DocumentError(f"{path}: is not UTF-8 text") from None
-        document = read_table(text, str(path), self._settings.origin, self._settings.namespace)
+            raise DocumentError(f"{source}: is not UTF-8 text") from None
+        document = read_table(text, source, self._settings.origin, self._settings.namespace)
         # Those of a table that is not taken too: what is wrong with it may be mended in them.
         self._named = tuple(sorted(secret_paths(document)))
         secrets = {name: self._read_secret(name) for name in self._named}
         digest = hashlib.sha256(content)
         for name, secret in secrets.items():
             digest.update(f"\0{name}\0{secret}".encode())
-        reading = Reading(document, secrets, digest.hexdigest())
+        reading = Reading(document, secrets, digest.hexdigest(), offer)
         self._view(reading, Schedule(document.plan))  # whatever is wrong shows now, not when the plan begins
         return reading
 
+    def _keep(self, offer: Offer) -> None:
+        """Writes a watched table down, whole or not at all."""
+        if (path := self._settings.table_cache) is None:
+            return
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            draft.write_bytes(offer.content)
+            draft.replace(path)
+        except OSError as error:
+            _LOG.warning("%s: the table cannot be kept: %s", path, error.strerror or error)
+
     def _read_secret(self, name: str) -> str:
         if self._settings.secrets_dir is None:
-            raise DocumentError(f"{self._settings.config}: names secret {name}; say where it is with --secrets-dir")
+            raise DocumentError(f"the table names secret {name}; say where it is with --secrets-dir")
         path = self._settings.secrets_dir / name
         if path.name == SEND_TO and not path.exists():
             return ""  # it may be sent nowhere
@@ -215,7 +289,8 @@ class Control:
 
     def _look(self, secrets: tuple[str, ...]) -> Fingerprint:
         folder = self._settings.secrets_dir
-        paths = [self._settings.config, *(folder / name for name in secrets if folder is not None)]
+        file = [self._settings.config] if self._settings.config is not None and self._offer is None else []
+        paths = [*file, *(folder / name for name in secrets if folder is not None)]
         return tuple(identity_of(path) for path in paths)
 
 

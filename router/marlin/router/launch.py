@@ -14,16 +14,17 @@ import socket
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from marlin.api.tracing import Span, Traces
 from marlin.router.admin import Admin
+from marlin.router.control import ControlStatus
 from marlin.router.crew import Workers
 from marlin.router.ledger import Ledger
 from marlin.router.metrics import Metrics
@@ -35,6 +36,9 @@ from marlin.router.store import TIMEOUT_S as STORE_TIMEOUT_S
 from marlin.router.store import BudgetStore
 from marlin.router.tenant_file import TenantFile
 from marlin.router.told import Told
+
+if TYPE_CHECKING:
+    from marlin.router.table_watch import TableWatch
 
 _LOG = logging.getLogger("marlin.router")
 
@@ -82,7 +86,10 @@ async def controlling(settings: Settings, workers: Workers, told: Told | None = 
         told.before_table += [probes.forget_certificates, scrapes.forget_certificates]
         told.count_reload, told.count_tenant_reload = metrics.count_reload, metrics.count_tenant_reload
         store = _store(settings, workers.ledger, tenant_file)
-        admin = Admin(table, lambda: told.control.status, workers, metrics, time.time, tenant_file, store)
+        watch = None if settings.table_config_map is None else _watch(settings, told)
+        if watch is not None:
+            metrics.is_table_watched = lambda: watch.is_up
+        admin = Admin(table, lambda: _status(told, watch), workers, metrics, time.time, tenant_file, store)
         app = web.Application()
         for path, page in admin.pages().items():
             app.router.add_get(path, page)
@@ -92,6 +99,8 @@ async def controlling(settings: Settings, workers: Workers, told: Told | None = 
         site = web.TCPSite(runner, settings.admin_host, settings.admin_port)
         await site.start()
         loops = [told.control.run(), _collect_reports(workers, scrapes)]
+        if watch is not None:
+            loops.append(watch.run())
         if settings.probe_interval_s > 0:
             loops.append(probes.run())
         if settings.scrape_interval_s > 0:
@@ -103,6 +112,17 @@ async def controlling(settings: Settings, workers: Workers, told: Told | None = 
         if store is not None:
             stack.push_async_callback(_finished, store, asyncio.create_task(store.run()))
         yield Controlled(int(site.port), told, admin)
+
+
+def _status(told: Told, watch: TableWatch | None) -> ControlStatus:
+    status = told.control.status
+    return status if watch is None else replace(status, is_watched=watch.is_up, watch_error=watch.last_error)
+
+
+def _watch(settings: Settings, told: Told) -> TableWatch:
+    from marlin.router.table_watch import watch_of  # noqa: PLC0415 not every router has one
+
+    return watch_of(settings, told.control.offer)
 
 
 def _tenant_loops(settings: Settings, tenant_file: TenantFile, ledger: Ledger) -> list[Coroutine[Any, Any, None]]:

@@ -44,6 +44,8 @@ class Metrics:
         self._table = table
         self._clock = clock
         self._reloads: Counter[str] = Counter()
+        self.is_table_watched: Callable[[], bool] | None = None
+        """Whether the API server is listened to for the table; None: it comes from a file."""
         self._tenant_reloads: Counter[str] = Counter()
 
     def count_reload(self, result: str) -> None:
@@ -70,6 +72,9 @@ class Metrics:
         for result, count in self._reloads.items():
             reloads.add_metric([result], count)
         yield reloads
+        if self.is_table_watched is not None:
+            text = "1 while the API server is listened to for the table."
+            yield _value("table_watch_up", text, float(self.is_table_watched()))
         yield from self._tenants(reports)
         workers = GaugeMetricFamily(f"{_PREFIX}workers", "Processes that serve requests and answered this scrape.")
         workers.add_metric([], sum(report.number > 0 for report in reports))

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from marlin.router.admin import Admin
+    from marlin.router.control import Offer
     from marlin.router.launch import Controlled
+    from marlin.router.table_watch import TableWatch
     from marlin.router.told import Told
 
 _LOG = logging.getLogger("marlin.router")
@@ -52,7 +54,8 @@ async def serve(settings: Settings) -> None:
     try:
         await asyncio.sleep(0)
         # In threads: workers that have started are told so meanwhile.
-        told = (await asyncio.to_thread(_import_told))(settings, crew)
+        first = await _first_table(settings)
+        told = (await asyncio.to_thread(_import_told))(settings, crew, first)
         _handle_signals(told.reload_now, stop, hurry)
         controlling = await asyncio.to_thread(_import_controlling)
         async with controlling(settings, crew, told) as controlled:
@@ -118,6 +121,21 @@ async def _drain(settings: Settings, crew: Crew, admin: Admin, hurry: asyncio.Ev
 
 async def _running(crew: Crew) -> int:
     return sum(report.active for report in await crew.reports())
+
+
+async def _first_table(settings: Settings) -> Offer | None:
+    """The watched table, waited for where no file holds one to begin with."""
+    files = (settings.config, settings.table_cache)
+    if settings.table_config_map is None or any(path is not None and path.exists() for path in files):
+        return None
+    watch_of = await asyncio.to_thread(_import_watch)
+    return await watch_of(settings, lambda _: None).first()
+
+
+def _import_watch() -> Callable[[Settings, Callable[[Offer], None]], TableWatch]:
+    from marlin.router.table_watch import watch_of  # noqa: PLC0415
+
+    return watch_of
 
 
 def _import_told() -> type[Told]:

@@ -14,8 +14,8 @@ BACKLOG: Final = 4096
 class Settings:
     """Options of ``marlin router``. Times are seconds."""
 
-    config: Path
-    """File that holds the table, or the documents that make one."""
+    config: Path | None
+    """File that holds the table, or the documents that make one; None: the first one is ``table_cache`` or watched."""
     host: str = "127.0.0.1"
     port: int = 8080
     """0: any free one, written to ``port_file``."""
@@ -57,6 +57,14 @@ class Settings:
     """Between two health probes of a backend; 0: none."""
     scrape_interval_s: float = 1.0
     """Between two looks at an engine's metrics; 0: none, and member routers are not asked either."""
+    table_config_map: str | None = None
+    """ConfigMap NAMESPACE/NAME[/KEY] to watch on an API server; once it was heard the file is not looked at."""
+    table_server: str | None = None
+    """Address of that API server; None: the pod's."""
+    table_ca_file: Path | None = None
+    table_token_file: Path | None = None
+    table_cache: Path | None = None
+    """File that the newest watched table is kept in, for a start while the API server is away."""
     reload_interval_s: float = 0.5
     """Between two looks at the file."""
     drain_grace_s: float = 3.0

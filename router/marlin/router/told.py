@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from marlin.router.control import Control
+from marlin.router.control import Control, Offer
 from marlin.router.crew import Workers
 from marlin.router.settings import Settings
 from marlin.router.tenant_file import TenantFile
@@ -22,6 +22,7 @@ class Told:
     Args:
         settings: where they are.
         workers: who is told.
+        first: a table that was watched already; None: the file's is the first.
 
     Attributes:
         control: the table.
@@ -33,7 +34,7 @@ class Told:
         DocumentError: one of the two is wrong.
     """
 
-    def __init__(self, settings: Settings, workers: Workers) -> None:
+    def __init__(self, settings: Settings, workers: Workers, first: Offer | None = None) -> None:
         self._workers = workers
         self.before_table: list[Callable[[], None]] = []
         self.count_reload: Callable[[str], None] = lambda _: None
@@ -44,7 +45,7 @@ class Told:
             self.tenant_file = TenantFile(
                 settings.tenants, workers.ledger, workers.adopt_tenants, self._count_tenant_reload
             )
-        self.control = Control(settings, time.time, self._adopt, self._count_reload)
+        self.control = Control(settings, time.time, self._adopt, self._count_reload, first)
 
     def _count_reload(self, result: str) -> None:
         self.count_reload(result)
