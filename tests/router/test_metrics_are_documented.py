@@ -44,15 +44,17 @@ def shown() -> dict[str, set[str]]:
     site = Site(Datacenter("dc", "eu", "Active", Intensity(1.0, 1.0, 1.0)), (backend,))
     pool = Pool("chat", "m", (site,), Shares((1.0,)), (1.0,), is_planned=True)
     table = Table.of(1, (pool,), (site.datacenter,), PlanInfo(1, 0.0, 0.0, 900.0, "MeritOrder", "hash"))
-    cost = {"energy_kwh": 1.0, "carbon_gco2": 1.0, "water_l": 1.0, "cost_usd": 1.0}
-    tokens = {"prompt_tokens": 1, "output_tokens": 1}
     cell = Cell(
-        "chat", "dc", {200: 1}, times, times, {"connect": 1}, {"connect": 1}, no_estimate={"no_usage": 1},
-        **tokens, **cost,
+        pool="chat", datacenter="dc", codes={200: 1}, ttft=times, duration=times, upstream_errors={"connect": 1},
+        retries={"connect": 1}, no_estimate={"no_usage": 1}, prompt_tokens=1, output_tokens=1, energy_kwh=1.0,
     )  # fmt: skip
-    spending = Spending("ann", "chat", "dc", {200: 1}, {"rate": 1}, streams=1, ttft_sum_s=1.0, **tokens, **cost)
+    spending = Spending(
+        tenant="ann", pool="chat", datacenter="dc", codes={200: 1}, refused={"rate": 1}, prompt_tokens=1,
+        output_tokens=1, energy_kwh=1.0, streams=1, ttft_sum_s=1.0,
+    )  # fmt: skip
     reported = BackendReport(*backend.key, in_flight=1, is_usable=True, concurrency=1.0, service_time_s=1.0)
     metrics = Metrics(lambda: table, lambda: 1.0)
+    metrics.is_table_watched = lambda: True
     metrics.count_reload("ok")
     metrics.count_tenant_reload("ok")
     text = metrics.exposition([Report(1, 1, [cell], [reported], [spending])]).decode()

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -81,7 +82,7 @@ async def fleet(folder: Path, sites: list[Site]) -> AsyncIterator[list[RouterPro
 
         members = []
         for number, site in enumerate(sites):
-            engine = await stack.enter_async_context(FakeBackend(lambda s, w, site=site: serve(site, s, w)))
+            engine = await stack.enter_async_context(FakeBackend(partial(serve, site)))
             document = table(engine.url)
             document["pools"][0]["backends"][0] |= {"concurrencyAtCapacity": CAPACITY}
             members.append(await router(f"member{number}", document))
