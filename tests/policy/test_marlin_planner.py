@@ -31,7 +31,7 @@ from marlin.policy.artifact import Artifact
 from marlin.policy.building import InfeasibleError
 from marlin.policy.in_order import InOrder
 from marlin.policy.networks import critic
-from marlin.policy.objective import scheme_weights
+from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.planner import Decision
 from marlin.policy.planners import make_planner
 from marlin.simulator.twin_state import arrays_from
@@ -322,6 +322,22 @@ def test_the_critics_slope_is_that_of_its_worth(artifact: Artifact) -> None:
         assert slope == pytest.approx((ends[1] - ends[0]) / (2.0 * step), abs=2e-2)
 
 
+# --- the objective -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [(0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)])
+def test_where_replicas_can_power_down_capacity_proportional_is_worth_one(weights: Weights) -> None:
+    """With what it keeps awake and the surges it is expected to meet; in units of an idle fleet it is half as much."""
+    situation = situation_of(varied(3, power_down=PowerDown.SCALE_TO_ZERO), Dispatch.ORDERED, weights)
+    late = situation.baseline.expected_late()[0] / situation.objective.requests
+    assert situation.baseline.values(situation.objective)[0] == pytest.approx(1.0 + situation.objective.late * late)
+
+
+def test_waiting_is_measured_by_days_without_a_surge_where_replicas_can_power_down() -> None:
+    situation = situation_of(varied(3, power_down=PowerDown.SCALE_TO_ZERO), Dispatch.ORDERED, (1.0, 0.0, 0.0, 0.0))
+    assert situation.baseline.values(situation.objective)[0] > 1.5
+
+
 # --- settling ------------------------------------------------------------------------------------------------------
 
 
@@ -351,7 +367,8 @@ def test_what_settling_changed_is_told_with_its_worth(artifact: Artifact) -> Non
     as_it_is, settled = (
         marlin(artifact, guard=Guard.NONE, settling=rounds).decide(state).record for rounds in (AS_AGREED, 1)
     )
-    assert as_it_is["settled"] == {"prewarmed": 1.0, "eased": 0.0, "moves": 0, "gained": 0.0}
+    pool = unsure.name
+    assert as_it_is["settled"] == {"prewarmed": {pool: 1.0}, "eased": {pool: 0.0}, "moves": 0, "gained": 0.0}
     gained = as_it_is["expected"]["value"] - settled["expected"]["value"]
     assert gained == pytest.approx(settled["settled"]["gained"], abs=2e-6)
     assert gained > 0.0
@@ -363,6 +380,21 @@ def test_without_power_down_or_time_what_was_agreed_stays_as_it_is(artifact: Art
     rows = situation.rows((0.25,) * 4)
     agreed = intent_of(action_of(proposing.best(proposing.propose(artifact, rows, np.eye(4)), situation))[1])
     assert settle(situation, agreed, 2, lambda: False).moves == 0
+
+
+def test_each_model_is_prewarmed_as_suits_it(artifact: Artifact) -> None:
+    """One that is sure of its demand, and one that is not: what is best for both alike is best for neither."""
+    state = varied(2, power_down=PowerDown.SCALE_TO_ZERO)
+    wanted = sum(state.pools[0].forecast_requests) / 4
+    sure, unsure = (
+        state.pools[0].model_copy(
+            update={"name": name, "forecast_requests": (wanted,), "forecast_upper_requests": wanted * upper}
+        )
+        for name, upper in (("sure", 1.01), ("unsure", 3.0))
+    )
+    state = state.model_copy(update={"pools": (sure, unsure)})
+    settled = marlin(artifact, guard=Guard.NONE, settling=0).decide(state).record["settled"]
+    assert settled["prewarmed"]["sure"] != settled["prewarmed"]["unsure"]
 
 
 # --- the guard -----------------------------------------------------------------------------------------------------

@@ -23,10 +23,11 @@ def account_of(record: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield from _vetoes(game)
     settled = record["settled"]
     if settled["gained"] > 0:
-        yield (
-            f"settled: replicas prewarmed for {settled['prewarmed']:g} of the upper forecast, {settled['eased']:.0%} "
-            f"of the way to an even load, {settled['moves']} single moves: worth {settled['gained']:.4f}"
+        of_pools = "; ".join(
+            f"{pool} prewarmed for {many:g} of its upper forecast, {settled['eased'][pool]:.0%} eased"
+            for pool, many in settled["prewarmed"].items()
         )
+        yield f"settled: {of_pools}; {settled['moves']} single moves: worth {settled['gained']:.4f}"
     if record["guard"] is not None:
         yield f"guard: {record['guard']} is published, which is expected to do better"
     expected = record["expected"]

@@ -78,7 +78,7 @@ class MarlinSettings:
     ablation."""
     judge: Judge = Judge.LEARNED
     source: Source = Source.ACTOR
-    settling: int = 1
+    settling: int = 2
     """Rounds of single moves after the game, where replicas can power down; ``AS_AGREED`` moves nothing, as the paper
     does."""
     guard: Guard = Guard.SIMPLE

@@ -103,8 +103,8 @@ def account(told: Told) -> dict[str, Any]:
         },
         "game": None if consensus is None else explain(consensus, OPTION_NAMES, before),
         "settled": {
-            "prewarmed": told.settled.prewarmed,
-            "eased": told.settled.eased,
+            "prewarmed": _by_pool(told, told.settled.prewarmed),
+            "eased": _by_pool(told, told.settled.eased),
             "moves": told.settled.moves,
             "gained": round(told.settled.gained, 6),
         },
@@ -157,6 +157,11 @@ def _changes(told: Told) -> list[str]:
 
 def _metrics(values: list[float]) -> dict[str, float]:
     return dict(zip(METRIC_NAMES, values, strict=True))
+
+
+def _by_pool(told: Told, values: FloatArray) -> dict[str, float]:
+    """(V,) numbers by the names of the pools."""
+    return {pool.name: float(value) for pool, value in zip(told.situation.state.pools, values, strict=True)}
 
 
 def _each(values: FloatArray) -> dict[str, float]:

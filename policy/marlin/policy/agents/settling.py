@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from marlin.policy.agents.situation import Situation
+from marlin.policy.demands import Demands
 from marlin.simulator.environments.action import Intent
 from marlin.simulator.environments.proportional import by_capacity
 from marlin.simulator.fluid import Plans
@@ -30,11 +31,14 @@ PREWARMED: Final = (0.4, 0.55, 0.75, 1.0, 1.3, 1.7, 2.3)
 EASED: Final = (0.0, 0.35, 0.7)
 """How far towards shares by capacity and half the fill."""
 
-_FEWER, _MORE = 0.7, 1.4
-"""What one move makes of a margin or of a fill."""
+_STEPS: Final = (1.4, 1.4, 1.2, 1.2)
+"""By what one move multiplies or divides a margin or a fill, round by round."""
 
-_MOST_TOGETHER: Final = 8
-"""Moves that are taken together at most."""
+_TOGETHER: Final = (1, 2, 4, 8, 16, 32)
+"""How many of the moves that help are tried together, the most helpful first."""
+
+_ALL: Final = slice(None)
+"""Of a model's sites."""
 
 _LEAST_GAIN: Final = 1e-6
 """Of the objective, below which nothing is moved."""
@@ -45,10 +49,8 @@ class Settled:
     """What is to be carried out."""
 
     intent: Intent  # (V, D)
-    prewarmed: float
-    """In upper forecasts."""
-    eased: float
-    """Part of the way towards a fleet that is loaded evenly."""
+    prewarmed: FloatArray  # (V,) in upper forecasts
+    eased: FloatArray  # (V,) part of the way towards a fleet that is loaded evenly
     moves: int
     """Sites that were treated otherwise than agreed."""
     gained: float
@@ -56,12 +58,13 @@ class Settled:
 
     def plans(self, situation: Situation) -> Plans:
         """As a plan."""
-        return situation.plans(_stacked([self.intent]), np.array([self.prewarmed]))
+        return situation.plans(_stacked([self.intent]), self.prewarmed[None])
 
 
 def as_agreed(intent: Intent) -> Settled:
     """Nothing moved."""
-    return Settled(intent, 1.0, 0.0, 0, 0.0)
+    models = len(intent.shares)
+    return Settled(intent, np.ones(models), np.zeros(models), 0, 0.0)
 
 
 def settle(situation: Situation, agreed: Intent, rounds: int, has_time: Callable[[], bool] = lambda: True) -> Settled:
@@ -73,53 +76,98 @@ def settle(situation: Situation, agreed: Intent, rounds: int, has_time: Callable
         rounds: of single moves, after the replicas that are prewarmed at all.
         has_time: asked before each of them.
     """
-    factors = np.array(PREWARMED)
-    eased = [_eased(agreed, situation, part) for part in EASED]
-    values = _values(situation, [one for one in eased for _ in factors], np.tile(factors, len(eased)))
-    usual = int(np.flatnonzero(factors == 1.0)[0])  # EASED begins with nothing
-    chosen = int(values.argmin()) if values.min() < values[usual] - _LEAST_GAIN else usual
-    at_first, value = float(values[usual]), float(values[chosen])
-    best, prewarmed, moved = eased[chosen // len(factors)], float(factors[chosen % len(factors)]), 0
-    for _ in range(rounds):
+    best, prewarmed, eased, at_first, value = _prewarmed(situation, agreed)
+    few, moved = situation.demands.few(), 0
+    for step in _STEPS[:rounds]:
         if not has_time():
             break
-        singles = _single_moves(best, situation)
-        gains = value - _values(situation, [move(best) for move in singles], prewarmed)
-        helping = [int(i) for i in np.argsort(-gains, kind="stable") if gains[i] > _LEAST_GAIN][:_MOST_TOGETHER]
+        singles = _single_moves(best, situation, step)
+        # Found on a few demands and taken as far as they help on all: what only suits those few goes no further.
+        roughly = _values(situation, [best, *(move(best) for move in singles)], prewarmed, few)
+        gains = roughly[0] - roughly[1:]
+        helping = [int(i) for i in np.argsort(-gains, kind="stable") if gains[i] > _LEAST_GAIN]
         if not helping:
-            break
+            continue
         together = [best]
         for i in helping:
             together.append(singles[i](together[-1]))
-        of_sets = _values(situation, together[1:], prewarmed)
+        sizes = [size for size in _TOGETHER if size < len(together)]
+        of_sets = _values(situation, [together[size] for size in sizes], prewarmed)
         taken = int(of_sets.argmin())
-        best, value, moved = together[1 + taken], float(of_sets[taken]), moved + 1 + taken
-    return Settled(best, prewarmed, EASED[chosen // len(factors)], moved, at_first - value)
+        if of_sets[taken] >= value:
+            continue
+        best, value, moved = together[sizes[taken]], float(of_sets[taken]), moved + sizes[taken]
+    return Settled(best, prewarmed, eased, moved, at_first - value)
 
 
-def _eased(intent: Intent, situation: Situation, part: float) -> Intent:
-    """Some of the way to a fleet that is loaded evenly."""
+def _prewarmed(situation: Situation, agreed: Intent) -> tuple[Intent, FloatArray, FloatArray, float, float]:
+    """How much each model is prewarmed for, and how far it goes towards an even load.
+
+    First both for all models alike, then for each model alone. What a model costs depends on no other model, but for
+    rounding, so that what is best for each by itself is tried together, and taken if it is best.
+
+    Returns:
+        The intent, demands that are prewarmed for (V,) in upper forecasts, parts of the way (V,), and what the plan is
+        worth at first and now.
+    """
+    models = len(agreed.shares)
+    factors, parts = (np.ravel(axis) for axis in np.meshgrid(PREWARMED, EASED))  # (C,)
+    both = np.stack([factors, parts], axis=1)  # (C, 2)
+    usual = int(np.flatnonzero((factors == 1.0) & (parts == 0.0))[0])
+
+    def worth(choices: list[FloatArray]) -> FloatArray:
+        """Of choices (V, 2) each."""
+        intents = [_eased(agreed, situation, choice[:, 1]) for choice in choices]
+        return _values(situation, intents, np.array([choice[:, 0] for choice in choices]))
+
+    alike = [np.tile(choice, (models, 1)) for choice in both]
+    values = worth(alike)
+    at_first = float(values[usual])
+    chosen = int(values.argmin()) if values.min() < at_first - _LEAST_GAIN else usual
+    best, value = alike[chosen], float(values[chosen])
+    if models > 1:
+        alone = [_with_row(best, v, choice) for v in range(models) for choice in both]
+        of_each = worth(alone).reshape(models, len(both))
+        together = both[of_each.argmin(axis=1)]  # (V, 2)
+        found = float(worth([together])[0])
+        if found < value - _LEAST_GAIN:
+            best, value = together, found
+    return _eased(agreed, situation, best[:, 1]), best[:, 0], best[:, 1], at_first, value
+
+
+def _with_row(rows: FloatArray, v: int, row: FloatArray) -> FloatArray:
+    changed = rows.copy()
+    changed[v] = row
+    return changed
+
+
+def _eased(intent: Intent, situation: Situation, parts: FloatArray) -> Intent:
+    """Some of the way (V,) to a fleet that is loaded evenly."""
     even = by_capacity(situation.twin.capacity_rps, situation.allowed)
+    part = parts[:, None]
     return Intent((1.0 - part) * intent.shares + part * even, (1.0 - 0.5 * part) * intent.fill, intent.margin)
 
 
 Move = Callable[[Intent], Intent]
 
 
-def _single_moves(intent: Intent, situation: Situation) -> list[Move]:
-    """What may be done to one site of one model."""
+def _single_moves(intent: Intent, situation: Situation, step: float) -> list[Move]:
+    """What may be done to one site of one model, or to all of its sites."""
     moves: list[Move] = []
+    for v in range(len(intent.shares)):
+        moves += [_fill(v, _ALL, factor) for factor in (step**-3, step**-1.5, step**1.5)]
+        moves += [_margin(v, _ALL, factor) for factor in (step**-1.5, step**1.5)]
     for v, d in zip(*np.nonzero(situation.allowed), strict=True):
-        moves += [_margin(v, d, _FEWER), _margin(v, d, _MORE)]
-        moves += [_fill(v, d, _FEWER), _fill(v, d, _MORE), _share(v, d, 0.0), _share(v, d, 2.0)]
+        moves += [_margin(v, d, 1.0 / step), _margin(v, d, step)]
+        moves += [_fill(v, d, 1.0 / step), _fill(v, d, step), _share(v, d, 0.0), _share(v, d, 2.0)]
     return moves
 
 
-def _margin(v: int, d: int, factor: float) -> Move:
+def _margin(v: int, d: int | slice, factor: float) -> Move:
     return lambda intent: Intent(intent.shares, intent.fill, _times(intent.margin, v, d, factor))
 
 
-def _fill(v: int, d: int, factor: float) -> Move:
+def _fill(v: int, d: int | slice, factor: float) -> Move:
     return lambda intent: Intent(intent.shares, np.minimum(_times(intent.fill, v, d, factor), 1.0), intent.margin)
 
 
@@ -135,16 +183,18 @@ def _share(v: int, d: int, factor: float) -> Move:
     return moved
 
 
-def _times(values: FloatArray, v: int, d: int, factor: float) -> FloatArray:
+def _times(values: FloatArray, v: int, d: int | slice, factor: float) -> FloatArray:
     changed = values.copy()
     changed[v, d] *= factor
     return changed
 
 
-def _values(situation: Situation, intents: list[Intent], prewarmed: FloatArray | float) -> FloatArray:
-    """(N,) by the user's weights; less is better."""
-    many = np.broadcast_to(np.asarray(prewarmed, dtype=np.float64), (len(intents),))
-    return situation.tried(situation.plans(_stacked(intents), many)).values(situation.objective)
+def _values(
+    situation: Situation, intents: list[Intent], prewarmed: FloatArray, demands: Demands | None = None
+) -> FloatArray:
+    """(N,) by the user's weights, prewarmed for (V,) or (N, V) upper forecasts; less is better."""
+    many = np.broadcast_to(prewarmed, (len(intents), prewarmed.shape[-1]))
+    return situation.tried(situation.plans(_stacked(intents), many), demands).values(situation.objective)
 
 
 def _stacked(intents: list[Intent]) -> Intent:

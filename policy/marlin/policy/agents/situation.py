@@ -65,17 +65,17 @@ class Situation:
 
         Args:
             intents: what is wanted.
-            prewarmed: (N,) demand that replicas are kept awake for, in upper forecasts. Default: 1.
+            prewarmed: (N, V) demand that replicas are kept awake for, in upper forecasts. Default: 1.
         """
         many = len(intents.shares)
         high = np.repeat(self.forecast.high, many, 0)
         if prewarmed is not None:
-            high = high * prewarmed[:, None]
+            high = high * prewarmed
         return plans(intents, self.dispatch, self.fleets, *_of_each(self.allowed, many), high)
 
-    def tried(self, tries: Plans) -> Tried:
-        """What plans come to on the demands that may come."""
-        return tried(self.twin, tries, self.demands)
+    def tried(self, tries: Plans, demands: Demands | None = None) -> Tried:
+        """What plans come to on the demands that may come, or on others."""
+        return tried(self.twin, tries, demands or self.demands)
 
 
 def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Situation:

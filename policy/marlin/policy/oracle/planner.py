@@ -19,13 +19,16 @@ import numpy as np
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy import baselines
 from marlin.policy.building import Proposal, allowed_sites, build_plan
+from marlin.policy.deciding import upper_requests
 from marlin.policy.demands import Demands, demands_of
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import OPTION_NAMES, Weights
 from marlin.policy.oracle.epoch import Optimum, demand_rps, limits_rps, optimum, site_costs
 from marlin.policy.planner import Decision
-from marlin.policy.trials import Objective, objective_of, tried
+from marlin.policy.trials import Objective, objective_beside, objective_of, tried
 from marlin.simulator.constants import constant
+from marlin.simulator.environments.lanes import Fleets
+from marlin.simulator.environments.proportional import proportional_plans
 from marlin.simulator.fluid import Plans, awake_for, capacity_rps, estimate, marginal_metrics
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState, arrays_from
@@ -65,10 +68,9 @@ class Oracle:
         """See ``Planner.decide``. Takes tenths of a second; a deadline changes nothing."""
         twin = arrays_from(state)
         allowed = allowed_sites(state, capacity_rps(twin))
-        scale = None if self.scale is None else np.array(self.scale)
-        objective = objective_of(twin, self.weights, scale=scale, requests=self.requests)
         most = limits_rps(twin).sum(axis=1) / np.maximum(demand_rps(twin), 1e-12)
         demands = demands_of(state, most, is_tailed=bool(twin.can_sleep.any()))
+        objective = self._objective(state, twin, allowed, demands)
         candidates = list(self._candidates(state, twin, objective, allowed, demands.few().factors))
         expected = _expected(twin, objective, candidates, demands, self.dispatch)
         best = int(expected.argmin())
@@ -106,6 +108,14 @@ class Oracle:
             awake=base.awake if twin.can_sleep.any() else None,
         )
         return Decision(plan, lambda: estimate(twin, plan), lambda: estimate(twin, base_plan), record)
+
+    def _objective(self, state: FleetState, twin: TwinState, allowed: NDArray[np.bool_], demands: Demands) -> Objective:
+        """In units of the day where they are given; else in MARLIN's own."""
+        if self.scale is not None:
+            return objective_of(twin, self.weights, scale=np.array(self.scale), requests=self.requests)
+        only = np.zeros(1, dtype=np.int64)
+        baseline = proportional_plans(Fleets.of([twin]), only, allowed[None], upper_requests(state)[None])
+        return objective_beside(twin, self.weights, baseline, demands)[0]
 
     def _candidates(
         self,
