@@ -293,6 +293,13 @@ def test_the_operator_may_do_what_the_shipped_roles_say_and_no_more() -> None:
         assert rendered[key].get("roleRef") == one.get("roleRef"), key
 
 
+def test_what_the_operator_may_read_of_other_inventories_is_the_shipped_role() -> None:
+    roles = of_kind(objects_of(ROOT / "tests/chart/rendered/everything.yaml"), "ClusterRole")
+    (rendered,) = [one for one in roles if one["metadata"]["name"].endswith("-inventory")]
+    (shipped,) = of_kind(objects_of(ROOT / "manifests/rbac/inventory.yaml"), "ClusterRole")
+    assert rendered["rules"] == shipped["rules"]
+
+
 @every_operator
 def test_roles_are_bound_to_the_account_that_their_component_runs_as(rendering: Path) -> None:
     objects = objects_of(rendering)

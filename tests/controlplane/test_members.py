@@ -103,13 +103,21 @@ def test_capacity_is_found_in_the_member_and_a_dead_site_delays_nothing(
     # Somebody revokes the credentials and later puts good ones in their place.
     secret(hub, "oregon", kubeconfig=member.kubeconfig(token="wrong"))
     assert eventually(lambda: fleet.site_condition("oregon", "CredentialsValid") == ("False", "Unauthorized"))
+    assert eventually(lambda: is_told_of(fleet, "oregon", "Unauthorized"))
     assert fleet.site("oregon")["status"]["readyAccelerators"] == 16  # as last seen
     secret(hub, "oregon", kubeconfig=member.kubeconfig(exec={"command": "sh"}))
     assert eventually(lambda: fleet.site_condition("oregon", "CredentialsValid") == ("False", "KubeconfigRejected"))
     assert "exec would run a command" in fleet.site("oregon")["status"]["message"]
+    assert eventually(lambda: is_told_of(fleet, "oregon", "KubeconfigRejected"))
     secret(hub, "oregon", kubeconfig=member.kubeconfig())
     assert eventually(lambda: fleet.site_condition("oregon", "CredentialsValid") == ("True", "Valid"))
     assert member.cluster.token_of("marlin-system", "marlin-hub")[:20] not in process.log.read_text()
+
+
+def is_told_of(fleet: Fleet, site: str, reason: str) -> bool:
+    """Whether there is an Event, of the level Warning, about a Datacenter."""
+    events = fleet.events(reason, "default")  # where those about objects without a namespace are
+    return any(e["regarding"]["name"] == fleet.prefix + site and e["type"] == "Warning" for e in events)
 
 
 def _other_kind(group: str, kind: str, plural: str) -> dict[str, Any]:

@@ -91,7 +91,11 @@ class ArtifactRef(ApiModel):
     """Where a trained policy lies. Exactly one source; it is validated before use and never unpickled."""
 
     built_in: BuiltInArtifact | None = Field(default=None, description="The one shipped with the operator.")
-    config_map_ref: ConfigMapArtifact | None = Field(default=None, description="One in a ConfigMap.")
+    config_map_ref: ConfigMapArtifact | None = Field(
+        default=None,
+        description="One in a ConfigMap, which holds at most 1 MiB. A larger one (the size that is shipped has 4 MB) "
+        "needs a volume or an address.",
+    )
     persistent_volume_claim: VolumeArtifact | None = Field(default=None, description="One on a volume.")
     http: UrlArtifact | None = Field(default=None, description="One to fetch, with its digest.")
 

@@ -30,6 +30,7 @@ from marlin.operator.core.calibrating import EngineSight, calibration_of, pool_a
 from marlin.operator.core.fleet import Forecast, Load, fleet_of
 from marlin.operator.core.found import pool_as_found, site_as_found
 from marlin.operator.core.memory import Memory
+from marlin.operator.core.negotiation import newly_told
 from marlin.operator.core.observed import Key, ObservedPolicy, ObservedPool, ObservedSite
 from marlin.operator.core.planning import Planned, Refusal, Task, is_paused, make_plan
 from marlin.operator.core.published import PublishedTable, TableTooLargeError
@@ -329,6 +330,7 @@ def _policy(
     _write("MarlinPolicy", policy, status, document, applies, events, None if refused else policy.key)
     if isinstance(outcome, Planned):
         events.append(_note("MarlinPolicy", policy, "Normal", "PlanPublished", _published(outcome, policy)))
+        events += _vetoes(outcome, policy)
     mode = "" if policy.model is None else policy.model.spec.mode.value
     return _Result(applies, events, programmed, enforced, PolicyReport(policy.key, mode, status, outcome))
 
@@ -481,6 +483,18 @@ def _note(
     kind: str, observed: ObservedSite | ObservedPool | ObservedPolicy, level: str, reason: str, message: str
 ) -> EventNote:
     return EventNote(kind, observed.key, observed.uid, level, reason, message)
+
+
+def _vetoes(outcome: Planned, policy: ObservedPolicy) -> list[EventNote]:
+    """An Event where agents begin to veto; one that goes on is told of once."""
+    if outcome.negotiation is None:
+        return []
+    before = policy.status or MarlinPolicyStatus()
+    pulls = newly_told(outcome.negotiation, before.agents, before.plan)
+    if not pulls:
+        return []
+    said = ", ".join(f"{name} pulled the plan {pull:.0%} of the way to its own" for name, pull in pulls.items())
+    return [_note("MarlinPolicy", policy, "Normal", "Vetoed", f"epoch {outcome.plan.epoch}: {said}")]
 
 
 def _published(outcome: Planned, policy: ObservedPolicy) -> str:
