@@ -89,7 +89,8 @@ class Theirs:
         self.has_ended = True
 
 
-events = st.lists(st.text(max_size=12).map(lambda text: f"data: {text!a}\n\n".encode()), max_size=6)
+texts = st.text(max_size=12).map(lambda text: f"data: {text!a}\n\n".encode())
+events = st.lists(texts | st.just(b'data: {"choices":[{}]}\n\n'), max_size=6)
 splits = st.lists(st.integers(1, 60), min_size=1, max_size=30)
 damages = st.lists(
     st.tuples(st.integers(0, 200), st.sampled_from([b"", b"\r", b"\n", b"\r\n", b"0", b"x", b";"])), max_size=2
@@ -129,12 +130,21 @@ def test_what_a_stream_says_and_where_it_ends_does_not_depend_on_whether_it_flow
         assert flowing.error
 
 
-@given(events.filter(len))
+@given(st.lists(texts, min_size=1, max_size=6))
 def test_the_last_events_of_a_stream_that_flows_are_kept_for_its_usage(parts: list[bytes]) -> None:
     reads = [*chunked(parts), b"0\r\n\r\n"]
     sink = through(reads, may_flow=True)
     assert sink.has_ended
     assert sink.third_last + sink.second_last + sink.last == b"".join(reads[-3:])
+
+
+def test_usage_is_kept_behind_any_number_of_tokens() -> None:
+    token = b'data: {"id":"a","choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n'
+    usage = b'data: {"id":"a","choices":[],"usage":{"prompt_tokens":4,"total_tokens":7,"completion_tokens":3}}\n\n'
+    reads = [*chunked([token] * 9 + [usage, b"data: [DONE]\n\n"]), b"0\r\n\r\n"]
+    sink = through(reads, may_flow=True)
+    assert sink.third_last + sink.second_last + sink.last == b"".join(reads[-3:])
+    assert sink.bytes_out == len(b"".join(reads))
 
 
 def test_a_large_read_is_not_kept_as_a_whole() -> None:

@@ -669,6 +669,8 @@ class Flow:
         Returns:
             Whether it waits for a stream that should have begun by now.
         """
+        if self._link is not None:
+            self._link.tell()
         if now_s >= self.deadline_s:
             self._time_out(UpstreamTimeoutError("the request took longer than the router allows"))
         elif self.bytes_out != self._bytes_seen:
