@@ -13,6 +13,7 @@ from tasks import task
 
 from marlin.api.plan import Dispatch
 from marlin.simulator.environments.action import ActionLayout, Intent, equal_blend, intents, plans
+from marlin.simulator.environments.filling import LEAST_PLACED, MOST_PLACED, REACH, SHARPNESS, edge, filled_shares
 from marlin.simulator.environments.lanes import Fleets
 from marlin.simulator.physics import FloatArray
 
@@ -206,3 +207,22 @@ def test_a_larger_margin_never_lets_more_sleep(small: float, factor: float) -> N
 
 def test_a_fleet_without_power_down_has_no_awake_numbers() -> None:
     assert filled(0.8, sleeps=False).awake is None
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20))
+def test_the_waterline_is_where_halving_finds_it(seed: int, sites: int) -> None:
+    """Also where sites are alike, far apart in what they are preferred by, closed, or far from alike in size."""
+    rng = np.random.default_rng(seed)
+    preference = rng.choice([-1.0, 0.0, 0.3, 1.0, *rng.uniform(-1, 1, 3)], (3, 2, sites))
+    room = 10.0 ** rng.uniform(-3, 3, preference.shape) * (rng.random(preference.shape) < 0.8)
+    total = room.sum(axis=2)
+    demand = total * rng.uniform(0.0, 1.2, total.shape)
+    placed = np.clip(demand, LEAST_PLACED * total, MOST_PLACED * total)
+    low, high = np.full(total.shape, -1.0 - REACH), np.full(total.shape, 1.0 + REACH)
+    for _ in range(60):
+        line = (low + high) / 2.0
+        is_above = (room * edge(SHARPNESS * (preference - line[..., None]))).sum(axis=2) > placed
+        low, high = np.where(is_above, line, low), np.where(is_above, high, line)
+    used = room * edge(SHARPNESS * (preference - high[..., None]))
+    expected = used / np.maximum(used.sum(axis=2, keepdims=True), 1e-300)
+    np.testing.assert_allclose(filled_shares(preference, room, demand), expected, atol=1e-9)

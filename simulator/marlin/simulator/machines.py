@@ -177,15 +177,19 @@ def late_knots(
     for v, pool in enumerate(pools):
         if not kept.kinds[v]:
             continue
-        tables = np.stack(
-            [
-                np.tensordot(_late_by_origin(model, pool.sizes, scv, limits_s[v], distances), volume[v], axes=(1, 0))
-                for model, scv in kept.kinds[v]
-            ]
-        )  # (kinds, K, D)
+        of_origins = _late_of_kinds(kept, v, pool.sizes, limits_s[v], distances)
+        tables = np.tensordot(of_origins, volume[v], axes=(2, 0))  # (kinds, K, D)
         index = kept.kind_index[v]  # (D, L)
         late[v] = np.where((index >= 0)[..., None], tables[index, :, sites], 0.0)
     return late
+
+
+@lru_cache(maxsize=64)
+def _late_of_kinds(
+    kept: Machines, v: int, sizes: TokenSizes, limit_s: float, distances: tuple[tuple[float, ...], ...]
+) -> FloatArray:
+    """(kinds, K, R, D) of one model's kinds; machines are told apart as the values they are, at no cost."""
+    return np.stack([_late_by_origin(model, sizes, scv, limit_s, distances) for model, scv in kept.kinds[v]])
 
 
 @lru_cache(maxsize=512)

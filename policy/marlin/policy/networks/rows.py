@@ -28,14 +28,15 @@ _MODEL: Final = (
     "can_power_down",
 )
 _RULES: Final = 2
+_TIME: Final = 4
 RELATIVE: Final = 4
 """Relative costs come first in a row, in the order of METRIC_NAMES."""
 _MOST: Final = 4.0
 """Relative costs are clipped to plus and minus this."""
 _TINY: Final = 1e-6
 
-FEATURES: Final = RELATIVE + len(_BOTH) + len(_SITE) + len(_MODEL) + _RULES + 4
-"""R, numbers in a row; the last four are the time."""
+FEATURES: Final = RELATIVE + len(_BOTH) + len(_SITE) + len(_MODEL) + _RULES + _TIME
+"""R, numbers in a row; the last ones are the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,25 +86,24 @@ def rows_of(observations: NDArray[np.floating[Any]], models: int, sites: int) ->
     open_capacity = part["capacity"] * mask
     total = open_capacity.sum(axis=2, keepdims=True)
     weight = np.divide(open_capacity, total, out=np.zeros(shape), where=total > 0)
-    site = {name: np.broadcast_to(part[name][:, None, :], shape) for name in _SITE}
-    model = {name: np.broadcast_to(part[name][:, :, None], shape) for name in _MODEL}
-    time = [np.broadcast_to(part["time"][:, i, None, None], shape) for i in range(4)]
-    rules = [np.broadcast_to(part["rules"][:, i, None, None], shape) for i in range(_RULES)]
+    features = np.empty((*shape, FEATURES))
+    features[..., :RELATIVE] = _relative(part["marginal"], weight[..., None])
     columns = [
-        *(_relative(part["marginal"][..., m], weight) for m in range(RELATIVE)),
         *(part[name] for name in _BOTH),
-        *site.values(),
-        *model.values(),
-        *rules,
-        *time,
+        *(part[name][:, None, :] for name in _SITE),
+        *(part[name][:, :, None] for name in _MODEL),
+        *(part["rules"][:, i, None, None] for i in range(_RULES)),
+        *(part["time"][:, i, None, None] for i in range(_TIME)),
     ]
+    for place, column in zip(range(RELATIVE, FEATURES), columns, strict=True):
+        features[..., place] = column
     load = np.divide(
         np.broadcast_to(part["forecast"][:, :, None], shape), part["capacity"], out=np.zeros(shape), where=mask
     )
     work = part["forecast"] + _TINY
     open_share = total[..., 0]
     return Rows(
-        features=np.stack(columns, axis=-1),
+        features=features,
         mask=mask.astype(np.float64),
         weight=weight,
         load=load,
@@ -115,7 +115,7 @@ def rows_of(observations: NDArray[np.floating[Any]], models: int, sites: int) ->
 
 
 def _relative(cost: FloatArray, weight: FloatArray) -> FloatArray:
-    """How far a cost (N, V, D) is above the open sites' mean, in means of its size: a price may be below zero."""
+    """How far costs (N, V, D, 4) are above the open sites' mean, in means of their size: a price may be below zero."""
     mean = (cost * weight).sum(axis=2, keepdims=True)
     size = (np.abs(cost) * weight).sum(axis=2, keepdims=True)
     return np.asarray(np.clip((cost - mean) / np.maximum(size, _TINY), -_MOST, _MOST))

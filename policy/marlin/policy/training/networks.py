@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from marlin.policy.networks.critic import MOST_LOAD
 from marlin.policy.networks.parameters import AGENTS, TWINS, Parameters
 from marlin.policy.networks.rows import RELATIVE, Rows
 from marlin.simulator.environments.action import MARGIN_OCTAVES, ActionLayout
-from marlin.simulator.environments.filling import HALVINGS, LEAST_FILL, LEAST_PLACED, MOST_PLACED, REACH, SHARPNESS
+from marlin.simulator.environments.filling import LEAST_FILL, LEAST_PLACED, MOST_PLACED, REACH, SHARPNESS
 
 Weights = Mapping[str, Tensor]
+
+_HALVINGS: Final = 30
+"""Steps that seek the waterline: to 4e-9, which single precision cannot tell from what ``filling`` finds sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,7 @@ def _filled_shares(preference: Tensor, room: Tensor, demand: Tensor) -> Tensor:
     with torch.no_grad():
         low = torch.full_like(total, -1.0 - REACH)
         high = -low
-        for _ in range(HALVINGS):
+        for _ in range(_HALVINGS):
             line = 0.5 * (low + high)
             above = SHARPNESS * (preference - line[..., None])
             is_above = (room * _edge(above)).sum(dim=-1) > placed

@@ -30,8 +30,10 @@ MOST_PLACED: Final = 0.999
 REACH: Final = 1.0
 """How far beyond the preferences (-1 to 1) the waterline may lie: edges are 0.9999 and 0.0001 there."""
 
-HALVINGS: Final = 30
-"""Steps of the search: the line is known to 4e-9."""
+HALVINGS: Final = 8
+NEWTON_STEPS: Final = 4
+"""Steps of the search. In edges, u, the slope of an edge's slope is at most 1.5 times it (3 |u| / (1 + u^2)), so that a
+step of Newton's leaves at most about 0.75 e^2 of an error e. Halving leaves 0.23; the steps 0.04, 1e-3, 1e-6, 1e-12."""
 
 
 def edge(above: FloatArray) -> FloatArray:
@@ -50,15 +52,25 @@ def filled_shares(
     """
     total = room.sum(axis=-1)
     placed = np.clip(demand, LEAST_PLACED * total, MOST_PLACED * total)
-    low = np.full(total.shape, -1.0 - REACH)
-    high = -low
-    for _ in range(HALVINGS):
-        line = 0.5 * (low + high)
-        is_above = (room * edge(SHARPNESS * (preference - line[..., None]))).sum(axis=-1) > placed
-        low, high = np.where(is_above, line, low), np.where(is_above, high, line)
-    used = room * edge(SHARPNESS * (preference - high[..., None]))
+    used = room * edge(SHARPNESS * (preference - _waterline(preference, room, placed)[..., None]))
     whole = used.sum(axis=-1, keepdims=True)
     return np.asarray(np.divide(used, whole, out=np.zeros_like(used), where=whole > 0))
+
+
+def _waterline(preference: FloatArray, room: FloatArray, placed: FloatArray) -> FloatArray:
+    """(..., V) the line at which ``placed`` (..., V) of ``room`` (..., V, D) is used: halving, then Newton's method."""
+    line, length = np.zeros(placed.shape), 1.0 + REACH
+    for _ in range(HALVINGS):
+        length /= 2.0
+        used = (room * edge(SHARPNESS * (preference - line[..., None]))).sum(axis=-1)
+        line = line + np.where(used > placed, length, -length)
+    for _ in range(NEWTON_STEPS):
+        above = SHARPNESS * (preference - line[..., None])
+        inverse = 1.0 / np.sqrt(1.0 + above**2)
+        used = (room * (0.5 + 0.5 * above * inverse)).sum(axis=-1)
+        falls = (0.5 * SHARPNESS) * (room * (inverse * inverse * inverse)).sum(axis=-1)  # as the line rises
+        line = line + (used - placed) / np.maximum(falls, np.finfo(np.float64).tiny)
+    return line
 
 
 def room_of(

@@ -8,10 +8,12 @@ follows from the plans so far, how they are carried out, and whose preference it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from math import prod
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -57,7 +59,8 @@ class Slice:
         return self.start + prod(self.shape)
 
 
-def layout(models: int, sites: int) -> dict[str, Slice]:
+@lru_cache(maxsize=64)
+def layout(models: int, sites: int) -> Mapping[str, Slice]:
     """The slices of an observation, in order."""
     v, d = (models,), (sites,)
     both = (models, sites)
@@ -89,7 +92,7 @@ def layout(models: int, sites: int) -> dict[str, Slice]:
     for name, shape in shapes.items():
         slices[name] = Slice(name, start, shape)
         start = slices[name].stop
-    return slices
+    return MappingProxyType(slices)
 
 
 MOVING: Final = ("backlog", "awake", "rules", "average_gain", "preference")
