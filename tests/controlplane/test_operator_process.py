@@ -23,6 +23,9 @@ from marlin.api.plan import RoutingPlan
 
 Start = Callable[[str], Process]
 
+LEARNS = ("torch", "numba", "llvmlite")
+"""Libraries that may be in the process of ``learning: Adapt``, and in that alone."""
+
 
 def test_objects_become_a_plan_a_table_conditions_and_events(fleet: Fleet, operator: Start) -> None:
     process = operator("one")
@@ -40,6 +43,7 @@ def test_objects_become_a_plan_a_table_conditions_and_events(fleet: Fleet, opera
     for row in plan.pools:
         shares = re.findall(rf'plan_share{{.*policy_namespace="{fleet.namespace}",pool="{row.name}"}} (\S+)', page)
         assert sum(map(float, shares)) == pytest.approx(1.0)
+    assert not [name for name in LEARNS if name in process.maps()], "what learns is in no operator"
     assert process.end() == 0
 
 
@@ -150,6 +154,39 @@ def test_arrivals_that_an_earlier_operator_kept_are_planned_with(fleet: Fleet, o
     assert "assumed" not in plan["explanation"]
     assert eventually(lambda: process.said("asia: 127.0.0.1/metrics cannot be reached"))
     assert process.metric("marlin_operator_failed_rounds_total") == 0
+
+
+@pytest.fixture
+def kopf_that_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """kopf ends with an error the first time it is run in a process."""
+
+    def ends_with(error: str) -> None:
+        (tmp_path / "sitecustomize.py").write_text(
+            "import kopf\n\nran, runs = [], kopf.operator\n\n\n"
+            "async def operator(**options):\n    ran.append(1)\n    if len(ran) == 1:\n"
+            f"        raise {error}('broken for a test')\n    await runs(**options)\n\n\nkopf.operator = operator\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return ends_with
+
+
+def test_kopf_is_started_again_when_it_ends_and_changes_are_noticed_at_once_as_before(
+    fleet: Fleet, operator: Start, kopf_that_ends: Callable[[str], None]
+) -> None:
+    kopf_that_ends("RuntimeError")
+    process = operator("one")
+    eventually(lambda: process.metric("marlin_operator_watch_restarts_total") == 1)
+    fleet.apply()
+    assert eventually(lambda: fleet.condition("Applied") == ("False", "DryRun"))
+    assert process.page("/healthz") == (200, "ok")
+
+
+def test_a_watch_that_is_dead_is_what_liveness_says(operator: Start, kopf_that_ends: Callable[[str], None]) -> None:
+    kopf_that_ends("SystemExit")
+    process = operator("one")
+    eventually(process.leads)
+    assert eventually(lambda: process.page("/healthz") == (503, "the watch's thread has ended"))
 
 
 def test_a_trained_policy_is_shadowed_then_enforced_and_a_bad_one_leaves_it_in_use(

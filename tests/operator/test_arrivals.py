@@ -269,3 +269,11 @@ async def test_a_router_that_is_gone_is_forgotten_and_one_that_could_not_be_read
     await watcher.look()
     await arrivals.close()
     assert len(watcher._counters) == 1
+
+
+def test_tokens_of_an_epoch_that_is_over_are_told_per_second_that_was_watched() -> None:
+    counts = Counts(requests={"chat": 90.0}, measured={"chat": 60.0}, output_tokens={"chat": 6000.0})
+    silent = Counts(requests={"mute": 5.0}, measured={"mute": 0.0}, output_tokens={"mute": 0.0})
+    history = History(900.0).heard({"": counts.plus(silent)}, 0.0, 600.0).until(900.0)
+    assert history.ended is not None
+    assert history.ended.output_tokens_per_s == {"chat": pytest.approx(10.0)}

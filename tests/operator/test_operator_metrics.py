@@ -188,11 +188,17 @@ def test_what_was_predicted_for_an_epoch_stands_beside_what_routers_saw_of_it(
     exposed.hear(first)
     assert exposed["predicted_ttft_seconds"] == []
     cluster.now = NOON + timedelta(minutes=15)
-    exposed.hear(cluster.reconcile(), {KEY: Ended(epoch, {"llama-2-70b": 900.0}, {"llama-2-70b": 0.4})})
+    exposed.hear(
+        cluster.reconcile(), {KEY: Ended(epoch, {"llama-2-70b": 900.0}, {"llama-2-70b": 0.4}, {"llama-2-70b": 120.0})}
+    )
     assert exposed.value("observed_ttft_seconds", pool="llama-2-70b") == 0.4
     assert exposed.value("observed_requests", pool="llama-2-70b") == 900.0
     expected = outcome.predicted["llama-2-70b"]
     assert exposed.value("predicted_ttft_seconds", pool="llama-2-70b") == expected.ttft_s > 0
+    assert exposed.value("observed_tokens_per_second", pool="llama-2-70b") == 120.0
+    predicted = exposed.value("predicted_tokens_per_second", pool="llama-2-70b")
+    (state,) = [pool for pool in outcome.state.pools if pool.name == "llama-2-70b"] if outcome.state else []
+    assert predicted == pytest.approx(sum(state.forecast_requests) * state.mean_output_tokens / 900.0, rel=0.01)
     # Of an epoch that nobody planned here nothing is predicted.
     exposed.hear(cluster.reconcile(), {KEY: Ended(epoch - 1, {}, {"llama-2-70b": 0.4})})
     assert exposed["predicted_ttft_seconds"] == []
@@ -246,7 +252,7 @@ def test_every_exposed_metric_is_documented_and_has_the_documented_labels(
     cluster.known["adapting"] = {KEY: Adapting(Finding(True, "TookOver"), DECISION)}
     actions = cluster.reconcile()
     epoch = int(NOON.timestamp()) // 900
-    exposed.hear(actions, {KEY: Ended(epoch, {"llama-2-70b": 1.0}, {"llama-2-70b": 1.0})})
+    exposed.hear(actions, {KEY: Ended(epoch, {"llama-2-70b": 1.0}, {"llama-2-70b": 1.0}, {"llama-2-70b": 1.0})})
     exposed.operator.ledger.learnt([(KEY, "TookOver")])
     documented = {measure.exposed: set(measure.labels) for measure in MEASURES.values()}
     told = set()

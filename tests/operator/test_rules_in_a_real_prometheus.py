@@ -52,7 +52,9 @@ async def _operator_pages(artifact: Path) -> AsyncIterator[str]:
     operator.ledger.heard(report)
     epoch = int(NOON.timestamp()) // 900
     operator.levels = Levels(
-        report, operator.ledger.last, {POLICY: Ended(epoch, {"llama-2-70b": 900.0}, {"llama-2-70b": 0.4})}
+        report,
+        operator.ledger.last,
+        {POLICY: Ended(epoch, {"llama-2-70b": 900.0}, {"llama-2-70b": 0.4}, {"llama-2-70b": 90.0})},
     )
     runner = web.AppRunner(pages(operator), access_log=None)
     await runner.setup()

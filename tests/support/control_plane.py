@@ -321,6 +321,12 @@ class Process:
         assert found, f"{name} is not exposed"
         return float(found[1])
 
+    def maps(self) -> str:
+        """Paths of the files that it has mapped, a line each: libraries, among others."""
+        lines = Path(f"/proc/{self.process.pid}/maps").read_text().splitlines()
+        found = {line.split(maxsplit=5)[5] for line in lines if line.count("/")}
+        return "\n".join(sorted(path for path in found if path.endswith(".so") or ".so." in path))
+
     def leads(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()[-3000:]
         return self.said("leading as")

@@ -8,7 +8,8 @@ epoch of the day:
 - the plan in every routing table is whole: valid, with the hash of its content, of the table's sites and pools;
 - a round that was finished leaves the epoch planned and published, or a condition that says why not;
 - an epoch that no round could plan is one in which the API server or the operator was away;
-- the memory of rounds holds no more at the end than in the first hour.
+- the memory of rounds holds no more at the end than in the first hour, and the process is at most 10 MB larger than
+  after its first four hours.
 
 It drives ``reconcile``, ``Reader`` and what ``Writer`` remembers, against objects in this process: a whole API server
 takes the same faults in ``tests/controlplane``, one by one.
@@ -20,11 +21,13 @@ import argparse
 import asyncio
 import logging
 import random
+import resource
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from worlds import Cluster, Raw, sample, the
 
@@ -45,6 +48,9 @@ POOL = ("default", "llama-2-70b")
 SITES = ("frankfurt", "oregon", "singapore")
 START = datetime(2026, 5, 4, 0, 0, 30, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+WARM_HOURS = 4
+MOST_GROWTH_MB = 10.0
+"""After the first hours, in which every kind of plan is made for the first time."""
 
 
 @dataclass(slots=True)
@@ -63,6 +69,8 @@ class Soak:
     """Epochs in which a round could not be done, or not to its end."""
     sizes: list[int] = field(default_factory=list)
     """What the memory held after each round."""
+    resident_mb: list[float] = field(default_factory=list)
+    """What the process held at the end of each hour."""
     _reader: Reader = field(init=False)
     _until: dict[str, datetime] = field(default_factory=dict)
     """Fault to when it ends."""
@@ -94,12 +102,17 @@ class Soak:
             else:
                 await self._round()
             self.cluster.now += MINUTE
+            if self.cluster.now - START >= (len(self.resident_mb) + 1) * 60 * MINUTE:
+                self.resident_mb.append(resident_mb())
         first, last = epoch_at(START, EPOCH_S).number, epoch_at(end, EPOCH_S).number
         missed = set(range(first, last)) - self.planned - self.excused - self.away
         assert not missed, f"epochs {sorted(missed)} were missed and nothing said so"
         hour = 60
         if len(self.sizes) > 2 * hour:
             assert max(self.sizes[-hour:]) <= max(self.sizes[:hour]), "the memory of rounds grows"
+        if len(self.resident_mb) > WARM_HOURS:
+            grown_mb = self.resident_mb[-1] - self.resident_mb[WARM_HOURS - 1]
+            assert grown_mb <= MOST_GROWTH_MB, f"the process grew by {grown_mb:.1f} MB"
 
     async def _round(self) -> None:
         cluster, now = self.cluster, self.cluster.now
@@ -210,6 +223,11 @@ class Soak:
         return True
 
 
+def resident_mb() -> float:
+    """Memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
 def _objects() -> list[Raw]:
     objects = sample()
     the(objects, "MarlinPolicy")["spec"]["mode"] = "Enforce"
@@ -238,6 +256,10 @@ def main(arguments: list[str]) -> int:
     asyncio.run(soak.run(options.hours))
     print(f"{options.hours:g} h: {len(soak.sizes)} rounds; epochs: {len(soak.planned)} planned, ", end="")
     print(f"{len(soak.excused - soak.planned)} with a condition, {len(soak.away - soak.planned)} while away")
+    hours = soak.resident_mb
+    if hours:
+        warm = hours[min(WARM_HOURS, len(hours)) - 1]
+        print(f"resident: {warm:.1f} MB after {min(WARM_HOURS, len(hours))} h, {hours[-1]:.1f} MB at the end")
     print(", ".join(f"{name} {count}" for name, count in sorted(soak.faults.items())))
     return 0
 

@@ -487,6 +487,11 @@ class MarlinPolicyStatus(ApiModel):
     baseline_estimate: MetricsText | None = Field(
         default=None, description="What it expects of capacity-proportional routing with the same power-down."
     )
+    estimate_basis: Text | None = Field(
+        default=None,
+        description="What idle machines do in both estimates, as the pools' powerDown says: savings are of that and no "
+        "more.",
+    )
     shadow: ShadowStatus | None = Field(default=None, description="The second planner's plan and estimate.")
     agents: Annotated[tuple[AgentStatus, ...], Field(max_length=8)] = Field(
         default=(),

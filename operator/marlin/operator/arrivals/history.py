@@ -49,6 +49,8 @@ class Ended:
     """Pool to requests, scaled up to the whole epoch."""
     ttft_s: Mapping[str, float]
     """Pool to the mean time to first byte, s; pools of which no reply was timed are missing."""
+    output_tokens_per_s: Mapping[str, float] = field(default_factory=dict)
+    """Pool to tokens of its replies, as far as their length is known; pools without any such reply are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ def _ended(running: Running, watched: float) -> Ended:
         running.epoch,
         {pool: count / watched for pool, count in total.requests.items()},
         {pool: total.first_token_s.get(pool, 0.0) / count for pool, count in total.first_tokens.items() if count > 0},
+        {pool: total.output_tokens.get(pool, 0.0) / running.watched_s for pool, n in total.measured.items() if n > 0},
     )
 
 
@@ -201,6 +204,8 @@ def _learn(tokens: dict[str, tuple[float, float]], origins: dict[str, dict[str, 
     for counts in running.by_origin.values():
         total = total.plus(counts)
     for pool, measured in total.measured.items():
+        if measured <= 0:  # an idle pool, or one whose replies tell no length
+            continue
         seen = (total.prompt_tokens.get(pool, 0.0) / measured, total.output_tokens.get(pool, 0.0) / measured)
         if min(seen) > 0:
             before = tokens.get(pool, seen)

@@ -18,6 +18,8 @@ class Prediction:
     requests: float
     ttft_s: float
     """Mean time to first token, network and waiting included, s."""
+    output_tokens_per_s: float
+    """Of replies that are served."""
 
 
 def predictions(state: FleetState, plan: RoutingPlan) -> Mapping[str, Prediction]:
@@ -27,7 +29,11 @@ def predictions(state: FleetState, plan: RoutingPlan) -> Mapping[str, Prediction
     waited_s = result.waited_s[0]  # (V,)
     total_s = (served * result.ttft_s[0]).sum(axis=1) + waited_s  # (V,)
     return {
-        pool.name: Prediction(sum(pool.forecast_requests), float(seconds / requests))
+        pool.name: Prediction(
+            sum(pool.forecast_requests),
+            float(seconds / requests),
+            float(requests * pool.mean_output_tokens / state.epoch_s),
+        )
         for pool, seconds, requests in zip(state.pools, total_s, served.sum(axis=1), strict=True)
         if requests > 0
     }

@@ -25,6 +25,7 @@ from marlin.operator.core.artifact_use import ArtifactUse
 from marlin.operator.core.calibrating import Calibration, calibration_of
 from marlin.operator.core.observed import ObservedPolicy, ObservedPool, ObservedSite
 from marlin.operator.core.planning import Planned, Refusal, is_paused
+from marlin.operator.core.savings import estimate_basis
 from marlin.operator.core.statements import Statement, conditions
 from marlin.operator.core.tables import unresolved_backends
 from marlin.operator.members.sighting import BackendSight, Finding, Sighting
@@ -257,6 +258,7 @@ def policy_status(
         forecast_requests=forecast,
         estimate=estimate,
         baseline_estimate=baseline,
+        estimate_basis=(estimate_basis(verdict.pools)[:_MOST_MESSAGE] or None) if estimate is not None else None,
         shadow=shadow,
         agents=agents,
         adaptation=before.adaptation if learns and beside.adapting is None else adapts.last,

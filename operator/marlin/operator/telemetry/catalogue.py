@@ -140,6 +140,18 @@ MEASURES: Final[dict[str, Measure]] = {
             ),
             ("predicted_requests", "gauge", (*POLICY, "pool"), "Requests that were forecast."),
             ("observed_requests", "gauge", (*POLICY, "pool"), "Requests that its routers counted."),
+            (
+                "predicted_tokens_per_second",
+                "gauge",
+                (*POLICY, "pool"),
+                "Output tokens of the requests that the twin expected to be served, per second.",
+            ),
+            (
+                "observed_tokens_per_second",
+                "gauge",
+                (*POLICY, "pool"),
+                "Output tokens that its routers counted, per second; of replies that tell their length.",
+            ),
         ),
         *_of(
             "Negotiation, where planner or shadow is of kind Marlin",

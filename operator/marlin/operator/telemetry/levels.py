@@ -146,6 +146,7 @@ def _predicted(key: Key, last: Last, ended: Ended) -> Iterator[Sample]:
     for pool, prediction in last.predicted(ended.epoch).items():
         yield "predicted_ttft_seconds", (*key, pool), prediction.ttft_s
         yield "predicted_requests", (*key, pool), prediction.requests
+        yield "predicted_tokens_per_second", (*key, pool), prediction.output_tokens_per_s
 
 
 def _observed(key: Key, ended: Ended) -> Iterator[Sample]:
@@ -153,6 +154,8 @@ def _observed(key: Key, ended: Ended) -> Iterator[Sample]:
         yield "observed_ttft_seconds", (*key, pool), ttft_s
     for pool, requests in ended.requests.items():
         yield "observed_requests", (*key, pool), requests
+    for pool, tokens_per_s in ended.output_tokens_per_s.items():
+        yield "observed_tokens_per_second", (*key, pool), tokens_per_s
 
 
 def _signals(site: SiteReport, now: datetime) -> Iterator[Sample]:
