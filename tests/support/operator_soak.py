@@ -134,7 +134,9 @@ class Soak:
             self.memory, self._reader = Memory(), Reader(lambda *_: self)
             cluster.known["write_problems"] = {}
             self.away.add(epoch_to_plan(now, EPOCH_S).number)
-        elif not problems:
+        elif problems:
+            self._look_for_a_refusal()
+        else:
             self._check()
         self._check_tables()
         self.sizes.append(self.memory.size)
@@ -155,6 +157,13 @@ class Soak:
         tables = cluster.tables.values()
         assert {table.plan and table.plan.hash for table in tables} == {status.plan.hash}, now
         self.planned.add(epoch)
+
+    def _look_for_a_refusal(self) -> None:
+        """Tables that are refused for a whole epoch are what a condition says from the second round on."""
+        status = MarlinPolicyStatus.model_validate(self.cluster.status("MarlinPolicy"))
+        applied = next(condition for condition in status.conditions if condition.type == "Applied")
+        if (applied.status, applied.reason) == ("False", "PartiallyApplied"):
+            self.excused.add(epoch_to_plan(self.cluster.now, EPOCH_S).number)
 
     def _check_tables(self) -> None:
         for name, table in self.cluster.tables.items():
