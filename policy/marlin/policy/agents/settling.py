@@ -159,7 +159,9 @@ def _single_moves(intent: Intent, situation: Situation, step: float) -> list[Mov
         moves += [_margin(v, _ALL, factor) for factor in (step**-1.5, step**1.5)]
     for v, d in zip(*np.nonzero(situation.allowed), strict=True):
         moves += [_margin(v, d, 1.0 / step), _margin(v, d, step)]
-        moves += [_fill(v, d, 1.0 / step), _fill(v, d, step), _share(v, d, 0.0), _share(v, d, 2.0)]
+        moves += [_fill(v, d, 1.0 / step), _fill(v, d, step)]
+        if intent.shares[v, d] > 0:
+            moves += [_share(v, d, 0.0), _share(v, d, 2.0)]
     return moves
 
 

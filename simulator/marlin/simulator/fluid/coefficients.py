@@ -97,7 +97,7 @@ class Conditions:
         """N."""
         return len(self.requests)
 
-    def take(self, epochs: slice | Sequence[int]) -> Conditions:
+    def take(self, epochs: slice | Sequence[int] | NDArray[np.int64]) -> Conditions:
         """Some of the epochs."""
         all_of = {f.name: getattr(self, f.name) for f in fields(self)}
         return Conditions(**{k: v[epochs] if len(v) == len(self) else v for k, v in all_of.items()})

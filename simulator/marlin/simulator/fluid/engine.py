@@ -232,8 +232,11 @@ def _run(twin: TwinState, now: Conditions, plans: Plans, form: Form) -> FluidRes
     assert (np.abs(total - came) <= 1e-6 + 1e-9 * came).all(), "requests were lost or made up"
     gone = result.rejected.sum(axis=1)  # (B,)
     if gone.any():
-        # A served request of capacity-proportional routing is the measure, so that the charge is the same for all.
-        result.metrics[:, 1:] += twin.settings.unserved_charge_factor * _per_request(c, now, form) * gone[:, None]
+        # A served request of capacity-proportional routing is the measure, so that the charge is the same for all. Of
+        # many epochs only those are looked at in which somebody left: mostly a few surges.
+        left = np.flatnonzero(gone)
+        of_each = _per_request(c, now if len(now) == 1 else now.take(left), form)
+        result.metrics[left, 1:] += twin.settings.unserved_charge_factor * of_each * gone[left, None]
     return result
 
 
