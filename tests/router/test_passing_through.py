@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 
@@ -25,6 +26,24 @@ async def test_a_body_of_megabytes_goes_through_byte_for_byte(start: Start, back
     async with start(table(backend.url)) as client, client.post(io.BytesIO(body)) as response:
         assert response.status == 200
     assert backend.seen[0].body == body
+
+
+async def test_a_body_of_100_megabytes_goes_through_and_one_byte_more_does_not(
+    start: Start, backend: FakeBackend
+) -> None:
+    """The default limit is 100 MiB; it is said at the head, before a byte of the body is taken."""
+    beginning, end = b'{"model":"m","prompt":"', b'"}'
+    body = beginning + b"x" * (100 * 2**20 - len(beginning) - len(end)) + end
+    async with start(table(backend.url)) as client:
+        async with client.post(io.BytesIO(body)) as response:
+            assert response.status == 200
+        assert hashlib.sha256(backend.seen[0].body).digest() == hashlib.sha256(body).digest()
+        backend.seen.clear()
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (len(body) + 1))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        writer.close()
+    assert not backend.seen
 
 
 async def test_path_and_query_are_not_encoded_again(start: Start, backend: FakeBackend) -> None:
@@ -105,29 +124,45 @@ async def test_a_stream_is_passed_on_as_it_comes(start: Start, backend: FakeBack
         assert await response.content.read() == b"data: [DONE]\n\n"
 
 
-@pytest.mark.parametrize("is_stream", [True, False])
-async def test_a_client_that_leaves_takes_its_request_at_the_backend_with_it(
-    start: Start, backend: FakeBackend, is_stream: bool
+@pytest.mark.parametrize("sent", ["events", "the head of a stream", "nothing, for a stream", "nothing, for JSON"])
+async def test_of_twenty_clients_that_leave_every_one_takes_its_request_at_the_backend_along(
+    start: Start, backend: FakeBackend, sent: str
 ) -> None:
+    arrived, cancelled = 0, 0
+
     async def never_ending(seen: Seen, writer: asyncio.StreamWriter) -> None:
-        if is_stream:
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+        nonlocal arrived, cancelled
+        arrived += 1
+        if not sent.startswith("nothing"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+            writer.write(b"data: 1\n\n" if sent == "events" else b"")
             await writer.drain()
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
 
     backend.behaviour = never_ending
     async with start(table(backend.url)) as client:
-        request = asyncio.ensure_future(client.post())
-        await backend.arrived.wait()
-        if is_stream:
-            response = await request
-            await response.content.readany()
-            response.close()
-        else:
-            request.cancel()
-            await asyncio.gather(request, return_exceptions=True)
-        await asyncio.wait_for(backend.hung_up.wait(), 5)
-        await asyncio.wait_for(client.plane.wait_until_idle(), 5)
+        asked = {"model": "m", "stream": sent != "nothing, for JSON"}
+        requests = [asyncio.ensure_future(client.post(asked)) for _ in range(20)]
+        async with asyncio.timeout(20):
+            while arrived < 20:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            if sent == "events":
+                for request in requests:
+                    response = await request
+                    await response.content.readany()
+                    response.close()
+            else:
+                for request in requests:
+                    request.cancel()
+                await asyncio.gather(*requests, return_exceptions=True)
+            await client.plane.wait_until_idle()
+            while cancelled < 20:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert client.plane.balancer.in_flight() == 0
 
 
 async def test_a_stream_that_its_backend_breaks_off_ends_with_an_error_and_without_done(
