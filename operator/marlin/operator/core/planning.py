@@ -26,6 +26,7 @@ from marlin.operator.core.guardrails import within_change
 from marlin.operator.core.negotiation import Negotiation, negotiation_of
 from marlin.operator.core.observed import Key
 from marlin.operator.core.predicting import Prediction, predictions
+from marlin.operator.core.residency import within_residency
 from marlin.operator.core.standing import agents_after, standing_document
 from marlin.operator.epochs import Epoch, takes_effect
 from marlin.operator.signals.values import SiteReadings
@@ -33,6 +34,8 @@ from marlin.policy.agents import MarlinSettings
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.planner import Decision
 from marlin.policy.planners import make_planner
+from marlin.simulator.fluid import estimate
+from marlin.simulator.twin_state import arrays_from
 
 _log: Final = logging.getLogger(__name__)
 
@@ -176,6 +179,9 @@ def _planned(task: Task) -> Planned | Refusal:
         wanted = wanted.model_copy(update={"pools": rows, "hash": None}).sealed()
         usable |= _usable_sites(beside.state)
     plan, held = within_change(wanted, task.before, policy.spec.guardrails.max_weight_change_percent, usable)
+    plan = within_residency(plan, fleet.state, policy)  # a row that was held back is of the plan before
+    if known and unknown:
+        plan = within_residency(plan, beside.state, policy)
     starts = takes_effect(task.epoch, task.now)
     by_capacity_only = tuple(pool.metadata.name for pool in unknown)
     assumed = tuple(name for name in fleet.assumed if name not in by_capacity_only)
@@ -264,7 +270,11 @@ def _decide(task: Task, spec: PlannerSpec, role: str, state: FleetState) -> Deci
         agents=agents,
         carried=carried,
     )
-    return planner.decide(state, now=task.now, deadline_s=DEADLINE_S)
+    decision = planner.decide(state, now=task.now, deadline_s=DEADLINE_S)
+    plan = within_residency(decision.plan, state, policy)
+    if plan is decision.plan:
+        return decision
+    return replace(decision, plan=plan, expect=lambda: estimate(arrays_from(state), plan))
 
 
 def _marlin_settings(policy: MarlinPolicy) -> MarlinSettings:

@@ -21,6 +21,7 @@ from marlin.api.state import FleetState
 from marlin.api.table import EnergyByLoad, RoutingTable, TableBackend, TableDatacenter, TablePool
 from marlin.api.values import SecretKeyRef, Tls, Verification
 from marlin.operator.core.published import PublishedTable
+from marlin.operator.core.residency import allowed_regions
 from marlin.operator.signals.values import SiteReadings
 from marlin.simulator.fluid import EnergyByLoad as EnergyCurves
 from marlin.simulator.fluid import capacity_rps, energy_by_load, joules_per_token, plans_of
@@ -55,11 +56,13 @@ class TableParts:
     """With round trips of 0."""
     rtt_ms: Mapping[str | None, Mapping[str, float]]
     """Origin to site to round trip, ms; None, who knows of none, has no sites."""
+    regions: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """Origin to pool to the regions that may serve its requests, where a residency rule names the origin."""
 
     def tables(self, plan: RoutingPlan | None) -> dict[str | None, PublishedTable]:
         """The table of the routers of each origin, with generation 0.
 
-        They differ in round trips alone, so one is made of objects, and the others of its document.
+        They differ in round trips and residency alone, so one is made of objects, and the others of its document.
 
         Args:
             plan: the plan in force, or None.
@@ -70,7 +73,9 @@ class TableParts:
         """
         document = RoutingTable(datacenters=self.datacenters, pools=self.pools, plan=plan).to_document()
         return {
-            origin: PublishedTable.of_document(_with_round_trips(document, rtt_ms), plan)
+            origin: PublishedTable.of_document(
+                _of_origin(document, rtt_ms, {} if origin is None else self.regions.get(origin, {})), plan
+            )
             for origin, rtt_ms in self.rtt_ms.items()
         }
 
@@ -164,6 +169,7 @@ def table_parts(
         pools=tuple(rows),
         rtt_ms={None: {}}
         | {o: dict(zip(names, map(float, state.rtt_ms[state.origins.index(o)]), strict=True)) for o in origins},
+        regions={origin: _regions_of(policy, origin, state) for origin in origins},
     )
 
 
@@ -187,17 +193,34 @@ def _awake(twin: TwinState, plan: RoutingPlan | None) -> FloatArray | None:
     return None if kept is None else kept[0]
 
 
-def _with_round_trips(document: Mapping[str, Any], rtt_ms: Mapping[str, float]) -> Mapping[str, Any]:
-    """The document with round trips, which are numbers that the state holds already: nothing is checked again."""
+def _of_origin(
+    document: Mapping[str, Any], rtt_ms: Mapping[str, float], regions: Mapping[str, tuple[str, ...]]
+) -> Mapping[str, Any]:
+    """The document with an origin's round trips and regions, which are there already: nothing is checked again."""
     if not rtt_ms:
         return document
     return {
         **document,
         "pools": [
-            pool | {"backends": [b | {"rttMs": rtt_ms[b["datacenter"]]} for b in pool["backends"]]}
+            pool
+            | {"backends": [b | {"rttMs": rtt_ms[b["datacenter"]]} for b in pool["backends"]]}
+            | ({"allowedRegions": list(regions[pool["name"]])} if pool["name"] in regions else {})
             for pool in document["pools"]
         ],
     }
+
+
+def _regions_of(policy: MarlinPolicy, origin: str, state: FleetState) -> dict[str, tuple[str, ...]]:
+    """Pool to the regions that may serve an origin's requests, where a rule names the origin."""
+    found = {}
+    for pool in state.pools:
+        rules = [r for r in policy.spec.residency if origin in r.origins and (not r.pools or pool.name in r.pools)]
+        left = (
+            allowed_regions(policy, pool.name, (site.region for site in state.datacenters), origin) if rules else None
+        )
+        if left is not None:
+            found[pool.name] = left
+    return found
 
 
 def address(backend: Backend, sites: Mapping[str, Datacenter]) -> str:
@@ -231,6 +254,4 @@ def _replicas(backend: Backend) -> int:
 
 def _regions(policy: MarlinPolicy, pool: str, state: FleetState) -> tuple[str, ...]:
     """The regions that every residency rule for all origins of a pool allows."""
-    rules = [r for r in policy.spec.residency if not r.origins and (not r.pools or pool in r.pools)]
-    regions = sorted({site.region for site in state.datacenters})
-    return tuple(region for region in regions if all(region in rule.allowed_regions for rule in rules))
+    return allowed_regions(policy, pool, (site.region for site in state.datacenters)) or ()
