@@ -23,7 +23,9 @@ def test_a_policy_learns_on_beside_the_operator_and_the_decision_is_in_status_ev
     records = tmp_path / "records"
     records.mkdir()
     append(records / f"{fleet.namespace}_balanced.jsonl", again(lived()[0], 3))
-    process = operator("one", "--record", str(records), "--adapt-cpu-seconds", "1", "--adapt-core-share", "1")
+    process = operator(
+        "one", "--record", str(records), "--adapt-cpu-seconds", "1", "--adapt-core-share", "1", "--adapt-nice", "0"
+    )
     fleet.apply(mode="Enforce", planner={"kind": "Marlin", "learning": "Adapt"})
     assert eventually(lambda: fleet.condition("Adapting") == ("True", "Learning"))
     assert eventually(lambda: fleet.condition("Planned")[0] == "True")

@@ -158,7 +158,14 @@ def demo(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     default=0.5,
     show_default=True,
     type=click.FloatRange(0.01, 1.0),
-    help="Part of one core that the process which learns may use, at the lowest priority.",
+    help="Part of one core that the process which learns may use.",
+)
+@click.option(
+    "--adapt-nice",
+    default=19,
+    show_default=True,
+    type=click.IntRange(0, 19),
+    help="How far the process which learns stands back: 19 is the lowest priority.",
 )
 @click.option(
     "--adapt-memory",
@@ -185,6 +192,7 @@ def operator(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
     adapt_every: float,
     adapt_cpu_seconds: float,
     adapt_core_share: float,
+    adapt_nice: int,
     adapt_memory: int,
     otlp_endpoint: str | None,
     log_level: str,
@@ -215,7 +223,13 @@ def operator(  # noqa: PLR0913, PLR0917 each is an option, and click passes them
             patience_s=patience,
             artifact_volumes=artifact_volumes,
             record_to=record,
-            learning=LearnSettings(timedelta(hours=adapt_every), adapt_cpu_seconds, adapt_memory, adapt_core_share),
+            learning=LearnSettings(
+                every=timedelta(hours=adapt_every),
+                cpu_s=adapt_cpu_seconds,
+                memory_mb=adapt_memory,
+                core_share=adapt_core_share,
+                nice=adapt_nice,
+            ),
             look_every_s=look_every,
             otlp_endpoint=otlp_endpoint,
         ),
