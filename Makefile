@@ -54,7 +54,7 @@ actionlint: ## The linter of workflows, into the user's cache (needs Go, a minut
 	@scripts/actionlint.sh
 
 .PHONY: gateway-kinds
-gateway-kinds: ## The Gateway API's kinds that chart tests install, into Go's module cache (needs Go, seconds)
+gateway-kinds: ## Kinds of the Gateway API and its inference extension that tests install, into Go's module cache (Go, seconds)
 	@scripts/gateway_kinds.sh
 
 .PHONY: promtool

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The Gateway API's CustomResourceDefinitions (standard channel), at the version of tests/controlplane/gateway-api/go.mod:
-# fetched into Go's module cache where they are not there; their folder is printed.
+# The CustomResourceDefinitions of the Gateway API (standard channel) and of its inference extension, at the versions of
+# tests/controlplane/gateway-api/go.mod: fetched into Go's module cache where they are not there; their folders are
+# printed, a line each.
 #
 #   scripts/gateway_kinds.sh           seconds; needs Go and the Go module proxy
 #   scripts/gateway_kinds.sh --find    fetches nothing; exit 1 with one line when they are missing
 #
-# MARLIN_GATEWAY_KINDS names a folder to take instead.
+# MARLIN_GATEWAY_KINDS names a folder to take instead, with the files of both.
 set -euo pipefail
 cd "$(dirname "$0")/../tests/controlplane/gateway-api"
 if [ -n "${MARLIN_GATEWAY_KINDS:-}" ]; then echo "$MARLIN_GATEWAY_KINDS"; exit 0; fi
@@ -16,9 +17,11 @@ if [ "${1:-}" = --find ]; then
     # Without the proxy Go says only what it has.
     export GOPROXY=off GOFLAGS=-mod=mod
 fi
-folder=$("$go" mod download -json sigs.k8s.io/gateway-api 2>/dev/null | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
-if [ -z "$folder" ] || [ ! -d "$folder/config/crd/standard" ]; then
-    echo "gateway-kinds: not there; run: make gateway-kinds (needs Go, seconds)" >&2
-    exit 1
-fi
-echo "$folder/config/crd/standard"
+for kinds in gateway-api:config/crd/standard gateway-api-inference-extension:config/crd/bases; do
+    folder=$("$go" mod download -json "sigs.k8s.io/${kinds%%:*}" 2>/dev/null | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+    if [ -z "$folder" ] || [ ! -d "$folder/${kinds#*:}" ]; then
+        echo "gateway-kinds: not there; run: make gateway-kinds (needs Go, seconds)" >&2
+        exit 1
+    fi
+    echo "$folder/${kinds#*:}"
+done

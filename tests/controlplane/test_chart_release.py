@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from chart_values import CHART, RENDERED, ROOT, objects_of, of_kind, profile_name
 from control_plane import Cluster, Etcd, RefusedError, eventually, in_namespace, kubeconfig
+from other_kinds import published
 from worlds import sample
 
 PREVIOUS = ROOT / "tests" / "chart" / "previous" / "marlin-0.1.0.tgz"
@@ -193,12 +194,10 @@ def _strictly(cluster: Cluster, route: dict[str, Any]) -> Any:
 
 def test_the_gateway_api_s_own_kind_takes_the_route(cluster: Cluster, namespace: str, look: Look) -> None:
     """As its CustomResourceDefinition says, with the server's strict reading: no unknown field, every rule holds."""
-    found = subprocess.run(
-        ["scripts/gateway_kinds.sh", "--find"], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    if found.returncode != 0:
-        pytest.skip(found.stderr.strip())
-    cluster.apply_file(Path(found.stdout.strip()) / "gateway.networking.k8s.io_httproutes.yaml")
+    try:
+        cluster.apply_file(published("gateway.networking.k8s.io_httproutes.yaml"))
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
     routes = [route for rendering in RENDERED for route in of_kind(objects_of(rendering), "HTTPRoute")]
     assert len(routes) == 2
     for route in map(copy.deepcopy, routes):

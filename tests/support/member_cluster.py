@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from control_plane import ROOT, Cluster, eventually
+from other_kinds import published
 
 POOL_CRD = {
     "apiVersion": "apiextensions.k8s.io/v1",
@@ -31,7 +32,8 @@ POOL_CRD = {
         ],
     },
 }
-"""The upstream extension's kind: same name and plural as ours, another group."""
+"""The upstream extension's kind, same name and plural as ours, another group: its shape, where what upstream publishes
+has not been fetched."""
 
 
 class Member:
@@ -40,7 +42,11 @@ class Member:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         cluster.apply_file(ROOT / "manifests" / "rbac" / "member.yaml")
-        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "models"}}, POOL_CRD)
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "models"}})
+        try:
+            cluster.apply_file(published("inference.networking.k8s.io_inferencepools.yaml"))
+        except FileNotFoundError:
+            cluster.apply(POOL_CRD)
         for name in ("n1", "n2"):
             labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.count": "8"}
             body: dict[str, Any] = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
@@ -84,7 +90,11 @@ class Member:
             "apiVersion": "inference.networking.k8s.io/v1",
             "kind": "InferencePool",
             "metadata": {"name": "llama", "namespace": "models"},
-            "spec": {"selector": {"matchLabels": {"app": "e3"}}},
+            "spec": {
+                "selector": {"matchLabels": {"app": "e3"}},
+                "targetPorts": [{"number": 8000}],
+                "endpointPickerRef": {"name": "picker", "port": {"number": 9002}},
+            },
         }
         eventually(lambda: cluster.call("POST", pools, pool))
 
