@@ -58,8 +58,8 @@ def meant(cells: FloatArray, rows: Rows) -> Intent:
     return intents(LAYOUT, laid_out(LAYOUT, cells), rows.mask > 0, rows.weight, rows.utilization, rows.limit)
 
 
-def learner(seed: int = 0) -> Learner:
-    settings = SacSettings(actor_rate=3e-3, critic_rate=3e-3, discount=0.0, first_temperature=0.002)
+def learner(seed: int = 0, actor_rate: float = 3e-3) -> Learner:
+    settings = SacSettings(actor_rate=actor_rate, critic_rate=3e-3, discount=0.0, first_temperature=0.002)
     return new_learner(SMALL, settings, seed)
 
 
@@ -134,9 +134,11 @@ def test_critics_learn_what_intents_were_worth() -> None:
 
 def test_each_agent_learns_to_send_requests_where_its_own_gain_is() -> None:
     torch.set_num_threads(1)
-    learns, rng = learner(), np.random.default_rng(0)
+    # Three times as fast, agents swing from site to site for hundreds of updates, and a rounding decides who is where when;
+    # so, five seeds of five have all of them at 0.9 by then.
+    learns, rng = learner(actor_rate=1e-3), np.random.default_rng(0)
     batch = transitions(1024)
-    for _ in range(300):
+    for _ in range(600):
         chosen = batch.take(rng.integers(len(batch), size=128))
         update(learns, LAYOUT, chosen, own(128))
     rows = rows_of(batch.observation[:1], MODELS, SITES)
