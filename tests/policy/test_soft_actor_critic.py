@@ -134,8 +134,8 @@ def test_critics_learn_what_intents_were_worth() -> None:
 
 def test_each_agent_learns_to_send_requests_where_its_own_gain_is() -> None:
     torch.set_num_threads(1)
-    # Three times as fast, agents swing from site to site for hundreds of updates, and a rounding decides who is where when;
-    # so, five seeds of five have all of them at 0.9 by then.
+    # Three times as fast, agents swing from site to site for hundreds of updates, and a rounding decides who is where
+    # when; so, five seeds of five have all of them at 0.9 by then.
     learns, rng = learner(actor_rate=1e-3), np.random.default_rng(0)
     batch = transitions(1024)
     for _ in range(600):
