@@ -172,6 +172,19 @@ async def test_the_token_is_read_anew_for_each_request(watched: Watched) -> None
     assert watched.server.headers == [f"Bearer {TOKEN}", f"Bearer {TOKEN}-1", f"Bearer {TOKEN}-2"]
 
 
+async def test_a_token_that_is_not_there_is_named_and_waited_for(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def mount(pause_s: float) -> None:
+        watched.token_file.write_text(TOKEN)
+
+    watched.token_file.unlink()
+    watched.watch._sleep = mount
+    await watched.until_over([])
+    assert f"FileNotFoundError: {watched.token_file}" in caplog.text
+    assert watched.server.headers[0] == f"Bearer {TOKEN}"
+
+
 PLACES: dict[str, tuple[tuple[Any, ...], str]] = {
     "one-part": (("t", None, None, None, {}), "NAMESPACE/NAME"),
     "empty-part": (("marlin/", None, None, None, {}), "NAMESPACE/NAME"),

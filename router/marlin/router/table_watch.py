@@ -161,7 +161,7 @@ class TableWatch:
             except _WatchError as error:
                 trouble = error
             except Exception as error:  # noqa: BLE001 whatever one connection brings, it is watched again
-                trouble = _WatchError(f"{self._place.said} cannot be watched ({type(error).__name__})")
+                trouble = _WatchError(f"{self._place.said} cannot be watched ({_named(error)})")
             finally:
                 self.is_up = False
             # Servers end a watch now and then: that is no trouble, but nobody is to be asked without a pause.
@@ -175,7 +175,7 @@ class TableWatch:
             except _WatchError as trouble:
                 await self._rest(trouble)
             except Exception as error:  # noqa: BLE001 as above
-                await self._rest(_WatchError(f"{self._place.said} cannot be read ({type(error).__name__})"))
+                await self._rest(_WatchError(f"{self._place.said} cannot be read ({_named(error)})"))
 
     async def _rest(self, trouble: _WatchError) -> None:
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 16)) * (0.5 + 0.5 * self._draw())
@@ -271,6 +271,12 @@ class TableWatch:
         raise _WatchError(
             f"{self._place.said}: answered {answer.status}{advice}", float(wait) if wait.isdigit() else 0.0
         )
+
+
+def _named(error: Exception) -> str:
+    """What went wrong, with the file where it was one: a missing token or authority is for somebody to mount."""
+    file = getattr(error, "filename", None)
+    return type(error).__name__ if file is None else f"{type(error).__name__}: {file}"
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

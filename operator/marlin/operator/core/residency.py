@@ -14,9 +14,14 @@ from numpy.typing import NDArray
 
 from marlin.api.errors import InputError
 from marlin.api.plan import Dispatch, PoolPlan, RoutingPlan, largest_remainder
-from marlin.api.policy import MarlinPolicy
+from marlin.api.policy import MarlinPolicy, ResidencyRule
 from marlin.api.state import FleetState, PoolState
 from marlin.api.values import MAX_ORIGINS, SHARE_SCALE
+
+
+def rules_for(policy: MarlinPolicy, pool: str) -> tuple[ResidencyRule, ...]:
+    """The rules that hold for a pool, wherever its requests come from."""
+    return tuple(rule for rule in policy.spec.residency if not rule.pools or pool in rule.pools)
 
 
 def allowed_regions(
@@ -33,11 +38,7 @@ def allowed_regions(
     Raises:
         InputError: none is left, which an empty tuple would not say: to a router it allows all.
     """
-    rules = [
-        rule
-        for rule in policy.spec.residency
-        if (not rule.pools or pool in rule.pools) and (not rule.origins or origin in rule.origins)
-    ]
+    rules = [rule for rule in rules_for(policy, pool) if not rule.origins or origin in rule.origins]
     if not rules:
         return None
     left = tuple(region for region in sorted(set(regions)) if all(region in rule.allowed_regions for rule in rules))
@@ -77,8 +78,7 @@ def within_residency(plan: RoutingPlan, state: FleetState, policy: MarlinPolicy)
 
 
 def _settled(row: PoolPlan, pool: PoolState, plan: RoutingPlan, state: FleetState, policy: MarlinPolicy) -> PoolPlan:
-    rules = [r for r in policy.spec.residency if r.origins and (not r.pools or pool.name in r.pools)]
-    if not any(origin in rule.origins for rule in rules for origin in state.origins):
+    if not any(origin in rule.origins for rule in rules_for(policy, pool.name) for origin in state.origins):
         return row
     regions = [site.region for site in state.datacenters]
     usable = _usable(pool, state)  # (D,)

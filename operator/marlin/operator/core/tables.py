@@ -21,7 +21,7 @@ from marlin.api.state import FleetState
 from marlin.api.table import EnergyByLoad, RoutingTable, TableBackend, TableDatacenter, TablePool
 from marlin.api.values import SecretKeyRef, Tls, Verification
 from marlin.operator.core.published import PublishedTable
-from marlin.operator.core.residency import allowed_regions
+from marlin.operator.core.residency import allowed_regions, rules_for
 from marlin.operator.signals.values import SiteReadings
 from marlin.simulator.fluid import EnergyByLoad as EnergyCurves
 from marlin.simulator.fluid import capacity_rps, energy_by_load, joules_per_token, plans_of
@@ -213,13 +213,10 @@ def _of_origin(
 def _regions_of(policy: MarlinPolicy, origin: str, state: FleetState) -> dict[str, tuple[str, ...]]:
     """Pool to the regions that may serve an origin's requests, where a rule names the origin."""
     found = {}
+    regions = [site.region for site in state.datacenters]
     for pool in state.pools:
-        rules = [r for r in policy.spec.residency if origin in r.origins and (not r.pools or pool.name in r.pools)]
-        left = (
-            allowed_regions(policy, pool.name, (site.region for site in state.datacenters), origin) if rules else None
-        )
-        if left is not None:
-            found[pool.name] = left
+        if any(origin in rule.origins for rule in rules_for(policy, pool.name)):
+            found[pool.name] = allowed_regions(policy, pool.name, regions, origin) or ()
     return found
 
 
