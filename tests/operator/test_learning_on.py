@@ -362,6 +362,22 @@ def test_it_uses_no_more_than_its_share_of_a_core() -> None:
     assert float(done.stdout) < 0.35
 
 
+def test_a_process_that_takes_long_to_go_down_still_ends_well() -> None:
+    """Modules are taken down when the interpreter has given its signal handlers back; those of torch take a while."""
+    code = (
+        "import os, time\n"
+        "from marlin.operator.learning.limits import Limits, hold_to\n"
+        "class Slow:\n"
+        "    def __del__(self, now=time.process_time):\n"
+        "        until = now() + 0.25\n"
+        "        while now() < until: pass\n"
+        "hold_to(Limits(60, 2048, 0.9, nice=0), os.getppid())\n"
+        "slow = Slow()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- metrics -------------------------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ started it, however that ends: nothing has to clean up after a SIGKILL.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -79,6 +80,9 @@ def hold_to(limits: Limits, parent: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (_LARGEST_FILE,) * 2)
     signal.signal(signal.SIGPROF, resting(limits.core_share))
     signal.setitimer(signal.ITIMER_PROF, SLICE_S, SLICE_S)
+    # An interpreter that ends gives its handlers back before it takes its modules down: a slice that is full in between
+    # would end, by a signal, a process that had finished well.
+    atexit.register(signal.setitimer, signal.ITIMER_PROF, 0.0)
 
 
 def resting(core_share: float, sleep: Callable[[float], None] = time.sleep) -> Callable[[int, FrameType | None], None]:
