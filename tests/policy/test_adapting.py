@@ -18,8 +18,12 @@ from marlin.api.cli import marlin
 from marlin.api.errors import InputError
 from marlin.api.history import RecordedEpoch
 from marlin.api.plan import Dispatch, PlannerKind
+from marlin.api.policy import Negotiation
 from marlin.policy import artifact as artifacts
+from marlin.policy.agents import shipped
+from marlin.policy.agents.stated import game_of, parse_negotiation, text_of
 from marlin.policy.artifact import Artifact
+from marlin.policy.game import GameSettings
 from marlin.policy.history import append, read
 from marlin.policy.planners import make_planner
 from marlin.policy.training.adapting import AdaptSettings, Verdict, adapt
@@ -178,6 +182,41 @@ def test_learning_ends_when_its_processor_time_is_up_in_the_middle_of_a_day(
     updates = [adapted(frozen, history, tmp_path / str(s), cpu_s=s).updates for s in (4.0, 14.0)]
     assert updates[0] == 0, "so soon nothing is remembered that could be learnt from"
     assert 0 < updates[1] < 5 * 14
+
+
+def test_both_are_judged_in_the_game_that_they_would_serve_in(history: list[RecordedEpoch], tmp_path: Path) -> None:
+    """The shipped agents come to terms, so that who may veto shows in what their plans are worth."""
+    games = ("gradientSteps=5", "vetoCapitalThreshold=0,vetoMaxPullPercent=100")
+    values = [
+        adapted(shipped.load(), history, tmp_path / "out", cpu_s=1.0, margin=1.0, game=game_of(parse_negotiation(text)))
+        for text in games
+    ]
+    usual, loud = [verdict.frozen_value for verdict in values]
+    assert usual != loud
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("rounds=3", "'rounds' is not one of gradientSteps, vetoCapitalThreshold, vetoMaxPullPercent"),
+        ("gradientSteps=0", "gradientSteps: Input should be greater than or equal to 1"),
+        ("gradientSteps=1,gradientSteps=2", "gradientSteps is given twice"),
+        ("gradientSteps", "gradientSteps: Input should be a valid integer"),
+    ],
+)
+def test_a_negotiation_that_is_none_is_refused_in_one_line(text: str, said: str, tmp_path: Path) -> None:
+    options = ["--history", str(tmp_path / "epochs.jsonl"), "--out", str(tmp_path / "out"), "--negotiation", text]
+    result = CliRunner().invoke(marlin, ["adapt", *options])
+    assert result.exit_code == 2
+    assert said in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_negotiation_as_text_is_the_one_that_was_stated() -> None:
+    stated = Negotiation(gradient_steps=7, veto_capital_threshold=0, veto_max_pull_percent=80)
+    assert parse_negotiation(text_of(stated)) == stated
+    assert (game_of(stated).steps, game_of(stated).veto.capital, game_of(stated).veto.most) == (7, 0.0, 0.8)
+    assert game_of(Negotiation()) == GameSettings()
 
 
 def test_a_history_too_short_to_learn_from_or_to_judge_by_is_refused(

@@ -151,7 +151,7 @@ def demo(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     default=300.0,
     show_default=True,
     type=click.FloatRange(1.0),
-    help="Processor time that one attempt learns for; judging comes on top.",
+    help="Processor time that one attempt learns for; compiling and judging come on top.",
 )
 @click.option(
     "--adapt-core-share",

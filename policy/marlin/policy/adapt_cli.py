@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     "--scheme", metavar="NAME", help="What the fleet leans towards: balanced, min-ttft ... Default: balanced."
 )
 @click.option("--weights", metavar="WEIGHTS", help="Weights instead of a scheme, e.g. carbon=2,cost=1.")
+@click.option(
+    "--negotiation",
+    metavar="NAME=NUMBER,...",
+    help="The game, as spec.negotiation of a MarlinPolicy has it: gradientSteps, vetoCapitalThreshold, "
+    "vetoMaxPullPercent. Default: as there.",
+)
 @click.option("--dispatch", type=click.Choice(["ordered", "shares"]), default="ordered", show_default=True)
 @click.option(
     "--held-back", type=click.IntRange(1), default=96, show_default=True, help="Epochs at the end that only judge."
@@ -45,7 +52,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(1.0),
     default=120.0,
     show_default=True,
-    help="Processor time for learning; judging comes on top.",
+    help="Processor time for learning; compiling and judging come on top.",
 )
 @click.option(
     "--margin",
@@ -69,6 +76,7 @@ def adapt(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by
     artifact: Path | None,
     scheme: str | None,
     weights: str | None,
+    negotiation: str | None,
     dispatch: str,
     held_back: int,
     newest: int | None,
@@ -98,12 +106,14 @@ def adapt(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by
     from marlin.api.plan import Dispatch, Scheme  # noqa: PLC0415
     from marlin.policy import history as histories  # noqa: PLC0415
     from marlin.policy.agents import shipped  # noqa: PLC0415
+    from marlin.policy.agents.stated import game_of, parse_negotiation  # noqa: PLC0415
     from marlin.policy.artifact import CARD_FILE  # noqa: PLC0415
     from marlin.policy.objective import parse_weights  # noqa: PLC0415
     from marlin.policy.planners import scheme_of  # noqa: PLC0415
 
     wanted = None if weights is None else parse_weights(weights)
     leaning = Scheme.CUSTOM if wanted else scheme_of(scheme or Scheme.BALANCED.option)
+    game = game_of(parse_negotiation(negotiation)) if negotiation is not None else None
     if out.exists() and not (out / CARD_FILE).is_file():
         raise InputError(f"{out}: is there and is no artifact; name another folder")
     if not out.absolute().parent.is_dir():
@@ -123,6 +133,8 @@ def adapt(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by
         margin=margin,
         seed=seed,
     )
+    if game is not None:
+        settings = replace(settings, game=game)
     verdict = learn_on(frozen, epochs, settings, out)
     click.echo(json.dumps(verdict.document()) if as_json else _in_words(verdict, out))
 

@@ -31,6 +31,7 @@ from marlin.operator.core.standing import agents_after, standing_document
 from marlin.operator.epochs import Epoch, takes_effect
 from marlin.operator.signals.values import SiteReadings
 from marlin.policy.agents import MarlinSettings
+from marlin.policy.agents.stated import game_of
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.planner import Decision
 from marlin.policy.planners import make_planner
@@ -259,7 +260,7 @@ def _decide(task: Task, spec: PlannerSpec, role: str, state: FleetState) -> Deci
         use = task.artifacts.get(role, ArtifactUse())
         if not use.is_usable:
             raise InputError(f"planner marlin: {use.problem}")
-        artifact, agents = use.folder, _marlin_settings(policy)
+        artifact, agents = use.folder, MarlinSettings(game=game_of(policy.spec.negotiation))
         carried = standing_document(task.agents, state.epoch, task.before)
     planner = make_planner(
         spec.kind,
@@ -275,18 +276,6 @@ def _decide(task: Task, spec: PlannerSpec, role: str, state: FleetState) -> Deci
     if plan is decision.plan:
         return decision
     return replace(decision, plan=plan, expect=lambda: estimate(arrays_from(state), plan))
-
-
-def _marlin_settings(policy: MarlinPolicy) -> MarlinSettings:
-    """The game as the policy states it."""
-    stated = policy.spec.negotiation
-    defaults = MarlinSettings()
-    veto = replace(
-        defaults.game.veto,
-        capital=float(stated.veto_capital_threshold),
-        most=stated.veto_max_pull_percent / 100,
-    )
-    return replace(defaults, game=replace(defaults.game, steps=stated.gradient_steps, veto=veto))
 
 
 def _shadow(task: Task, state: FleetState) -> tuple[Decision | None, str]:

@@ -31,6 +31,7 @@ from marlin.operator.learning.limits import Limits
 from marlin.operator.learning.store import Learnt, Store
 from marlin.operator.members.sighting import Finding
 from marlin.policy.agents import shipped
+from marlin.policy.agents.stated import text_of
 from marlin.policy.objective import OPTION_NAMES
 
 _log: Final = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class LearnSettings:
     every: timedelta = timedelta(hours=24)
     """Between two attempts for one policy."""
     cpu_s: float = 300.0
-    """Processor time for learning, with compiling; judging comes on top."""
+    """Processor time for learning; compiling and judging come on top."""
     memory_mb: int = 2048
     core_share: float = 0.5
     nice: int = 19
@@ -387,6 +388,7 @@ def _options(learner: _Learner, wanted: _Wanted, settings: LearnSettings) -> lis
         *("--history", str(learner.store.history)),
         *artifact,
         *leaning,
+        *("--negotiation", text_of(spec.negotiation)),
         *("--dispatch", spec.dispatch.value.lower()),
         *("--held-back", str(settings.held_back)),
         *("--newest", str(settings.newest)),

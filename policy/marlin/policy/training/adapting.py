@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +25,11 @@ from marlin.api.errors import InputError
 from marlin.api.history import RecordedEpoch
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy import artifact as artifacts
-from marlin.policy.agents import Marlin
+from marlin.policy.agents import Marlin, MarlinSettings
 from marlin.policy.agents.critics import discount_of
 from marlin.policy.artifact import Artifact
 from marlin.policy.forecasting.studying import predicted_days
+from marlin.policy.game import GameSettings
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.planner import Planner
 from marlin.policy.planners import make_planner
@@ -57,10 +58,12 @@ class AdaptSettings:
     weights: Weights | None = None
     """Of scheme Custom."""
     dispatch: Dispatch = Dispatch.ORDERED
+    game: GameSettings = field(default_factory=GameSettings)
+    """How the agents negotiate where they serve; they are judged as they would serve."""
     held_back: int = DAY
     """Epochs at the end that judge and are never learnt from."""
     cpu_s: float = 120.0
-    """Processor time for learning; judging comes on top, some seconds. Looked at before every epoch."""
+    """Processor time for learning; compiling and judging come on top. Looked at before every epoch but the first."""
     margin: float = 0.001
     """Part of the objective by which it must be better: less is what chance does."""
     updates_per_epoch: int = 5
@@ -134,8 +137,9 @@ def adapt(
     adapted = Artifact(frozen.card, arrays(training.learner.calm) | arrays(training.learner.critic))
     by_capacity = _summary(judge, make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES))
     weights = scheme_weights(settings.scheme, settings.weights)
+    serving = MarlinSettings(game=settings.game)
     before, after = (
-        score(_summary(judge, Marlin(one, settings.scheme, settings.dispatch, weights)), by_capacity, weights)
+        score(_summary(judge, Marlin(one, settings.scheme, settings.dispatch, weights, serving)), by_capacity, weights)
         for one in (frozen, adapted)
     )
     is_better = after < before * (1.0 - settings.margin)
@@ -217,6 +221,9 @@ def _learnt(
     )
     training = begin(fleets, trained, settings.seed)
     training.learner = _going_on_from(frozen, trained, settings.seed)
+    # The first epoch has the twin compiled, which takes longer than hundreds of epochs where nothing compiled is kept.
+    first = iter((True,))
+    play(training, fleets, 0, [], lambda: next(first, False))
     until = clock() + settings.cpu_s
 
     def is_time_left() -> bool:
@@ -257,6 +264,7 @@ def _card(
         "rate": settings.rate,
         "scheme": settings.scheme.value,
         "dispatch": settings.dispatch.value,
+        "game": asdict(settings.game),
     }
     for name in ("format", "weightsSha256"):
         card.pop(name, None)
