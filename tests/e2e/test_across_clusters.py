@@ -682,8 +682,12 @@ def _follow(cluster: Cluster, folder: Path, commands: list[str]) -> None:
 
 
 def test_the_commands_of_how_tos_for_a_running_hub_work_as_they_stand(fleet: Fleet, tmp_path: Path) -> None:
-    (tmp_path / "new-key.txt").write_text("not a real key\n")
+    for name in ("token.txt", "new-key.txt"):
+        (tmp_path / name).write_text("not a real key\n")
     (tmp_path / "fleet.yaml").symlink_to(ROOT / "examples" / "fleet" / "fleet.yaml")
+    fleet.hub.kubectl(
+        "-n", NAMESPACE, "create", "secret", "generic", "prometheus", "--from-literal=token=not-a-real-one"
+    )
     count = 0
     for page in ("shadow-then-enforce", "answer-an-alert", "rotate-credentials", "check-a-configuration"):
         commands = commands_of(f"how-to/{page}")
