@@ -14,6 +14,7 @@ from marlin.api.state import FleetState
 from marlin.policy.in_order import InOrder
 from marlin.policy.objective import scheme_weights
 from marlin.policy.planners import make_planner
+from marlin.policy.sensitivity import with_power_down
 from marlin.policy.yardsticks import (
     captured_saving,
     recovered_share,
@@ -22,7 +23,7 @@ from marlin.policy.yardsticks import (
     simple_policies,
     static_order,
 )
-from marlin.simulator.experiment import Study, Summary
+from marlin.simulator.experiment import Study, Summary, run, summarise
 from marlin.simulator.fleet import Builder
 from marlin.simulator.scenario import scenario_documents
 from marlin.simulator.twin_state import arrays_from
@@ -107,6 +108,28 @@ def test_shares_of_a_saving_are_what_their_names_say() -> None:
     assert captured_saving(0.9, 0.8) == pytest.approx(0.5)
     assert recovered_share(0.85, 0.9, 0.8) == pytest.approx(0.5)
     assert recovered_share(0.95, 0.9, 0.8) == pytest.approx(-0.5)
+
+
+def test_many_planners_side_by_side_come_to_what_each_comes_to_alone() -> None:
+    """Queues and sleepers of one are no other's, and round trips by origin neither."""
+    study = with_power_down(
+        Study(Builder(scenario_documents("demo-3")), load="mean80", first_day=1), PowerDown.SCALE_TO_ZERO
+    )
+    planners = [
+        make_planner(PlannerKind.LEAST_LOADED, dispatch=Dispatch.ORDERED, awake_utilization=0.95),
+        make_planner(PlannerKind.NEAREST, dispatch=Dispatch.SHARES, awake_utilization=0.5),
+        make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES),
+        InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, fill=0.95, awake_load=0.95),
+        InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, fill=0.7, quantile=1.0, awake_load=0.5),
+    ]
+    found = scored(study, [(str(i), planner) for i, planner in enumerate(planners)], CARBON)
+    by_name = {one.name: one.summary for one in found}
+    for i, planner in enumerate(planners):
+        alone = summarise(run(study, lambda state, planner=planner: planner.decide(state).plan))  # type: ignore[misc]
+        for name in ("ttft_s", "carbon_gco2", "water_l", "cost_usd", "served_share", "late_share", "awake_share"):
+            assert getattr(by_name[str(i)], name) == getattr(alone, name), (i, name)
+    assert len({one.summary.awake_share for one in found}) == len(found)
+    assert max(one.summary.late_share for one in found) > 0.001, "somebody waited"
 
 
 def test_candidates_are_ranked_on_the_days_of_the_study_by_their_score() -> None:

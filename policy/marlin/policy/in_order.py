@@ -14,18 +14,14 @@ import numpy as np
 
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
-from marlin.policy.building import Proposal, allowed_sites, build_plan, fill_in_order
-from marlin.policy.deciding import AWAKE_UTILIZATION, decision_of, replicas_awake
-from marlin.policy.merit import merit_order
+from marlin.policy.building import Proposal, build_plan, fill_in_order
+from marlin.policy.deciding import AWAKE_UTILIZATION, Ground, decision_of, replicas_awake
 from marlin.policy.objective import OPTION_NAMES, Weights
 from marlin.policy.planner import Decision
-from marlin.simulator.fluid import capacity_rps, marginal_metrics
-from marlin.simulator.physics import FloatArray
-from marlin.simulator.twin_state import arrays_from
+from marlin.simulator.fluid import marginal_metrics
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from marlin.api.plan import RoutingPlan
     from marlin.api.state import FleetState
 
 
@@ -52,12 +48,13 @@ class InOrder:
 
     def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
         """See ``Planner.decide``; a sort takes well under a millisecond, so that a deadline changes nothing."""
-        twin = arrays_from(state)
-        capacity = capacity_rps(twin)
-        allowed = allowed_sites(state, capacity)
-        marginal = marginal_metrics(twin)
-        by_merit, score = merit_order(state, capacity, marginal, allowed, self.weights)
-        orders = by_merit.order if self.static is None else self._given(state, self.static, allowed)
+        ground = Ground.of(state)
+        return decision_of(state, ground.twin, self.plan_on(ground, now), self._record(ground))
+
+    def plan_on(self, ground: Ground, now: datetime | None = None) -> RoutingPlan:
+        """See ``Plain``."""
+        state, capacity = ground.state, ground.capacity
+        orders = self._orders(ground)
         fill = state.max_utilization if self.fill is None else min(self.fill, state.max_utilization)
         shares = np.zeros_like(capacity)
         for v, pool in enumerate(state.pools):
@@ -67,31 +64,30 @@ class InOrder:
             shares[v] = fill_in_order(orders[v], demand_rps, capacity[v], fill)
         proposal = Proposal(shares, orders, cap=np.full_like(capacity, fill))
         first = " > ".join(state.datacenters[d].name for d in orders[0][:3])
-        plan = build_plan(
+        return build_plan(
             state,
             proposal,
-            allowed,
+            ground.allowed,
             kind=self.kind,
             scheme=self.scheme,
             dispatch=self.dispatch,
             now=now,
             explanation=f"{self.kind.option} {self.scheme.option}: {state.pools[0].name} fills {first}",
-            awake=replicas_awake(state, twin, proposal, allowed, self.awake_load),
+            awake=replicas_awake(state, ground.twin, proposal, ground.allowed, self.awake_load),
         )
-        return decision_of(state, twin, plan, self._record(state, orders, score, marginal))
 
-    def _given(
-        self, state: FleetState, static: Mapping[str, tuple[str, ...]], allowed: NDArray[np.bool_]
-    ) -> tuple[tuple[int, ...], ...]:
-        position = {site.name: d for d, site in enumerate(state.datacenters)}
+    def _orders(self, ground: Ground) -> tuple[tuple[int, ...], ...]:
+        if self.static is None:
+            return ground.by_merit(self.weights)[0].order
+        position = {site.name: d for d, site in enumerate(ground.state.datacenters)}
         return tuple(
-            tuple(position[name] for name in static[pool.name] if name in position and allowed[v, position[name]])
-            for v, pool in enumerate(state.pools)
+            tuple(position[s] for s in self.static[pool.name] if s in position and ground.allowed[v, position[s]])
+            for v, pool in enumerate(ground.state.pools)
         )
 
-    def _record(
-        self, state: FleetState, orders: tuple[tuple[int, ...], ...], score: FloatArray, marginal: FloatArray
-    ) -> dict[str, Any]:
+    def _record(self, ground: Ground) -> dict[str, Any]:
+        state, score, orders = ground.state, ground.by_merit(self.weights)[1], self._orders(ground)
+        marginal = marginal_metrics(ground.twin)
         return {
             "weights": dict(zip(OPTION_NAMES, self.weights, strict=True)),
             "pools": [

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Final
 from marlin.api.errors import InputError
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy import baselines
-from marlin.policy.deciding import AWAKE_UTILIZATION, Rule, decision_of, plan_by
+from marlin.policy.deciding import AWAKE_UTILIZATION, Ground, Rule, decision_of, plan_by
 from marlin.policy.in_order import InOrder
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.oracle.planner import Oracle
 from marlin.policy.planner import Decision, Planner
-from marlin.simulator.twin_state import arrays_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
     from pathlib import Path
 
+    from marlin.api.plan import RoutingPlan
     from marlin.api.state import FleetState
     from marlin.policy.agents.planner import MarlinSettings
 
@@ -135,15 +135,17 @@ class Baseline:
 
     def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
         """See ``Planner.decide``; these take microseconds, so a deadline changes nothing."""
-        twin = arrays_from(state)
-        plan = plan_by(
+        ground = Ground.of(state)
+        return decision_of(state, ground.twin, self.plan_on(ground, now), {})
+
+    def plan_on(self, ground: Ground, now: datetime | None = None) -> RoutingPlan:
+        """See ``Plain``."""
+        return plan_by(
             self.rule,
-            state,
-            twin,
+            ground,
             kind=self.kind,
             dispatch=self.dispatch,
             now=now,
             explanation=f"{self.kind.option}: {self.reason}",
             awake_utilization=self.awake_utilization,
         )
-        return decision_of(state, twin, plan, {})

@@ -6,14 +6,17 @@ request through its replica: slower, and the judge of the first. ``experiment`` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marlin.api.plan import RoutingPlan
-from marlin.simulator.fluid import FluidResult, Form, plans_of, simulate_plan, ttft_quantiles
+from marlin.api.plan import Dispatch, RoutingPlan
+from marlin.simulator.fluid import FluidResult, Form, plans_of, simulate_epochs, simulate_plan, stacked, ttft_quantiles
+from marlin.simulator.fluid.coefficients import conditions
+from marlin.simulator.fluid.quantiles import PERCENTILES
 from marlin.simulator.outcome import Outcome
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState, in_proportion
@@ -60,6 +63,8 @@ class FluidEngine:
     """Requests as a flow."""
 
     form: Form = Form.NUMPY
+    has_quantiles: bool = True
+    """Whether quantiles of the time to first token are worked out, a third of the time; else they are NaN."""
 
     def run(
         self, twin: TwinState, plan: RoutingPlan, before: Left[None] | None, rng: np.random.Generator
@@ -68,7 +73,42 @@ class FluidEngine:
         if before is not None:
             twin = replace(twin, backlog_requests=before.waiting, awake_before=before.awake)
         result = simulate_plan(twin, plan, self.form)
-        return _outcome(twin, result), Left(in_proportion(twin, result.queued[0]), result.awake[0].copy(), None)
+        quantiles = ttft_quantiles(twin, result) if self.has_quantiles else _unknown(1)
+        return _row_of(twin, result, 0, quantiles)
+
+    def run_all(
+        self, twin: TwinState, plans: Sequence[RoutingPlan], before: Sequence[Left[None] | None]
+    ) -> list[tuple[Outcome, Left[None]]]:
+        """One epoch under each of several plans, each after an epoch of its own; what ``run`` says of each alone.
+
+        Args:
+            twin: the fleet, with the requests that really come.
+            plans: for that fleet.
+            before: what the epoch before left under each; none at the start.
+        """
+        found: dict[int, tuple[Outcome, Left[None]]] = {}
+        for dispatch in Dispatch:
+            rows = [i for i, plan in enumerate(plans) if plan.pools[0].dispatch is dispatch]
+            if rows:
+                of_rows = self._of_dispatch(twin, [plans[i] for i in rows], [before[i] for i in rows])
+                found |= dict(zip(rows, of_rows, strict=True))
+        return [found[i] for i in range(len(plans))]
+
+    def _of_dispatch(
+        self, twin: TwinState, plans: Sequence[RoutingPlan], before: Sequence[Left[None] | None]
+    ) -> list[tuple[Outcome, Left[None]]]:
+        now, each = conditions(twin), [plans_of(twin, plan) for plan in plans]
+        backlog = [now.backlog[0] if left is None else left.waiting.sum(axis=1) for left in before]
+        awake = [now.awake_before[0] if left is None else left.awake for left in before]
+        epochs = replace(
+            now,
+            requests=np.repeat(now.requests, len(plans), axis=0),
+            backlog=np.array(backlog),
+            awake_before=np.array(awake),
+        )
+        result = simulate_epochs(twin, epochs, stacked(twin, each), self.form)
+        quantiles = ttft_quantiles(twin, result) if self.has_quantiles else _unknown(len(plans))
+        return [_row_of(twin, result, row, quantiles) for row in range(len(plans))]
 
     def run_out(self, twin: TwinState, plan: RoutingPlan, before: Left[None]) -> tuple[Outcome, Left[None]] | None:
         """See ``Engine.run_out``."""
@@ -101,21 +141,31 @@ def time_to_empty_s(
     return min(max(longest_s, 1.0) * 1.01, MOST_RUN_OUT_S)
 
 
-def _outcome(twin: TwinState, result: FluidResult) -> Outcome:
-    """The first plan of a result."""
-    return Outcome(
-        metrics=result.metrics[0],
-        served=result.served[0],
-        queued=result.queued[0],
-        rejected=result.rejected[0],
-        energy_kwh=result.energy_kwh[0],
-        carbon_gco2=result.carbon_gco2[0],
-        water_l=result.water_l[0],
-        cost_usd=result.cost_usd[0],
-        ttft_s=result.ttft_s[0],
-        ttft_quantiles_s=ttft_quantiles(twin, result)[0],
-        late_share=float(result.late_share[0]),
-        utilization=result.utilization[0],
-        awake=result.awake[0],
-        awake_share=float(result.awake[0].sum() / max(twin.all_replicas.sum(), 1.0)),
+def _unknown(plans: int) -> FloatArray:
+    return np.full((plans, len(PERCENTILES)), np.nan)
+
+
+def _row_of(
+    twin: TwinState,
+    result: FluidResult,
+    row: int,
+    quantiles_s: FloatArray,  # (B, 3)
+) -> tuple[Outcome, Left[None]]:
+    """One plan of a result, and what it leaves."""
+    outcome = Outcome(
+        metrics=result.metrics[row],
+        served=result.served[row],
+        queued=result.queued[row],
+        rejected=result.rejected[row],
+        energy_kwh=result.energy_kwh[row],
+        carbon_gco2=result.carbon_gco2[row],
+        water_l=result.water_l[row],
+        cost_usd=result.cost_usd[row],
+        ttft_s=result.ttft_s[row],
+        ttft_quantiles_s=quantiles_s[row],
+        late_share=float(result.late_share[row]),
+        utilization=result.utilization[row],
+        awake=result.awake[row],
+        awake_share=float(result.awake[row].sum() / max(twin.all_replicas.sum(), 1.0)),
     )
+    return outcome, Left(in_proportion(twin, result.queued[row]), result.awake[row].copy(), None)

@@ -7,7 +7,7 @@ the horizon runs on until nobody waits, and that counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -121,16 +121,105 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
     Raises:
         InputError: the trace has fewer days, or the fleet cannot be simulated.
     """
-    trace = study.trace or shipped_week()
     engine = engine or FluidEngine()
+    event_rng = event_stream(study.seed)
+    left: Left[Any] | None = None
+    twin = None
+    for shown in _shown(study):
+        state = shown.state(study, left)
+        plan = decide(state)
+        twin = shown.twin(study, state)
+        outcome, left = engine.run(twin, plan, left, event_rng)
+        last = Epoch(shown.start, plan, shown.forecast, shown.arrived, outcome)
+        yield last
+    if twin is not None and left is not None:
+        yield from run_out(engine, twin, last, left)
+
+
+DecideAll = Callable[[FleetState, Sequence[FleetState | None]], Sequence[RoutingPlan]]
+"""From a fleet in which nobody waits, and the same as each planner left it where somebody does, to everybody's plan."""
+
+
+def run_all(study: Study, decide_all: DecideAll, planners: int, engine: FluidEngine) -> list[Summary]:
+    """Simulates several planners side by side, in one call of the twin an epoch: to choose among many.
+
+    Each fares as if it were alone, because what it is shown does not depend on the others. Planners are shown who
+    waits, not who is awake: this is for those that do not ask.
+
+    Args:
+        study: what.
+        decide_all: the planners.
+        planners: how many.
+        engine: what carries the plans out.
+
+    Raises:
+        InputError: the trace has fewer days, or the fleet cannot be simulated.
+    """
+    lefts: list[Left[None] | None] = [None] * planners
+    tallies, last = [Tally() for _ in range(planners)], list[Epoch]()
+    for shown in _shown(study):
+        state = shown.state(study, None)
+        waiting = [left is not None and bool(left.waiting.any()) for left in lefts]
+        own = [shown.state(study, left) if waits else None for left, waits in zip(lefts, waiting, strict=True)]
+        plans = decide_all(state, own)
+        twin = shown.twin(study, state)
+        done = engine.run_all(twin, plans, lefts)
+        lefts = [left for _, left in done]
+        last = [
+            Epoch(shown.start, plan, shown.forecast, shown.arrived, outcome)
+            for plan, (outcome, _) in zip(plans, done, strict=True)
+        ]
+        for tally, epoch in zip(tallies, last, strict=True):
+            tally.add(epoch)
+    for tally, epoch, left in zip(tallies, last, lefts, strict=True):
+        if left is not None:
+            for more in run_out(engine, twin, epoch, left):
+                tally.add(more)
+    return [tally.summary() for tally in tallies]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """One epoch but for what planners made of those before it."""
+
+    start: datetime
+    requests: FloatArray  # (V, R) that really come
+    forecast: FloatArray  # (V,)
+    upper: FloatArray | None  # (V,)
+    by_origin: FloatArray  # (V, R) expected
+    demand: DayDemand
+
+    @property
+    def arrived(self) -> FloatArray:
+        """(V,) requests that really come."""
+        total: FloatArray = self.requests.sum(axis=1)
+        return total
+
+    def state(self, study: Study, left: Left[Any] | None) -> FleetState:
+        """What a planner is shown."""
+        state = _state(study.builder, self.start, self.by_origin, self.upper, self.demand, left)
+        state = state if study.adjust is None else study.adjust(state)
+        return study.surprise(state) if study.foresight and study.surprise is not None else state
+
+    def twin(self, study: Study, state: FleetState) -> TwinState:
+        """What its plan is carried out on."""
+        if not study.foresight and study.surprise is not None:
+            state = study.surprise(state)
+        return with_demand(arrays_from(state, study.settings), self.requests)
+
+
+def _shown(study: Study) -> Iterator[_Shown]:
+    """The epochs of a study.
+
+    Raises:
+        InputError: the trace has fewer days.
+    """
+    trace = study.trace or shipped_week()
     if study.first_day + study.days > trace.days:
         raise InputError(
             f"{trace.name} has days 0 to {trace.days - 1}: {study.days} from day {study.first_day} on is too many"
         )
-    demand_rng, event_rng = demand_stream(study.seed), event_stream(study.seed)
-    outlook = _Outlook(study, trace)
-    left: Left[Any] | None = None
-    twin = None
+    demand_rng, outlook = demand_stream(study.seed), _Outlook(study, trace)
     for day in range(study.days):
         midnight = study.first_date + timedelta(days=day)
         frame = day_frame(
@@ -149,20 +238,8 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
             arrived = requests.sum(axis=1)
             forecast, upper = (arrived, arrived) if study.foresight else outlook.expect(arrived)
             by_origin = requests if study.foresight else forecast[:, None] * demand.origin_shares[e]
-            state = _state(study.builder, start, by_origin, upper, demand, left)
-            state = state if study.adjust is None else study.adjust(state)
-            if study.foresight and study.surprise is not None:
-                state = study.surprise(state)
-            plan = decide(state)
-            if not study.foresight and study.surprise is not None:
-                state = study.surprise(state)
-            twin = with_demand(arrays_from(state, study.settings), requests)
-            outcome, left = engine.run(twin, plan, left, event_rng)
-            last = Epoch(start, plan, forecast, arrived, outcome)
-            yield last
+            yield _Shown(start, requests, forecast, upper, by_origin, demand)
             outlook.observe(arrived)
-    if twin is not None and left is not None:
-        yield from run_out(engine, twin, last, left)
 
 
 def run_out(engine: Engine[Any], twin: TwinState, last: Epoch, left: Left[Any]) -> Iterator[Epoch]:

@@ -23,7 +23,7 @@ from marlin.policy.in_order import InOrder
 from marlin.policy.planner import Planner
 from marlin.policy.simulating import Experiment, prepare
 from marlin.policy.yardsticks import best_simple_policy, clairvoyant, named_policy, score
-from marlin.simulator.engines import Engine
+from marlin.simulator.engines import Engine, FluidEngine
 from marlin.simulator.experiment import Study, Summary, run, summarise
 from marlin.simulator.scenario_file import checked
 
@@ -128,7 +128,8 @@ def best_of_simple(question: Question, leaning: Leaning, train: Part, tune: Part
         replace(experiment.study, first_day=tune.first_day, first_date=tune.start, days=tune.days),
         leaning.scheme,
         question.dispatch,
-        weights=leaning.weights,
+        FluidEngine(has_quantiles=False),
+        leaning.weights,
     )
     if kept is not None:
         order = best.planner.static if isinstance(best.planner, InOrder) else None
@@ -221,4 +222,7 @@ def _score(
 def prepared(question: Question) -> Experiment:
     """The fleet and the engine; made once in each process."""
     experiment = prepare(checked(dict(question.scenario), lambda location: str(location[0])))
-    return replace(experiment, study=replace(experiment.study, forecaster=predicted))
+    engine = experiment.engine
+    if isinstance(engine, FluidEngine):
+        engine = replace(engine, has_quantiles=False)  # no score asks for them
+    return replace(experiment, engine=engine, study=replace(experiment.study, forecaster=predicted))

@@ -18,6 +18,7 @@ from marlin.simulator.fluid.engine import (
     simulate,
     simulate_epochs,
     simulate_plan,
+    stacked,
     step,
 )
 from marlin.simulator.fluid.marginal import EnergyByLoad, energy_by_load, joules_per_token, marginal_metrics
@@ -44,6 +45,7 @@ __all__ = [
     "simulate_epochs",
     "simulate_plan",
     "site_outcomes",
+    "stacked",
     "step",
     "ttft_quantiles",
 ]

@@ -24,8 +24,11 @@ from marlin.simulator.twin_state import TwinState, in_proportion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypeVar
 
     from numpy.typing import NDArray
+
+    _Number = TypeVar("_Number", np.float64, np.int64)
 
 
 class Form(StrEnum):
@@ -132,6 +135,26 @@ def plans_of(twin: TwinState, plan: RoutingPlan) -> Plans:
         cap=np.array([pool.cap for pool in plan.pools], dtype=np.float64) / SHARE_SCALE if is_ordered else None,
         awake=np.array(awake, dtype=np.float64) if twin.can_sleep.any() else None,
         by_origin=by_origin,
+    )
+
+
+def stacked(twin: TwinState, plans: Sequence[Plans]) -> Plans:
+    """Plans side by side, all of one dispatch. Where some have round trips of their own, the others get the fleet's."""
+
+    def all_of(arrays: Sequence[NDArray[_Number] | None]) -> NDArray[_Number] | None:
+        there = [array for array in arrays if array is not None]
+        return np.concatenate(there) if len(there) == len(arrays) else None
+
+    rtt_s = [plan.rtt_s for plan in plans]
+    if any(one is not None for one in rtt_s):
+        usual = twin.mean_rtt_s[None]
+        rtt_s = [np.repeat(usual, len(p), axis=0) if p.rtt_s is None else p.rtt_s for p in plans]
+    return Plans(
+        shares=np.concatenate([plan.shares for plan in plans]),
+        order=all_of([plan.order for plan in plans]),
+        cap=all_of([plan.cap for plan in plans]),
+        awake=all_of([plan.awake for plan in plans]),
+        rtt_s=all_of(rtt_s),
     )
 
 
