@@ -1,8 +1,8 @@
-"""The access log: a line for each request, written in batches so that a request pays for a format and a list append.
+"""The access log: a line for each request, written in batches.
 
-``plane`` adds a line when a request has ended and writes out several times a second. A line never holds a body, a
-query or a credential, and stays one line whatever a client wrote into its path. Lines of several workers do not mix,
-because no single write to a pipe is longer than what the kernel keeps together.
+``endings`` adds the lines of requests that have ended, and ``plane`` writes out several times a second. A line never
+holds a body, a query or a credential, and stays one line whatever a client wrote into its path. Lines of several
+workers do not mix, because no single write to a pipe is longer than what the kernel keeps together.
 
 A line is bytes from the beginning: one ``%`` over bytes takes 0.6 of the time of the same as an f-string, and the text
 need not be encoded afterwards.
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from marlin.router.view import Backend
 
 if TYPE_CHECKING:
-    from marlin.router.flow import Flow
+    from marlin.router.endings import Ending
 
 MAX_HELD: Final = 512
 """Lines after which a batch is written at once."""
@@ -54,26 +54,22 @@ class AccessLog:
     Args:
         log_format: ``text`` or ``json``.
         write: takes a batch of whole lines.
-        clock: Unix time, s.
     """
 
-    def __init__(self, log_format: str, write: Callable[[bytes], None], clock: Callable[[], float]) -> None:
+    def __init__(self, log_format: str, write: Callable[[bytes], None]) -> None:
         self._lines: list[bytes] = []
         self._write = write
-        self._clock = clock
         self._form = _JSON if log_format == "json" else _TEXT
         self._second = -1
         self._stamp = b""
 
-    def add(self, flow: Flow, duration_s: float) -> None:
+    def add(self, ending: Ending) -> None:
         """Adds the line of a request that has ended."""
-        now_s = self._clock()
-        second = int(now_s)
+        second = int(ending.ended_s)
         if second != self._second:
             self._second = second
             self._stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        ms = int((now_s - second) * 1000)
-        self._lines.append(_line(self._form, self._stamp, ms, flow, duration_s))
+        self._lines.append(_line(self._form, self._stamp, int((ending.ended_s - second) * 1000), ending))
         if len(self._lines) >= MAX_HELD:
             self.flush()
 
@@ -106,30 +102,30 @@ def write_lines(fd: int, batch: bytes) -> None:
             return
 
 
-def _line(form: _Form, stamp: bytes, ms: int, flow: Flow, duration_s: float) -> bytes:
-    first, live, usage = flow.head.line, flow.last_live, flow.usage
+def _line(form: _Form, stamp: bytes, ms: int, ending: Ending) -> bytes:
+    first, live, usage, ttft_s = ending.line, ending.live, ending.usage, ending.ttft_s
     if not first.log:
         first.log = form.first % (first.method, form.word(first.path.encode()))
     line = form.line % (
         stamp,
         ms,
         first.log,
-        flow.status,
-        duration_s * 1000,
-        (duration_s if flow.ttft_s is None else flow.ttft_s) * 1000,
+        ending.status,
+        ending.duration_s * 1000,
+        (ending.duration_s if ttft_s is None else ttft_s) * 1000,
         b"" if live is None else live.peer.log,
-        flow.attempts,
-        len(flow.body),
-        flow.bytes_out,
+        ending.attempts,
+        ending.bytes_in,
+        ending.bytes_out,
     )
-    if flow.ticket is not None:
-        line += form.tenant % flow.ticket.tenant.name.encode()
+    if ending.tenant:
+        line += form.tenant % ending.tenant.encode()
     if usage is not None:
         line += form.usage % usage
-    if flow.error:
-        line += form.error % form.word(flow.error.encode())
-    if flow.head.request_id:
-        line += form.request_id % form.word(flow.head.request_id)
+    if ending.error:
+        line += form.error % form.word(ending.error.encode())
+    if ending.request_id:
+        line += form.request_id % form.word(ending.request_id)
     return line + form.end
 
 

@@ -86,6 +86,7 @@ class LiveBackend:
             everybody's.
         held_mean: of what it holds, whoever sent it.
         energy_factor: what a token takes at it now, over what the table says.
+        has_energy: whether the table says what a token takes.
         told_concurrency: what a member router says it can take at once; 0: it does not say.
     """
 
@@ -99,6 +100,7 @@ class LiveBackend:
         "elsewhere",
         "energy_factor",
         "failures",
+        "has_energy",
         "held_mean",
         "in_flight",
         "is_kv_full",
@@ -151,6 +153,7 @@ class LiveBackend:
         """Takes what a new table says of it."""
         self.backend = backend
         self.capacity_rps = backend.capacity_rps
+        self.has_energy = backend.joules_per_prompt_token > 0 or backend.joules_per_output_token > 0
         self.limit = backend.max_concurrent_requests
         stated = backend.concurrency_at_capacity
         if stated is None and self.limit is not None:

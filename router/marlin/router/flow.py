@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from marlin.api.footprint import JOULES_PER_KWH, Footprint
+from marlin.api.footprint import JOULES_PER_KWH, Intensity
 from marlin.router.balancer import LiveBackend, LivePool
 from marlin.router.body_fields import BodyFields, model_in_form, model_in_query, prompt_beginning, read_fields
 from marlin.router.errors import (
@@ -34,6 +34,7 @@ from marlin.router.framing import ChunkReader
 from marlin.router.heads import CHUNKED, UNTIL_CLOSE, ReplyHead, RequestHead
 from marlin.router.paths import OWN, PASSED_ON, REALTIME
 from marlin.router.responses import MAX_ASKED, asked_for
+from marlin.router.tally import estimated_kwh
 from marlin.router.upstream import EVENT_BYTES, Link
 from marlin.router.usage import TAIL_BYTES, find_usage
 
@@ -68,6 +69,15 @@ _BEFORE_ESTIMATE: Final = 3
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
+_FIGURES: Final = (
+    b"x-marlin-energy-joules: %.6g",
+    b"x-marlin-carbon-grams: %.6g",
+    b"x-marlin-water-liters: %.6g",
+    b"x-marlin-cost-usd: %.6g",
+)
+_AS_HEADERS: Final = b"\r\n".join((*_FIGURES, b"", b""))
+_AS_COMMENT: Final = b"".join(b": %b\n" % figure for figure in _FIGURES) + b"\n"
+
 
 class Flow:
     """One request. Times are monotonic seconds.
@@ -86,7 +96,8 @@ class Flow:
         bytes_out: bytes of body passed on.
         last, second_last, third_last: the last reads of an event stream, as far as they are kept: usage is in the event
             before [DONE], and that, and the last chunk, may each come by themselves. Of any other reply, its end.
-        usage: prompt and output tokens, as the reply reported them.
+        usage: prompt and output tokens, as the reply reported them, where that had to be known at once.
+        has_usage: whether it is to be counted what it used; ``tail``: where that is to be looked for.
         is_stream: whether the reply is an event stream.
         is_over: whether nothing will happen any more.
         is_tunnel: whether it asks for a WebSocket, or has become one.
@@ -102,7 +113,6 @@ class Flow:
         "_bytes_seen",
         "_client",
         "_held",
-        "_is_counted",
         "_link",
         "_mode",
         "_needs_fresh",
@@ -121,6 +131,7 @@ class Flow:
         "bytes_out",
         "deadline_s",
         "error",
+        "has_usage",
         "head",
         "is_over",
         "is_stream",
@@ -131,6 +142,7 @@ class Flow:
         "second_last",
         "silent_since_s",
         "status",
+        "tail",
         "third_last",
         "ticket",
         "trace",
@@ -147,7 +159,6 @@ class Flow:
         self._reader: ChunkReader | None = None
         self._mode = _AS_IS
         self._needs_fresh = False
-        self._is_counted = False
         self._resends = 0
         self._session = self._held = self._beginning = b""
         self._wants_stream = False
@@ -167,6 +178,8 @@ class Flow:
         self.ttft_s: float | None = None
         self.bytes_out = self._bytes_seen = 0
         self.usage: tuple[int, int] | None = None
+        self.has_usage = False
+        self.tail = b""
         self.ticket: Ticket | None = None
         self.is_stream = False
         self.is_over = False
@@ -494,8 +507,8 @@ class Flow:
                 if head.line.is_responses:
                     self._plane.responses.note(body, live.backend.key)
                 self.last = body
-                if is_whole and status < 300 and (cost := self._count_usage(live, reply)) is not None:
-                    data = data[:-2] + _told(cost)
+                if is_whole and status < 300 and live.has_energy and (kwh := self._estimate_kwh(live)) is not None:
+                    data = data[:-2] + _told(_AS_HEADERS, kwh, live.site.site.datacenter.intensity)
             data += body
         elif self.is_stream and not is_whole:
             self._beginning = data
@@ -531,13 +544,18 @@ class Flow:
         """The backend can take more."""
         self._client.transport.resume_reading()
 
-    def _count_usage(self, live: LiveBackend, reply: ReplyHead) -> Footprint | None:
-        """Counts the tokens that a reply reports and what they cost, once."""
-        self._is_counted = True
-        if self.last and not reply.is_opaque:
+    def _estimate_kwh(self, live: LiveBackend) -> float | None:
+        """What the reply took, by the usage it reports; None where nobody knows. Counted later (``endings``)."""
+        self._read_usage()
+        if self.usage is None:
+            return None
+        kwh = estimated_kwh(live, live.site.site.datacenter, *self.usage, self._plane.wall_clock())
+        return None if isinstance(kwh, str) else kwh
+
+    def _read_usage(self) -> None:
+        """Finds the usage in what is kept of the reply's end; done here where it cannot wait."""
+        if self.usage is None and self._reply is not None and not self._reply.is_opaque:
             self.usage = find_usage(self.third_last + self.second_last + self.last)
-        datacenter = live.site.site.datacenter
-        return live.peer.cell.count_usage(live, datacenter, self.usage, self._plane.wall_clock())
 
     def _unusual_head(self, reply: ReplyHead, tail: bytes) -> bytes:
         """The head for a client of HTTP/1.0, a connection that is to be closed, or a reply without a length."""
@@ -634,10 +652,14 @@ class Flow:
         live, reply = self.live, self._reply
         assert live is not None
         assert reply is not None
-        cost = None
+        kwh = None
         if reply.status < 300:
-            if self.head.line.method == b"POST" and not self._is_counted:
-                cost = self._count_usage(live, reply)
+            if self.head.line.method == b"POST":
+                self.has_usage = True
+                if not reply.is_opaque:
+                    self.tail = self.third_last + self.second_last + self.last
+                if self._plane.has_to_know_usage:
+                    kwh = self._estimate_kwh(live)
             # How long a WebSocket stays open says nothing about how fast its backend is.
             self._let_go(None if self.is_tunnel else now_s - self.began_s)
         else:
@@ -648,8 +670,9 @@ class Flow:
         if self._mode == _INTO_CHUNKS:
             self._held = _LAST_CHUNK
         if self._held:
-            if cost is not None and self.is_stream and self._plane.has_stream_estimates:
-                self._client.write(_comment(cost))
+            if kwh is not None and self.is_stream and self._plane.has_stream_estimates:
+                comment = _told(_AS_COMMENT, kwh, live.site.site.datacenter.intensity)
+                self._client.write(b"%x\r\n%b\r\n" % (len(comment), comment))
             self._client.write(self._held)
         self._close(now_s)
 
@@ -766,23 +789,13 @@ class Flow:
             self._link.transport.resume_reading()
 
 
-def _told(cost: Footprint) -> bytes:
-    """An estimate as headers, and the end of a head."""
-    return b"\r\n".join((*_figures(cost), b"", b""))
-
-
-def _comment(cost: Footprint) -> bytes:
-    """An estimate as a comment of an event stream, in a chunk; whoever reads events takes no notice of it."""
-    comment = b"".join(b": %b\n" % figure for figure in _figures(cost)) + b"\n"
-    return b"%x\r\n%b\r\n" % (len(comment), comment)
-
-
-def _figures(cost: Footprint) -> tuple[bytes, ...]:
-    return (
-        b"x-marlin-energy-joules: %.6g" % (cost.energy_kwh * JOULES_PER_KWH),
-        b"x-marlin-carbon-grams: %.6g" % cost.carbon_gco2,
-        b"x-marlin-water-liters: %.6g" % cost.water_l,
-        b"x-marlin-cost-usd: %.6g" % cost.cost_usd,
+def _told(form: bytes, kwh: float, intensity: Intensity) -> bytes:
+    """An estimate: headers and the end of a head, or a comment of an event stream; who reads events ignores that."""
+    return form % (
+        kwh * JOULES_PER_KWH,
+        kwh * intensity.carbon_gco2_per_kwh,
+        kwh * intensity.water_l_per_kwh,
+        kwh * intensity.price_usd_per_kwh,
     )
 
 

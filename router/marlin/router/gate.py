@@ -16,7 +16,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final
 
-from marlin.api.footprint import Footprint
+from marlin.api.footprint import Footprint, footprint_of
 from marlin.router.balancer import LivePool
 from marlin.router.body_fields import wanted_tokens
 from marlin.router.errors import CLIENT_CLOSED, InvalidKeyError, LimitError, NoBackendError
@@ -35,7 +35,7 @@ from marlin.router.ledger import (
 from marlin.router.limits import MICRO_GCO2 as MICRO
 from marlin.router.limits import NANO_USD as NANO
 from marlin.router.limits import Budget, Tenant, period_end_s, period_of
-from marlin.router.tally import Tally, estimated
+from marlin.router.tally import Tally, estimated_kwh
 
 if TYPE_CHECKING:
     from marlin.router.flow import Flow
@@ -208,8 +208,9 @@ class Gate:
         prompt, output = _used(flow)
         cost = Footprint()
         if backend is not None and live is not None and (prompt or output):
-            estimate = estimated(live, live.site.site.datacenter, prompt, output, wall_s)
-            cost = estimate if isinstance(estimate, Footprint) else cost
+            datacenter = live.site.site.datacenter
+            kwh = estimated_kwh(live, datacenter, prompt, output, wall_s)
+            cost = cost if isinstance(kwh, str) else footprint_of(kwh, datacenter.intensity)
         spending = self._tally.spending(
             tenant.name, *(("", "") if backend is None else (backend.pool, backend.datacenter))
         )

@@ -20,6 +20,7 @@ from marlin.router.access_log import AccessLog
 from marlin.router.balancer import Balancer, LiveBackend
 from marlin.router.budget import RetryBudget
 from marlin.router.downstream import Downstream
+from marlin.router.endings import Ending, Endings
 from marlin.router.energy import LOOK_S as ENERGY_LOOK_S
 from marlin.router.errors import RouterError, UnknownModelError
 from marlin.router.flow import Flow
@@ -72,6 +73,7 @@ class Plane:
         responses: which backend keeps which response.
         tracer: makes spans; None: nobody wants any.
         gate: lets tenants in; None: everybody comes in.
+        has_to_know_usage: whether what a reply used is to be known as soon as it has ended.
         flows: requests being served.
         clients: their connections, and idle ones.
         is_draining: whether connections are closed when their request has ended.
@@ -102,6 +104,7 @@ class Plane:
         if settings.tenants is not None:
             assert ledger is not None
             self.gate = Gate(ledger, self.tally)
+        self.has_to_know_usage = self.gate is not None or self.tracer is not None or self.has_stream_estimates
         self.flows: dict[Flow, None] = {}
         self.clients: dict[Downstream, None] = {}
         self.is_draining = False
@@ -111,7 +114,8 @@ class Plane:
         """Called with the spans of requests that have ended."""
         self._next_energy_s = -math.inf
         self._own_cell = self.tally.cell("", "")
-        self._log = None if write_log is None else AccessLog(settings.log_format, write_log, wall_clock)
+        self._log = None if write_log is None else AccessLog(settings.log_format, write_log)
+        self._endings = Endings(self._own_cell, self._log)
         self._contexts = Contexts(settings.secrets_dir)
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -128,6 +132,7 @@ class Plane:
             table: the table.
             slots: a cell of the load page for each of ``table.backends()``.
         """
+        self._endings.work_off()  # by the table that they ended with
         before = list(self.balancer.all_live())
         self.balancer.adopt(table, slots)
         self._contexts.forget()
@@ -186,18 +191,40 @@ class Plane:
         task.add_done_callback(self._tasks.discard)
 
     def ended(self, flow: Flow, now_s: float) -> None:
-        """Counts and logs a request that has ended."""
+        """Notes a request that has ended, to be counted and logged."""
         self.flows.pop(flow, None)
         duration_s = now_s - flow.began_s
-        live = flow.last_live
-        cell = self._own_cell if live is None else live.peer.cell
-        cell.count_request(flow.status, duration_s, flow.first_token_s)
-        if self._log is not None:
-            self._log.add(flow, duration_s)
+        head, ticket, endings = flow.head, flow.ticket, self._endings
+        endings.add(
+            Ending(
+                self.wall_clock(),
+                duration_s,
+                flow.ttft_s,
+                flow.first_token_s,
+                flow.status,
+                head.line,
+                flow.last_live,
+                flow.attempts,
+                len(flow.body),
+                flow.bytes_out,
+                flow.has_usage,
+                flow.usage,
+                flow.tail,
+                "" if ticket is None else ticket.tenant.name,
+                flow.error,
+                head.request_id,
+            )
+        )
+        if endings.is_full:
+            endings.work_off()
         if self.tracer is not None and (trace := getattr(flow, "trace", None)) is not None:
             self.tracer.end(flow, trace, duration_s)
         if not self.flows:
             self._idle.set()
+
+    def count_endings(self) -> None:
+        """Counts what has ended, for a report."""
+        self._endings.work_off()
 
     def settle(self, flow: Flow, ticket: Ticket, now_s: float) -> None:
         """Charges a tenant for a request that has ended."""
@@ -242,6 +269,7 @@ class Plane:
                 self.on_suspect(live.backend.url)
                 self._leave_if_hung(live, now_s)
         if now_s >= self._next_energy_s:
+            self._endings.work_off()  # by what a token took when they ended
             self._next_energy_s = now_s + ENERGY_LOOK_S
             self.balancer.look_at_energy()
         self.flush()
@@ -312,7 +340,8 @@ class Plane:
         self.flush()
 
     def flush(self) -> None:
-        """Hands on log lines and spans that wait."""
+        """Counts what has ended, and hands on log lines and spans that wait."""
+        self._endings.work_off()
         if self._log is not None:
             self._log.flush()
         if self.tracer is not None and (spans := self.tracer.take()):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from marlin.api.footprint import Footprint, footprint_of, request_energy_kwh
+from marlin.api.footprint import Footprint, request_energy_kwh
 from marlin.router.view import Datacenter
 
 if TYPE_CHECKING:
@@ -60,7 +60,9 @@ class Cell(msgspec.Struct):
         """Counts a request that has ended."""
         codes = self.codes
         codes[status] = codes.get(status, 0) + 1
-        self.duration.add(duration_s)
+        duration = self.duration
+        duration.buckets[bisect_left(SECONDS, duration_s)] += 1  # not by a call: this is what every request pays
+        duration.sum_s += duration_s
         if ttft_s is not None and status < 300:
             self.ttft.add(ttft_s)
 
@@ -74,29 +76,35 @@ class Cell(msgspec.Struct):
 
     def count_usage(
         self, live: LiveBackend, datacenter: Datacenter, usage: tuple[int, int] | None, now_s: float
-    ) -> Footprint | None:
-        """Counts what a 2xx reply cost, or in one word why nobody knows; returns it, None where nobody knows.
+    ) -> float | None:
+        """Counts what a 2xx reply cost, or in one word why nobody knows.
 
         Args:
             live: says what a token takes now.
             datacenter: holds what a kWh brings with it, and until when.
             usage: prompt and output tokens; None where the reply did not say.
             now_s: Unix time, s.
+
+        Returns:
+            Energy, kWh; None where nobody knows.
         """
-        cost: Footprint | str = "no_usage"
-        if usage is not None:
+        if usage is None:
+            kwh: float | str = "no_usage"
+        else:
             prompt, output = usage
             self.prompt_tokens += prompt
             self.output_tokens += output
-            cost = estimated(live, datacenter, prompt, output, now_s)
-        if isinstance(cost, str):
-            self.no_estimate[cost] = self.no_estimate.get(cost, 0) + 1
+            kwh = estimated_kwh(live, datacenter, prompt, output, now_s)
+        if isinstance(kwh, str):
+            self.no_estimate[kwh] = self.no_estimate.get(kwh, 0) + 1
             return None
-        self.energy_kwh += cost.energy_kwh
-        self.carbon_gco2 += cost.carbon_gco2
-        self.water_l += cost.water_l
-        self.cost_usd += cost.cost_usd
-        return cost
+        # As ``footprint_of`` has it, without an object that nobody keeps: making one takes as long as all the rest.
+        intensity = datacenter.intensity
+        self.energy_kwh += kwh
+        self.carbon_gco2 += kwh * intensity.carbon_gco2_per_kwh
+        self.water_l += kwh * intensity.water_l_per_kwh
+        self.cost_usd += kwh * intensity.price_usd_per_kwh
+        return kwh
 
 
 class Spending(msgspec.Struct):
@@ -137,28 +145,25 @@ class Spending(msgspec.Struct):
             self.ttft_sum_s += ttft_s
 
 
-def estimated(
+def estimated_kwh(
     live: LiveBackend, datacenter: Datacenter, prompt_tokens: int, output_tokens: int, now_s: float
-) -> Footprint | str:
-    """What a request cost, or in one word why nobody knows.
+) -> float | str:
+    """Energy that a request took, kWh, or in one word why nobody knows what it cost.
 
     Args:
         live: says what a token takes now.
-        datacenter: holds what a kWh brings with it, and until when.
+        datacenter: says until when what a kWh brings with it is known.
         prompt_tokens: of the request.
         output_tokens: of its reply.
         now_s: Unix time, s.
     """
     backend = live.backend
-    if backend.joules_per_prompt_token == 0 and backend.joules_per_output_token == 0:
+    of_prompt, of_output = backend.joules_per_prompt_token, backend.joules_per_output_token
+    if of_prompt == 0 and of_output == 0:
         return "no_energy_figures"
     if datacenter.signals_valid_until_s is not None and now_s >= datacenter.signals_valid_until_s:
         return "signals_expired"
-    energy_kwh = request_energy_kwh(
-        prompt_tokens, output_tokens, backend.joules_per_prompt_token, backend.joules_per_output_token
-    )
-    energy_kwh *= live.energy_factor
-    return footprint_of(energy_kwh, datacenter.intensity)
+    return request_energy_kwh(prompt_tokens, output_tokens, of_prompt, of_output) * live.energy_factor
 
 
 class Tally:

@@ -176,6 +176,7 @@ class Worker:
 
 def report_of(plane: Plane, number: int) -> Report:
     """Everything that a plane has counted."""
+    plane.count_endings()
     return Report(
         number=number,
         active=len(plane.flows),
