@@ -131,7 +131,6 @@ def test_more_text_than_a_configuration_can_be_is_refused_unread() -> None:
         ("MarlinPolicy", "spec.poolRefs", [{"name": "gpt"}], "there is no InferencePool gpt in its namespace"),
         ("MarlinPolicy", "metadata.namespace", "other", "there is no InferencePool llama-70b in its namespace"),
         ("MarlinPolicy", "spec.residency.0.allowedRegions", ["mars"], "no Datacenter is in region mars"),
-        ("MarlinPolicy", "spec.residency.0.origins", ["us"], "there is no origin us"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_told(kind: str, path: str, value: object, message: str) -> None:

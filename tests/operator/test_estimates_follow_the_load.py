@@ -27,6 +27,8 @@ from marlin.simulator.request_level.engine import Inside, RequestLevelEngine
 from marlin.simulator.twin_state import TwinState, arrays_from
 from marlin.simulator.workload.requests import Requests, draw_requests
 
+pytestmark = pytest.mark.timeout(400)  # whichever comes first has the request-level engine compiled
+
 AIM = 0.10
 WARM_S, SECONDS = 30, 150
 

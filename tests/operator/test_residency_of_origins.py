@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from worlds import Cluster, Raw, sample, the
 from marlin.api.plan import Dispatch, RoutingPlan
 from marlin.api.policy import MarlinPolicy
 from marlin.api.table import RoutingTable
+from marlin.operator.core.fleet import Forecast
 from marlin.operator.core.residency import within_residency
 from marlin.router.tables import view_of
 
@@ -108,6 +111,65 @@ def test_an_estimate_is_that_of_the_plan_that_the_rule_leaves() -> None:
     assert bound["plan"]["pools"][0]["weights"][at] >= free["plan"]["pools"][0]["weights"][at]
     assert bound["plan"]["pools"][0]["weights"] != free["plan"]["pools"][0]["weights"]
     assert bound["estimate"] != free["estimate"]
+
+
+GDPR = [{"name": "gdpr", "origins": ["europe"], "allowedRegions": ["eu-central"]}]
+
+
+def test_the_baseline_keeps_the_rule_too() -> None:
+    """What a plan within the rule is compared with is capacity-proportional routing within the rule."""
+    bound = planned(GDPR, "Shares", "MeritOrder").status("MarlinPolicy")
+    by_capacity = planned(GDPR, "Shares", "CapacityProportional").status("MarlinPolicy")
+    free = planned([], "Shares", "CapacityProportional").status("MarlinPolicy")
+    assert bound["baselineEstimate"] == by_capacity["baselineEstimate"] != free["baselineEstimate"]
+    mine, theirs = by_capacity["estimate"], by_capacity["baselineEstimate"]
+    assert float(mine["carbonGrams"]) == pytest.approx(float(theirs["carbonGrams"]), rel=1e-3)  # rows of integers
+
+
+def test_what_a_rule_takes_is_said() -> None:
+    said = planned(GDPR, "Ordered", "MeritOrder").status("MarlinPolicy")["plan"]["explanation"]
+    assert re.search(r"residency by origin: objective [+-]\d+\.\d%", said)
+
+
+def two_pools(**changes: Any) -> Cluster:
+    """The sample with a second pool, the only one that the rule holds for."""
+    objects = sample()
+    second = copy.deepcopy(the(objects, "InferencePool"))
+    second["metadata"] |= {"name": "second", "uid": "uid-second"}
+    second["spec"]["modelName"] = "second"
+    objects.append(second)
+    spec = the(objects, "MarlinPolicy")["spec"]
+    spec |= {"mode": "Enforce", "poolRefs": [{"name": "llama-2-70b"}, {"name": "second"}]}
+    spec |= {"planner": {"kind": "MeritOrder", "scheme": "Balanced"}, "dispatch": "Ordered"} | changes
+    return Cluster(objects)
+
+
+def test_a_pool_that_the_rule_does_not_name_goes_on_being_filled_in_turn() -> None:
+    cluster = two_pools(residency=[GDPR[0] | {"pools": ["second"]}])
+    cluster.reconcile()
+    assert cluster.condition("MarlinPolicy", "Planned") == ("True", "Planned")
+    rows = {row["name"]: row for row in cluster.status("MarlinPolicy")["plan"]["pools"]}
+    assert {name: row["dispatch"] for name, row in rows.items()} == {"llama-2-70b": "Ordered", "second": "Shares"}
+    assert [bool(row["byOrigin"]) for row in rows.values()] == [False, True]
+    assert cluster.status("MarlinPolicy")["estimate"]
+
+
+def test_a_site_that_an_origin_is_bound_to_is_kept_awake_for_it() -> None:
+    def awake(rules: list[Raw]) -> int:
+        objects = sample()
+        the(objects, "InferencePool")["spec"]["powerDown"] = "Sleep"
+        spec = the(objects, "MarlinPolicy")["spec"]
+        spec |= {"residency": rules, "planner": {"kind": "MeritOrder", "scheme": "Balanced"}}
+        cluster = Cluster(objects)
+        cluster.known["forecasts"] = {
+            ("default", "llama-2-70b"): Forecast(20_000.0, 24_000.0, 500.0, 200.0, {"europe": 0.8, "asia": 0.2})
+        }
+        cluster.reconcile()
+        plan = cluster.status("MarlinPolicy")["plan"]
+        return int(plan["pools"][0]["replicas"][plan["datacenters"].index("singapore")])
+
+    bound = [{"name": "home", "origins": ["europe"], "allowedRegions": ["asia-southeast"]}]
+    assert awake(bound) > awake([])
 
 
 def test_a_row_that_was_held_back_keeps_to_the_rule() -> None:

@@ -140,6 +140,8 @@ MISTAKES: list[tuple[str, str, Any, str]] = [
     ("MarlinPolicy", "spec.guardrails.maxWeightChangePercent", 0, "spec.guardrails.maxWeightChangePercent"),
     ("MarlinPolicy", "spec.origins.0.zone", ..., "set zone or coordinates"),
     ("MarlinPolicy", "spec.residency.0.allowedRegions", [], "spec.residency[0].allowedRegions"),
+    ("MarlinPolicy", "spec.residency.0.origins", ["europe"], "origins of residency rules must be listed in origins"),
+    ("MarlinPolicy", "spec.origins", ..., "origins of residency rules must be listed in origins"),
     ("MarlinPolicy", "spec.overrides.0.endTime", "2026-12-31T17:00:00Z", "startTime must precede endTime"),
     ("MarlinPolicy", "spec.overrides.0.startTime", "new year", "spec.overrides[0].startTime"),
     ("MarlinPolicy", "apiVersion", "marlin.dev/v2", "apiVersion must be marlin.dev/v1alpha1"),

@@ -430,6 +430,13 @@ class MarlinPolicySpec(ApiModel):
                 == (s.objectives is not None)
             ),
         ),
+        Rule(
+            # One that is written otherwise than in origins would hold for nobody, and nothing would say so.
+            "!has(self.residency) || self.residency.all(r, !has(r.origins) || r.origins.all(o, "
+            "has(self.origins) && self.origins.exists(n, n.name == o)))",
+            "origins of residency rules must be listed in origins",
+            lambda s: all(o in {n.name for n in s.origins} for r in s.residency for o in r.origins),
+        ),
     )
 
 

@@ -56,11 +56,7 @@ def _policy_problems(documents: Documents) -> Iterator[str]:
                 yield f"{where}: there is no InferencePool {ref.name} in its namespace"
         if policy.spec.pool_selector is not None and not chosen:
             yield f"{where}: poolSelector selects no InferencePool of its namespace"
-        origins = {origin.name for origin in policy.spec.origins}
         for rule in policy.spec.residency:
             for region in rule.allowed_regions:
                 if region not in regions:
                     yield f"{where}: residency {rule.name}: no Datacenter is in region {region}"
-            for origin in rule.origins:
-                if origin not in origins:
-                    yield f"{where}: residency {rule.name}: there is no origin {origin}"

@@ -26,7 +26,7 @@ from marlin.operator.core.guardrails import within_change
 from marlin.operator.core.negotiation import Negotiation, negotiation_of
 from marlin.operator.core.observed import Key
 from marlin.operator.core.predicting import Prediction, predictions
-from marlin.operator.core.residency import within_residency
+from marlin.operator.core.residency import settled, within_residency
 from marlin.operator.core.standing import agents_after, standing_document
 from marlin.operator.epochs import Epoch, takes_effect
 from marlin.operator.signals.values import SiteReadings
@@ -34,9 +34,7 @@ from marlin.policy.agents import MarlinSettings
 from marlin.policy.agents.stated import game_of
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.planner import Decision
-from marlin.policy.planners import make_planner
-from marlin.simulator.fluid import estimate
-from marlin.simulator.twin_state import arrays_from
+from marlin.policy.planners import FILLED_IN_TURN, make_planner
 
 _log: Final = logging.getLogger(__name__)
 
@@ -272,10 +270,9 @@ def _decide(task: Task, spec: PlannerSpec, role: str, state: FleetState) -> Deci
         carried=carried,
     )
     decision = planner.decide(state, now=task.now, deadline_s=DEADLINE_S)
-    plan = within_residency(decision.plan, state, policy)
-    if plan is decision.plan:
-        return decision
-    return replace(decision, plan=plan, expect=lambda: estimate(arrays_from(state), plan))
+    return settled(
+        decision, state, policy, scheme_weights(spec.scheme, weights) if spec.kind in FILLED_IN_TURN else None
+    )
 
 
 def _shadow(task: Task, state: FleetState) -> tuple[Decision | None, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from marlin.api.metrics import Metrics
-from marlin.api.plan import Dispatch, RoutingPlan
+from marlin.api.plan import Dispatch, PoolPlan, RoutingPlan
 from marlin.api.values import SHARE_SCALE
 from marlin.simulator.fluid import numpy_form
 from marlin.simulator.fluid.coefficients import NEVER_S, Coefficients, Conditions, coefficients, conditions
@@ -117,15 +117,18 @@ def after(twin: TwinState, result: FluidResult) -> TwinState:
 def plans_of(twin: TwinState, plan: RoutingPlan) -> Plans:
     """One ``RoutingPlan`` as the engine takes it, whatever its dispatch.
 
+    The engine fills sites in turn for all pools or for none: where only some are, shares hold, which an order's weights
+    are as far as the demand is known.
+
     Raises:
         ValueError: the plan is for other pools or datacenters.
     """
     if plan.datacenters != twin.datacenter_names or tuple(p.name for p in plan.pools) != twin.pool_names:
         raise ValueError("the plan is for another fleet")
     shares = np.array([pool.weights for pool in plan.pools], dtype=np.float64) / SHARE_SCALE
-    is_ordered = plan.pools[0].dispatch is Dispatch.ORDERED
-    rows = [pool.by_origin for pool in plan.pools]
-    by_origin = np.array(rows, dtype=np.float64) / SHARE_SCALE if all(rows) and not is_ordered else None
+    is_ordered = all(pool.dispatch is Dispatch.ORDERED for pool in plan.pools)
+    has_rows = any(pool.by_origin for pool in plan.pools)
+    by_origin = np.array([_origin_rows(pool, twin) for pool in plan.pools]) if has_rows and not is_ordered else None
     everyone = twin.all_replicas
     awake = [pool.replicas or tuple(row) for pool, row in zip(plan.pools, everyone, strict=True)]
     return _plans(
@@ -156,6 +159,12 @@ def stacked(twin: TwinState, plans: Sequence[Plans]) -> Plans:
         awake=all_of([plan.awake for plan in plans]),
         rtt_s=all_of(rtt_s),
     )
+
+
+def _origin_rows(pool: PoolPlan, twin: TwinState) -> FloatArray:
+    """(R, D) where each origin's requests go: where everybody's do, if the plan says no more."""
+    rows = pool.by_origin or (pool.weights,) * len(twin.rtt_s)
+    return np.array(rows, dtype=np.float64) / SHARE_SCALE
 
 
 def simulate_plan(twin: TwinState, plan: RoutingPlan, form: Form = Form.NUMPY) -> FluidResult:
