@@ -157,6 +157,15 @@ def test_the_same_game_has_the_same_outcome_to_the_last_bit(game: Game) -> None:
     assert one.objections.turns == other.objections.turns
 
 
+@given(games())
+def test_a_negotiation_changes_nothing_that_it_was_given(game: Game) -> None:
+    given_ = (game.proposals, game.capital, game.importance)
+    before = [values.copy() for values in given_]
+    consensus = game.play()
+    assert all((now == then).all() for now, then in zip(given_, before, strict=True))
+    assert not any(np.shares_memory(consensus.action, values) for values in given_)
+
+
 @given(games(), st.integers(0, 3))
 def test_a_dominating_agent_is_not_talked_out_of_its_optimum(game: Game, agent: int) -> None:
     """Schemes MinTTFT to MinCost are the game with one metric of importance."""
@@ -276,6 +285,19 @@ def test_an_agent_gains_by_exaggerating_and_the_figure_says_so() -> None:
     gains = exploitability(critic, proposals, candidates, np.full(2, 100.0), settings=quiet)
     assert (gains > 0).all()
     assert exploitability(critic, proposals, proposals, np.full(2, 100.0), settings=quiet).tolist() == [0.0, 0.0]
+
+
+@given(games(), st.integers(0, 2**32 - 1))
+def test_exploitability_is_never_negative_and_grows_with_the_candidates(game: Game, seed: int) -> None:
+    candidates = shares(np.random.default_rng(seed), 4, *game.proposals.shape[1:], mask=game.mask)
+    few, many = (
+        exploitability(game.critic, game.proposals, tried, game.capital, game.importance, game.settings)
+        for tried in (candidates[:2], candidates)
+    )
+    assert (few >= 0).all()
+    assert (many >= few).all()
+    own = exploitability(game.critic, game.proposals, game.proposals[:1], game.capital, game.importance, game.settings)
+    assert own[0] == 0
 
 
 @pytest.mark.parametrize(
