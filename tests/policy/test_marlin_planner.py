@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from marlin.api.errors import InputError
 from marlin.api.plan import Dispatch, PlannerKind, PoolPlan, RoutingPlan, Scheme
 from marlin.api.pool import PowerDown
-from marlin.api.state import FleetState
+from marlin.api.state import FORECAST_CHANCES, FleetState
 from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing, shipped
 from marlin.policy.agents.critics import USUAL_DISCOUNT, LearnedCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.guard import Guard
@@ -385,18 +385,23 @@ def test_without_power_down_or_time_what_was_agreed_stays_as_it_is(artifact: Art
 
 
 def test_each_model_is_prewarmed_as_suits_it(artifact: Artifact) -> None:
-    """One that is sure of its demand, and one that is not: what is best for both alike is best for neither."""
+    """One that is sure of its demand, and one that may be asked for many times its upper bound: far above any bound."""
     state = varied(2, power_down=PowerDown.SCALE_TO_ZERO)
-    wanted = sum(state.pools[0].forecast_requests) / 4
+    wanted = sum(state.pools[0].forecast_requests) / 8
     sure, unsure = (
         state.pools[0].model_copy(
-            update={"name": name, "forecast_requests": (wanted,), "forecast_upper_requests": wanted * upper}
+            update={
+                "name": name,
+                "forecast_requests": (wanted,),
+                "forecast_upper_requests": 1.1 * wanted,
+                "forecast_parts": (wanted,) * 8 + (wanted * surge,) * (len(FORECAST_CHANCES) - 8),
+            }
         )
-        for name, upper in (("sure", 1.01), ("unsure", 3.0))
+        for name, surge in (("sure", 1.0), ("unsure", 6.0))
     )
     state = state.model_copy(update={"pools": (sure, unsure)})
     settled = marlin(artifact, guard=Guard.NONE, settling=0).decide(state).record["settled"]
-    assert settled["prewarmed"]["sure"] != settled["prewarmed"]["unsure"]
+    assert settled["prewarmed"]["sure"] < 2.0 < settled["prewarmed"]["unsure"]
 
 
 # --- the guard -----------------------------------------------------------------------------------------------------

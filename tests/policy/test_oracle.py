@@ -16,7 +16,7 @@ from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState, PoolDeployment
 from marlin.policy.demands import demands_of
 from marlin.policy.objective import scheme_weights
-from marlin.policy.oracle.epoch import bound, demand_rps, limits_rps, optimum
+from marlin.policy.oracle.epoch import bound, limits_rps, optimum
 from marlin.policy.planners import AVAILABLE, make_planner
 from marlin.policy.trials import objective_of
 from marlin.simulator.fluid import awake_carrying, simulate, simulate_plan, site_outcomes
@@ -193,10 +193,10 @@ def test_knowing_that_the_forecast_is_uncertain_pays_on_what_may_come(
     for plan in (planner.decide(sure).plan, planner.decide(unsure).plan):
         total = 0.0
         twin = arrays_from(unsure)
-        most = limits_rps(twin).sum(axis=1) / demand_rps(twin)
+        most = limits_rps(twin).sum(axis=1) * twin.epoch_s
         stands_for = demands_of(unsure, most, is_tailed=bool(twin.can_sleep.any()))
-        for factor, chance in zip(stands_for.factors, stands_for.chances, strict=True):
-            came = replace(twin, requests=twin.requests * factor[:, None])
+        for requests, chance in zip(stands_for.requests, stands_for.chances, strict=True):
+            came = replace(twin, requests=twin.origin_share * requests[:, None])
             result = simulate_plan(came, plan)
             objective = objective_of(twin, scheme_weights(scheme))
             counted = float(result.served.sum() + result.rejected.sum())

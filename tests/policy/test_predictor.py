@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from marlin.policy.forecasting import Prediction, PredictorSettings, observe, predict, replay, start
+from marlin.api.state import FORECAST_CHANCES
+from marlin.policy.forecasting import Prediction, PredictorSettings, observe, parts_of, predict, replay, start
 from marlin.policy.forecasting.features import FEATURES, features
+from marlin.policy.forecasting.parts import USUAL_EPOCHS, USUAL_POINTS, parts_of_errors
 from marlin.policy.forecasting.references import last_value, moving_average, seasonal_naive
 from marlin.policy.forecasting.scores import accuracy, coverage, pinball, poisson_floor
 from marlin.simulator.physics import FloatArray
@@ -216,3 +218,54 @@ def test_the_poisson_floor_is_what_knowing_every_rate_reaches() -> None:
     assert poisson_floor(counts) == pytest.approx(accuracy(counts, rates), abs=0.002)
     sizes = [rng.exponential(1.0, n).sum() for n in rng.poisson(rates)]  # E[S^2] / E[S] = 2
     assert poisson_floor(np.array(sizes), 0.5) == pytest.approx(accuracy(np.array(sizes), rates), abs=0.002)
+
+
+CHANCES = np.array(FORECAST_CHANCES)
+
+
+def test_after_quiet_epochs_a_surge_is_expected_where_surges_came_and_not_on_top_of_busy_ones() -> None:
+    """Every tenth quiet epoch became ten times as large; busy ones were as expected, a hundredth more or less."""
+    rng = np.random.default_rng(4)
+    is_quiet = rng.random(600) < 0.5
+    errors = np.where(is_quiet & (rng.random(600) < 0.1), np.log(10.0), rng.normal(0.0, 0.01, 600))[:, None]
+    levels = np.where(is_quiet, -2.0, 0.5)[:, None]
+
+    def found(level: float) -> FloatArray:
+        return parts_of_errors(errors, levels, np.array([level]), 0.1 * np.array(USUAL_POINTS)[:, None], 1.0)[:, 0]
+
+    surges = found(-2.0) > 0.5 * np.log(10.0)
+    assert CHANCES[surges].sum() == pytest.approx(0.1, abs=0.04)
+    assert found(0.5).max() < 0.1 * np.log(10.0)
+
+
+@given(arrays(np.float64, st.tuples(st.integers(0, 40), st.just(2)), elements=st.floats(-3, 3)))
+def test_parts_never_fall_and_lose_nothing_of_what_all_errors_let_expect(
+    errors: FloatArray,
+) -> None:
+    """The usual errors among them: nothing is lost by dividing."""
+    level, usual = np.zeros(2), np.multiply.outer(USUAL_POINTS, (0.5, 1.0))
+    parts = parts_of_errors(errors, np.zeros_like(errors), level, usual, 1.0)
+    assert (np.diff(parts, axis=0) >= -1e-9).all()
+    assert parts_of_errors(np.empty((0, 2)), np.empty((0, 2)), level, usual, 1.0) == pytest.approx(usual)
+    whole = (errors.sum(axis=0) + USUAL_EPOCHS * CHANCES @ usual) / (len(errors) + USUAL_EPOCHS)
+    assert CHANCES @ parts == pytest.approx(whole, abs=1e-9)
+
+
+def test_before_anything_was_seen_the_usual_errors_stand_in_and_a_gap_teaches_none() -> None:
+    fresh = start(np.array([1000.0]), HOURLY)
+    parts = parts_of(fresh)[:, 0]
+    assert parts[np.cumsum(CHANCES) <= 0.95].max() < predict(fresh).high[0] < parts[-1]
+    assert (parts_of(observe(replace(fresh, weights=0.0 * fresh.weights), np.array([np.nan]))) >= 0).all()
+    gap = observe(fresh, np.array([np.nan]))
+    assert np.isnan(gap.levels).all()
+
+
+def test_what_comes_is_beyond_a_part_as_often_as_its_chance_says() -> None:
+    rng = np.random.default_rng(5)
+    series = 100.0 * np.exp(0.5 * rng.standard_t(3.0, (1500, 1)))
+    state, beyond = start(series[0]), []
+    for row in series[1:]:
+        beyond.append(row[0] > parts_of(state)[:, 0])
+        state = observe(state, row)
+    middles = np.cumsum(CHANCES) - CHANCES / 2.0
+    assert np.mean(beyond[400:], axis=0)[3:] == pytest.approx(1.0 - middles[3:], abs=0.05)

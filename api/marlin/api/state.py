@@ -8,7 +8,7 @@ follows the order of ``datacenters``, one over origins that of ``origins``.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,11 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+FORECAST_CHANCES: Final = (0.15, 0.15, 0.15, 0.15, 0.12, 0.1, 0.07, 0.05, 0.025, 0.015, 0.01, 0.005, 0.005)
+"""(S,) chances of the parts that all that may come in an epoch is divided into, from few requests to many. Finer the
+farther they are: a surge that finds replicas asleep waits minutes, and decides what a day was worth."""
 
 
 class NodeGroupState(ApiModel):
@@ -81,6 +86,10 @@ class PoolState(ApiModel):
     forecast_upper_requests: NonNegative | None = Field(
         default=None, description="Upper quantile of the total, for prewarming. Default: the forecast itself."
     )
+    forecast_parts: tuple[NonNegative, ...] = Field(
+        default=(),
+        description="(S,) mean of the total in each part of FORECAST_CHANCES, not falling. Default: not known.",
+    )
     mean_prompt_tokens: Positive = Field(description="Mean prompt length, tokens.")
     mean_output_tokens: Positive = Field(description="Mean output length, tokens.")
     ttft_limit_s: Positive = Field(default=5.0, description="Time to first token the service level allows, s.")
@@ -133,6 +142,8 @@ class FleetState(ApiModel):
         for pool in self.pools:
             if len(pool.forecast_requests) != origins:
                 raise ValueError(f"pool {pool.name}: forecast_requests must have {origins} entries, one per origin")
+            if pool.forecast_parts and len(pool.forecast_parts) != len(FORECAST_CHANCES):
+                raise ValueError(f"pool {pool.name}: forecast_parts must have {len(FORECAST_CHANCES)} entries or none")
             for field in ("backlog_requests", "in_flight_requests", "awake_replicas", "allowed"):
                 if (values := getattr(pool, field)) and len(values) != sites:
                     raise ValueError(f"pool {pool.name}: {field} must have {sites} entries, one per datacenter")

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from marlin.api.state import FORECAST_CHANCES
+from marlin.policy.forecasting.parts import USUAL_POINTS
 from marlin.simulator.physics import FloatArray
 
 if TYPE_CHECKING:
@@ -35,34 +37,16 @@ _POINTS: Final = (-4.0, -1.0, -0.35, 0.0, 0.35, 0.7, 1.5)
 BurstGPT's days 9 to 27 at three loads: the upper half is that of a normal distribution, the lower one has a long tail,
 because demand can fall to nothing."""
 
-_TAILED: Final = (
-    (-4.0, 0.15),
-    (-0.85, 0.15),
-    (-0.2, 0.15),
-    (0.12, 0.15),
-    (0.4, 0.12),
-    (0.69, 0.1),
-    (1.0, 0.07),
-    (1.41, 0.05),
-    (1.82, 0.025),
-    (2.12, 0.015),
-    (2.48, 0.01),
-    (2.9, 0.005),
-    (3.8, 0.005),
-)
-"""Middles and chances of parts of the same errors, finer the farther they are: means over ten of those days at three
-loads. With the highest seventh in three parts, plans were found that suit these three and are dear between them."""
-
-_FEW: Final = {len(_POINTS): ((1, 3, 5), (0, 2, 5)), len(_TAILED): ((1, 3, 5, 7, 9, 11), (0, 3, 5, 7, 9, 11))}
+_FEW: Final = {len(_POINTS): ((1, 3, 5), (0, 2, 5)), len(FORECAST_CHANCES): ((1, 3, 5, 7, 9, 11), (0, 3, 5, 7, 9, 11))}
 """Positions of a few that stand for all, and where the parts begin that each stands for, by how many there are: low,
 middle, high, and the far ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """S demands, as factors on the forecast."""
+    """S demands."""
 
-    factors: FloatArray  # (S, V)
+    requests: FloatArray  # (S, V) that arrive in the epoch
     chances: FloatArray  # (S,) they add up to one
 
     def __len__(self) -> int:
@@ -74,7 +58,7 @@ class Demands:
         if len(self) not in _FEW:
             return self
         kept, begins = (list(positions) for positions in _FEW[len(self)])
-        return Demands(self.factors[kept], np.add.reduceat(self.chances, begins))
+        return Demands(self.requests[kept], np.add.reduceat(self.chances, begins))
 
 
 def spread_of(state: FleetState) -> FloatArray:
@@ -90,20 +74,25 @@ def spread_of(state: FleetState) -> FloatArray:
 def demands_of(state: FleetState, most: FloatArray, *, is_tailed: bool = False) -> Demands:
     """The demands that stand for what a state's forecast may turn out to be.
 
-    All pools are taken to be high or low together: the fleet must carry them together. More than the fleet can carry,
-    ``most`` (V,) in forecasts, is not looked at: no plan can help it, and its cost would drown what plans differ in.
+    All pools are taken to be high or low together: the fleet must carry them together. More than the fleet can carry is
+    not looked at: no plan can help it, and its cost would drown what plans differ in.
 
     Args:
         state: whose forecast.
-        most: (V,) what can be carried at all, in forecasts.
+        most: (V,) requests that can be carried at all.
         is_tailed: whether surges are looked at closely, because replicas may be asleep when they come.
     """
-    spread = spread_of(state)
-    if not spread.any():
-        return Demands(np.ones((1, len(spread))), np.ones(1))
+    spread, expected = spread_of(state), np.array([sum(pool.forecast_requests) for pool in state.pools])
+    knows_parts = is_tailed and any(pool.forecast_parts for pool in state.pools)
+    if not spread.any() and not knows_parts:
+        return Demands(expected[None], np.ones(1))
     if is_tailed:
-        points, chances = np.array(_TAILED).T
+        points, chances = np.array(USUAL_POINTS), np.array(FORECAST_CHANCES)
     else:
         points, chances = np.array(_POINTS), np.full(len(_POINTS), 1.0 / len(_POINTS))
-    factors = np.minimum(np.exp(points[:, None] * spread), np.maximum(most, 1.0))
-    return Demands(factors, chances)
+    requests = expected * np.exp(points[:, None] * spread)  # (S, V)
+    if knows_parts:
+        for v, pool in enumerate(state.pools):
+            if pool.forecast_parts:
+                requests[:, v] = pool.forecast_parts
+    return Demands(np.minimum(requests, np.maximum(most, expected)), chances)

@@ -90,7 +90,7 @@ def objective_beside(
     now = conditions(twin)
     epochs = replace(
         now,
-        requests=np.concatenate([epoch.requests, now.requests * demands.factors]),
+        requests=np.concatenate([epoch.requests, demands.requests]),
         backlog=np.concatenate([epoch.backlog, np.repeat(now.backlog, len(demands), axis=0)]),
     )
     result = simulate_epochs(twin, epochs, Plans(np.concatenate([plan.shares, tries.shares])))
@@ -175,7 +175,7 @@ def _tried(result: FluidResult, rows: slice, demands: Demands) -> Tried:
 
 def _epochs(now: Conditions, demands: Demands, many: int) -> Conditions:
     """The epoch under each demand, once for each plan: (N x S) of them, the demands of a plan side by side."""
-    return replace(now, requests=np.tile(now.requests * demands.factors, (many, 1)))
+    return replace(now, requests=np.tile(demands.requests, (many, 1)))
 
 
 def _each(plans: Plans, times: int) -> Plans:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from marlin.simulator.physics import FloatArray
 
@@ -23,11 +23,19 @@ HISTORY_DAYS: Final = 7
 """Days before an epoch that a forecaster is shown, where the trace has them."""
 
 
+class Expected(NamedTuple):
+    """Requests of an epoch."""
+
+    requests: FloatArray  # (V,)
+    upper: FloatArray | None = None  # (V,) quantile
+    parts: FloatArray | None = None  # (S, V) means of the parts of ``api.state.FORECAST_CHANCES``
+
+
 class Expectation(Protocol):
     """What is expected of the next epoch. A value: observing makes another."""
 
-    def expect(self) -> tuple[FloatArray, FloatArray | None]:
-        """Requests (V,) of the next epoch, and their upper quantile (V,) or None."""
+    def expect(self) -> Expected:
+        """Requests of the next epoch."""
 
     def observe(self, arrived: FloatArray) -> Expectation:
         """After the epoch, in which ``arrived`` (V,) came."""
@@ -43,9 +51,9 @@ class Smoothed:
 
     requests: FloatArray  # (V,)
 
-    def expect(self) -> tuple[FloatArray, FloatArray | None]:
+    def expect(self) -> Expected:
         """See ``Expectation.expect``."""
-        return self.requests, None
+        return Expected(self.requests)
 
     def observe(self, arrived: FloatArray) -> Smoothed:
         """See ``Expectation.observe``."""

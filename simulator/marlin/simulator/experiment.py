@@ -21,7 +21,7 @@ from marlin.api.state import FleetState
 from marlin.simulator.constants import DEFAULT_SETTINGS, Settings
 from marlin.simulator.demand import DayDemand, DayFrame, Origins, day_frame
 from marlin.simulator.engines import Engine, FluidEngine, Left
-from marlin.simulator.expectations import HISTORY_DAYS, Expectation, Forecaster, Smoothed
+from marlin.simulator.expectations import HISTORY_DAYS, Expectation, Expected, Forecaster, Smoothed
 from marlin.simulator.fleet import Builder, Demand
 from marlin.simulator.outcome import Outcome
 from marlin.simulator.physics import FloatArray
@@ -130,7 +130,7 @@ def run(study: Study, decide: Decide, engine: Engine[Any] | None = None) -> Iter
         plan = decide(state)
         twin = shown.twin(study, state)
         outcome, left = engine.run(twin, plan, left, event_rng)
-        last = Epoch(shown.start, plan, shown.forecast, shown.arrived, outcome)
+        last = Epoch(shown.start, plan, shown.expected.requests, shown.arrived, outcome)
         yield last
     if twin is not None and left is not None:
         yield from run_out(engine, twin, last, left)
@@ -166,7 +166,7 @@ def run_all(study: Study, decide_all: DecideAll, planners: int, engine: FluidEng
         done = engine.run_all(twin, plans, lefts)
         lefts = [left for _, left in done]
         last = [
-            Epoch(shown.start, plan, shown.forecast, shown.arrived, outcome)
+            Epoch(shown.start, plan, shown.expected.requests, shown.arrived, outcome)
             for plan, (outcome, _) in zip(plans, done, strict=True)
         ]
         for tally, epoch in zip(tallies, last, strict=True):
@@ -184,8 +184,7 @@ class _Shown:
 
     start: datetime
     requests: FloatArray  # (V, R) that really come
-    forecast: FloatArray  # (V,)
-    upper: FloatArray | None  # (V,)
+    expected: Expected
     by_origin: FloatArray  # (V, R) expected
     demand: DayDemand
 
@@ -197,7 +196,7 @@ class _Shown:
 
     def state(self, study: Study, left: Left[Any] | None) -> FleetState:
         """What a planner is shown."""
-        state = _state(study.builder, self.start, self.by_origin, self.upper, self.demand, left)
+        state = _state(study.builder, self.start, self.by_origin, self.expected, self.demand, left)
         state = state if study.adjust is None else study.adjust(state)
         return study.surprise(state) if study.foresight and study.surprise is not None else state
 
@@ -236,9 +235,9 @@ def _shown(study: Study) -> Iterator[_Shown]:
         for e, requests in enumerate(demand.requests.astype(np.float64)):  # (V, R)
             start = midnight + timedelta(seconds=e * EPOCH_S)
             arrived = requests.sum(axis=1)
-            forecast, upper = (arrived, arrived) if study.foresight else outlook.expect(arrived)
-            by_origin = requests if study.foresight else forecast[:, None] * demand.origin_shares[e]
-            yield _Shown(start, requests, forecast, upper, by_origin, demand)
+            expected = Expected(arrived, arrived) if study.foresight else outlook.expect(arrived)
+            by_origin = requests if study.foresight else expected.requests[:, None] * demand.origin_shares[e]
+            yield _Shown(start, requests, expected, by_origin, demand)
             outlook.observe(arrived)
 
 
@@ -333,7 +332,7 @@ def _state(
     builder: Builder,
     start: datetime,
     requests: FloatArray,  # (V, R) expected
-    upper: FloatArray | None,  # (V,)
+    forecast: Expected,
     demand: DayDemand,
     left: Left[Any] | None,
 ) -> FleetState:
@@ -345,7 +344,8 @@ def _state(
             tuple(float(x) for x in requests[v]),
             prompt,
             output,
-            upper_requests=None if upper is None else float(upper[v]),
+            upper_requests=None if forecast.upper is None else float(forecast.upper[v]),
+            parts=() if forecast.parts is None else tuple(float(x) for x in forecast.parts[:, v]),
             backlog_requests=() if left is None else tuple(float(x) for x in left.waiting[v]),
             awake_replicas=() if left is None else tuple(float(x) for x in left.awake[v]),
         )
@@ -376,9 +376,9 @@ class _Outlook:
             self._expected = self.study.forecaster(demand.rescaled(np.concatenate(self._recorded)))
         self._recorded = [*self._recorded, demand.recorded][-HISTORY_DAYS:]
 
-    def expect(self, arrived: FloatArray) -> tuple[FloatArray, FloatArray | None]:
+    def expect(self, arrived: FloatArray) -> Expected:
         """What is expected of the next epoch. Where nothing came before it, what will arrive: there is no better."""
-        return (arrived, None) if self._expected is None else self._expected.expect()
+        return Expected(arrived) if self._expected is None else self._expected.expect()
 
     def observe(self, arrived: FloatArray) -> None:
         """After an epoch."""

@@ -40,6 +40,8 @@ class Demand:
     mean_prompt_tokens: float
     mean_output_tokens: float
     upper_requests: float | None = None
+    parts: tuple[float, ...] = ()
+    """(S,) means of the parts of ``FORECAST_CHANCES``; empty: not known."""
     backlog_requests: tuple[float, ...] = ()
     """(D,) still waiting from before; empty: none."""
     in_flight_requests: tuple[float, ...] = ()
@@ -183,6 +185,7 @@ class Builder:
             profile=profile_name(pool),
             forecast_requests=demand.requests,
             forecast_upper_requests=demand.upper_requests,
+            forecast_parts=demand.parts,
             mean_prompt_tokens=demand.mean_prompt_tokens,
             mean_output_tokens=demand.mean_output_tokens,
             ttft_limit_s=spec.service_level.time_to_first_token_milliseconds / 1000,

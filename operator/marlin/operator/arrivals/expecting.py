@@ -13,7 +13,7 @@ import numpy as np
 
 from marlin.operator.arrivals.history import History
 from marlin.operator.core.fleet import Forecast
-from marlin.policy.forecasting import PredictorSettings, predict, replay
+from marlin.policy.forecasting import PredictorSettings, parts_of, predict, replay
 from marlin.simulator.fleet import MEAN_OUTPUT_TOKENS, MEAN_PROMPT_TOKENS
 
 _MOST_OF_AN_EPOCH: Final = 0.7
@@ -50,12 +50,14 @@ def forecasts(history: History, epoch: int) -> dict[str, Forecast]:
     for begin, pools in by_start.items():
         table = np.array([[np.nan if c is None else c for c in rows[pool][begin:]] for pool in pools]).T  # (T, C)
         table = np.concatenate([table, np.full((min(ahead, settings.epochs_per_day), len(pools)), np.nan)])
-        expected = predict(replay(table, settings))
+        learnt = replay(table, settings)
+        expected, parts = predict(learnt), parts_of(learnt)
         for c, pool in enumerate(pools):
             prompt, output = history.tokens.get(pool, (MEAN_PROMPT_TOKENS, MEAN_OUTPUT_TOKENS))
             found[pool] = Forecast(
                 requests=float(expected.expected[c]),
                 upper_requests=max(float(expected.expected[c]), float(expected.high[c])),
+                parts=tuple(float(x) for x in parts[:, c]),
                 mean_prompt_tokens=prompt,
                 mean_output_tokens=output,
                 origin_shares=history.origins.get(pool, {}),

@@ -51,6 +51,8 @@ class Forecast:
     mean_output_tokens: float = MEAN_OUTPUT_TOKENS
     origin_shares: Mapping[str, float] = field(default_factory=dict)
     """Origin to its share of the requests; the empty name stands for requests of which no origin is known."""
+    parts: tuple[float, ...] = ()
+    """(S,) means of the parts of ``FORECAST_CHANCES``; empty where nothing was observed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ def fleet_of(
                 forecast.mean_prompt_tokens,
                 forecast.mean_output_tokens,
                 upper_requests=forecast.upper_requests,
+                parts=forecast.parts,
                 **_at_sites(loads.get((namespace, name)), sites),
             )
             for name, forecast in expected.items()

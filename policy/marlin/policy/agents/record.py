@@ -88,8 +88,8 @@ def account(told: Told) -> dict[str, Any]:
         "rung": told.agreed.rung,
         "gaps": list(told.situation.gaps),
         "demands": [
-            {"factor": [round(f, 4) for f in factors], "chance": round(chance, 4)}
-            for factors, chance in zip(demands.factors.tolist(), demands.chances.tolist(), strict=True)
+            {"requests": [round(x, 1) for x in requests], "chance": round(chance, 4)}
+            for requests, chance in zip(demands.requests.tolist(), demands.chances.tolist(), strict=True)
         ],
         "proposals": {
             name: {

@@ -25,8 +25,14 @@ from marlin.simulator.environments.proportional import by_capacity
 from marlin.simulator.fluid import Plans
 from marlin.simulator.physics import FloatArray
 
-PREWARMED: Final = (0.4, 0.55, 0.75, 1.0, 1.3, 1.7, 2.3)
-"""Demands that replicas are kept awake for, in upper forecasts."""
+_LEAST_PREWARMED: Final = 0.4
+_MOST_PREWARMED: Final = 2.3
+"""Demands that replicas are kept awake for, in upper forecasts: from the one to the other, or to whatever may come if
+that is more. After a quiet epoch a surge is several times the upper forecast, and worth to be awake for."""
+
+_PREWARMED_STEPS: Final = 8
+_PREWARMED_LOAD: Final = 0.85
+"""Load of what is awake when the largest demand comes that is kept awake for."""
 
 EASED: Final = (0.0, 0.35, 0.7)
 """How far towards shares by capacity and half the fill."""
@@ -111,28 +117,33 @@ def _prewarmed(situation: Situation, agreed: Intent) -> tuple[Intent, FloatArray
         worth at first and now.
     """
     models = len(agreed.shares)
-    factors, parts = (np.ravel(axis) for axis in np.meshgrid(PREWARMED, EASED))  # (C,)
-    both = np.stack([factors, parts], axis=1)  # (C, 2)
-    usual = int(np.flatnonzero((factors == 1.0) & (parts == 0.0))[0])
+    both = _choices(situation)  # (C, V, 2)
 
     def worth(choices: list[FloatArray]) -> FloatArray:
         """Of choices (V, 2) each."""
         intents = [_eased(agreed, situation, choice[:, 1]) for choice in choices]
         return _values(situation, intents, np.array([choice[:, 0] for choice in choices]))
 
-    alike = [np.tile(choice, (models, 1)) for choice in both]
-    values = worth(alike)
-    at_first = float(values[usual])
-    chosen = int(values.argmin()) if values.min() < at_first - _LEAST_GAIN else usual
-    best, value = alike[chosen], float(values[chosen])
+    values = worth(list(both))
+    at_first = float(values[0])
+    chosen = int(values.argmin()) if values.min() < at_first - _LEAST_GAIN else 0
+    best, value = both[chosen], float(values[chosen])
     if models > 1:
-        alone = [_with_row(best, v, choice) for v in range(models) for choice in both]
+        alone = [_with_row(best, v, choice[v]) for v in range(models) for choice in both]
         of_each = worth(alone).reshape(models, len(both))
-        together = both[of_each.argmin(axis=1)]  # (V, 2)
+        together = both[of_each.argmin(axis=1), np.arange(models)]  # (V, 2)
         found = float(worth([together])[0])
         if found < value - _LEAST_GAIN:
             best, value = together, found
     return _eased(agreed, situation, best[:, 1]), best[:, 0], best[:, 1], at_first, value
+
+
+def _choices(situation: Situation) -> FloatArray:
+    """(C, V, 2) demand that is prewarmed for and part of the way, for all models alike; the first is as agreed."""
+    high = np.maximum(situation.forecast.high[0], 1e-9)
+    most = np.maximum(situation.demands.requests.max(axis=0) / _PREWARMED_LOAD / high, _MOST_PREWARMED)  # (V,)
+    prewarmed = np.concatenate([np.ones((1, len(high))), np.geomspace(_LEAST_PREWARMED, most, _PREWARMED_STEPS)])
+    return np.array([np.stack([row, np.full_like(row, part)], axis=1) for part in EASED for row in prewarmed])
 
 
 def _with_row(rows: FloatArray, v: int, row: FloatArray) -> FloatArray:

@@ -88,10 +88,9 @@ def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Sit
     capacity = capacity_rps(twin)
     allowed = allowed_sites(state, capacity)
     open_requests = (capacity * allowed).sum(axis=1) * twin.max_utilization * twin.epoch_s  # (V,)
-    expected = np.maximum(twin.arriving, 1e-9)
     trusted, gaps = _known(state)
     fleets, forecast = Fleets.of([twin]), _forecast(state)
-    demands = demands_of(state, open_requests / expected, is_tailed=bool(twin.can_sleep.any()))
+    demands = demands_of(state, open_requests, is_tailed=bool(twin.can_sleep.any()))
     baseline_plan = proportional_plans(fleets, *_of_each(allowed, 1), forecast.high)
     objective, baseline = objective_beside(twin, weights, baseline_plan, demands)
     return Situation(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from marlin.policy.forecasting.features import FEATURES, features
 from marlin.policy.forecasting.intervals import FIRST_DISTANCE, moved
+from marlin.policy.forecasting.parts import USUAL_POINTS, parts_of_errors
 from marlin.simulator.physics import FloatArray
 
 PRETRAINED: Final = (0.07, 0.89, -0.17, 0.17, -0.09, 0.24, -0.16)
@@ -76,6 +77,8 @@ class PredictorState:
         FloatArray  # (2, C) moving averages of the squared error of log counts: slow to learn by, fast to bound by
     )
     bounds: FloatArray  # (2, C) distance of the lower and the upper bound in standard deviations
+    errors: FloatArray  # (T - 1, C) of log counts, of the epochs of the history but the first
+    levels: FloatArray  # (T - 1, C) logarithm of what was expected then over what was usual; NaN for a gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class _Outlook:
     offset: FloatArray  # (C,) requests
     known: FloatArray  # (C, F) features
     expected: FloatArray  # (C,)
+    level: FloatArray  # (C,) over what is usual
 
 
 def start(requests: FloatArray, settings: PredictorSettings | None = None) -> PredictorState:
@@ -121,6 +125,8 @@ def start(requests: FloatArray, settings: PredictorSettings | None = None) -> Pr
         doubt=np.tile(np.eye(len(FEATURES)) * settings.spread**2, (len(first), 1, 1)),
         variance=np.tile(one * _FIRST_VARIANCE, (2, 1)),
         bounds=np.tile(one * FIRST_DISTANCE, (2, 1)),
+        errors=np.empty((0, len(first))),
+        levels=np.empty((0, len(first))),
     )
 
 
@@ -131,6 +137,17 @@ def predict(state: PredictorState) -> Prediction:
     logs = outlook.expected + np.concatenate([np.zeros((1, ends.shape[1])), ends])
     expected, low, high = np.maximum(np.exp(np.minimum(logs, _MOST_LOG)) - outlook.offset, 0.0)
     return Prediction(expected, low, high)
+
+
+def parts_of(state: PredictorState) -> FloatArray:
+    """(S, C) requests of the next epoch in each part of all that may come (``api.state.FORECAST_CHANCES``)."""
+    outlook = _outlook(state)
+    found = predict(state)
+    expected = np.maximum(found.expected, 0.1 * outlook.offset)
+    spread = np.log(np.maximum(found.high, expected) / expected) / FIRST_DISTANCE  # (C,)
+    usual = np.log(expected * np.exp(np.multiply.outer(USUAL_POINTS, spread)) + outlook.offset) - outlook.expected
+    errors = parts_of_errors(state.errors, state.levels, outlook.level, usual, state.settings.memory)
+    return np.maximum(np.exp(np.minimum(outlook.expected + errors, _MOST_LOG)) - outlook.offset, 0.0)
 
 
 def observe(state: PredictorState, requests: FloatArray) -> PredictorState:
@@ -157,9 +174,10 @@ def observe(state: PredictorState, requests: FloatArray) -> PredictorState:
     carried = (state.doubt @ x[:, :, None])[:, :, 0]  # (C, F)
     gain = carried / (settings.memory * state.variance[0] + (x * carried).sum(axis=1))[:, None]
     squares = state.variance + _VARIANCE_SMOOTHING * (error**2 - state.variance)
+    kept = 7 * settings.epochs_per_day + 1
     after = PredictorState(
         settings=settings,
-        history=np.concatenate([state.history, counts[None]])[-7 * settings.epochs_per_day - 1 :],
+        history=np.concatenate([state.history, counts[None]])[-kept:],
         usual=state.usual + _USUAL_SMOOTHING * (counts - state.usual),
         weights=state.weights + gain * error[:, None],
         doubt=(state.doubt - gain[:, :, None] * carried[:, None, :]) / settings.memory,
@@ -170,6 +188,8 @@ def observe(state: PredictorState, requests: FloatArray) -> PredictorState:
             (1.0 - settings.coverage) / 2.0,
             settings.bound_step,
         ),
+        errors=np.concatenate([state.errors, error[None]])[1 - kept :],
+        levels=np.concatenate([state.levels, np.where(is_gap, np.nan, outlook.level)[None]])[1 - kept :],
     )
     return _unlearnt(after, state, is_gap) if has_gaps else after
 
@@ -207,7 +227,8 @@ def _outlook(state: PredictorState) -> _Outlook:
     known, level = features(
         state.history, offset, settings.epochs_per_day, settings.smoothing, settings.level_smoothing
     )
-    return _Outlook(offset, known, (state.weights * known).sum(axis=1) + level)
+    expected = (state.weights * known).sum(axis=1) + level
+    return _Outlook(offset, known, expected, expected - np.log(state.usual + offset))
 
 
 def _counts(requests: FloatArray, classes: int) -> FloatArray:

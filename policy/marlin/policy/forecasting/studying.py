@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marlin.policy.forecasting.predictor import PredictorState, observe, predict, replay, start
+from marlin.policy.forecasting.predictor import PredictorState, observe, parts_of, predict, replay, start
 from marlin.simulator.environments.forecast import Forecast
+from marlin.simulator.expectations import Expected
 from marlin.simulator.physics import FloatArray
 
 
@@ -17,10 +18,10 @@ class Predicted:
 
     state: PredictorState
 
-    def expect(self) -> tuple[FloatArray, FloatArray | None]:
-        """Requests (V,) of the next epoch and the upper bound of its interval."""
+    def expect(self) -> Expected:
+        """Requests (V,) of the next epoch, the upper bound of its interval, and all that may come."""
         found = predict(self.state)
-        return found.expected, found.high
+        return Expected(found.expected, found.high, parts_of(self.state))
 
     def observe(self, arrived: FloatArray) -> Predicted:
         """After the epoch, in which ``arrived`` (V,) came."""

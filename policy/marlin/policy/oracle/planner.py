@@ -23,7 +23,7 @@ from marlin.policy.deciding import upper_requests
 from marlin.policy.demands import Demands, demands_of
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import OPTION_NAMES, Weights
-from marlin.policy.oracle.epoch import Optimum, demand_rps, limits_rps, optimum, site_costs
+from marlin.policy.oracle.epoch import Optimum, limits_rps, optimum, site_costs
 from marlin.policy.planner import Decision
 from marlin.policy.trials import Objective, objective_beside, objective_of, tried
 from marlin.simulator.constants import constant
@@ -68,10 +68,10 @@ class Oracle:
         """See ``Planner.decide``. Takes tenths of a second; a deadline changes nothing."""
         twin = arrays_from(state)
         allowed = allowed_sites(state, capacity_rps(twin))
-        most = limits_rps(twin).sum(axis=1) / np.maximum(demand_rps(twin), 1e-12)
+        most = limits_rps(twin).sum(axis=1) * twin.epoch_s
         demands = demands_of(state, most, is_tailed=bool(twin.can_sleep.any()))
         objective = self._objective(state, twin, allowed, demands)
-        candidates = list(self._candidates(state, twin, objective, allowed, demands.few().factors))
+        candidates = list(self._candidates(state, twin, objective, allowed, demands.few().requests))
         expected = _expected(twin, objective, candidates, demands, self.dispatch)
         best = int(expected.argmin())
         names = [site.name for site in state.datacenters]
@@ -123,9 +123,10 @@ class Oracle:
         twin: TwinState,
         objective: Objective,
         allowed: NDArray[np.bool_],
-        factors: FloatArray,
+        arriving: FloatArray,  # (S, V)
     ) -> Iterator[_Candidate]:
-        optima = [optimum(twin, objective, demand_rps(twin) * factor) for factor in factors]
+        demand = (arriving + twin.backlog_requests.sum(axis=1)) / twin.epoch_s  # (S, V) requests per second
+        optima = [optimum(twin, objective, rates) for rates in demand]
         for i, found in enumerate(optima):
             order, exact, open_ended = _in_turn(twin, objective, found)
             ways = (
@@ -151,10 +152,10 @@ class Oracle:
             shares = np.where(allowed, proposal.shares, 0.0)
             shares = shares / shares.sum(axis=1, keepdims=True)
             # The largest demand first, so that a name alone means the one that prewarms for it.
-            for j in range(len(factors), 0, -1) if twin.can_sleep.any() else (len(factors),):
-                rate_rps = shares * (demand_rps(twin) * factors[j - 1])[:, None]
+            for j in range(len(demand), 0, -1) if twin.can_sleep.any() else (len(demand),):
+                rate_rps = shares * demand[j - 1][:, None]
                 awake = awake_for(twin, rate_rps, constant("awake_utilization"))
-                yield _Candidate(proposal, awake, name if j == len(factors) else f"{name}, awake for {j}")
+                yield _Candidate(proposal, awake, name if j == len(demand) else f"{name}, awake for {j}")
 
 
 _PROPORTIONAL: Final = "capacity-proportional"
