@@ -260,11 +260,8 @@ def test_a_backend_that_left_the_table_is_counted_until_its_last_request_has_end
 
 
 def test_workers_see_what_the_others_have_in_flight() -> None:
-    import os
-
     fd = LoadPage.create(2)
     pages = [LoadPage(fd, 2, row) for row in range(2)]
-    os.close(fd)
     fleet = [backend(name, datacenter="x") for name in ("a", "b")]
     first, second = (Bench(*fleet, page=page) for page in pages)
     for _ in range(3):
@@ -275,3 +272,21 @@ def test_workers_see_what_the_others_have_in_flight() -> None:
     second.clock.now_s += 1.0
     assert second.names() == {"a", "b"}
     del first, second
+
+
+def test_the_last_place_below_a_limit_is_given_once_however_old_a_worker_s_view_is() -> None:
+    fd = LoadPage.create(2)
+    fleet = [backend("a", datacenter="x", max_concurrent_requests=3), backend("b", datacenter="x")]
+    first, second = (Bench(*fleet, page=LoadPage(fd, 2, row)) for row in range(2))
+    assert second.choose() is not None  # from now on its view is of this moment
+    assert [first.balancer.open(first.live("a")) for _ in range(2)] == [True, True]
+    a = second.live("a")
+    assert a.has_room
+    assert second.balancer.open(a)
+    assert not first.balancer.open(first.live("a")), "three of three are taken, by both together"
+    assert not second.balancer.open(a)
+    assert a.in_flight == 3, "it is seen as full at once"
+    assert second.choose() == "b"
+    assert (first.balancer.in_flight(), second.balancer.in_flight()) == (2, 1)
+    first.balancer.close(first.live("a"))
+    assert second.balancer.open(a), "whoever ends makes room for whoever comes"

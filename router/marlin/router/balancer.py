@@ -432,13 +432,30 @@ class Balancer:
             sessions = self._sessions[key] = Sessions(key[1], weights)
         return sessions
 
-    def open(self, live: LiveBackend) -> None:
-        """Counts a request in."""
+    def open(self, live: LiveBackend) -> bool:
+        """Counts a request in; says no where other workers have meanwhile taken the last place below a limit."""
+        if live.limit is not None and self._has_others and not self._take(live, live.limit):
+            return False
         live.in_flight += 1
         live.own_in_flight += 1
         if live.is_usable:
             live.site.in_flight += 1
         self._cells[self._first + live.slot] = live.own_in_flight
+        return True
+
+    def _take(self, live: LiveBackend, limit: int) -> bool:
+        """Takes a place at a backend with a limit, by what all workers hold now; where there is none, shows it full."""
+        page = self._page
+        if page is None or not page.others:
+            return True
+        outside = page.outside(live.slot) if live.backend.is_member_router else 0
+        if page.take(live.slot, live.own_in_flight + 1, limit - outside):
+            return True
+        held = max(limit, live.own_in_flight + page.elsewhere(live.slot) + outside)
+        if live.is_usable:
+            live.site.in_flight += held - live.in_flight
+        live.in_flight = held
+        return False
 
     def close(self, live: LiveBackend, duration_s: float | None = None) -> None:
         """Counts a request out.

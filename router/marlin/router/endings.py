@@ -3,8 +3,8 @@
 A request leaves a few values behind (``Ending``); finding its tokens in the end of its reply, counting it, pricing it
 and writing its line is done for a hundred requests in a row, several times a second at least, and before anybody asks
 for a report, a new table is taken, or what a token takes changes. So nothing is counted otherwise than it would have
-been at once. In a row this takes 3 us a request. In the middle of a request, between two calls into the kernel that
-push its code and data out of the caches, it took three times as much.
+been at once. In a row this takes 9 us of CPU a request. One by one, between two calls into the kernel that push its
+code and data out of the caches, it took 17 (docs/reference/benchmarks.md).
 
 What cannot wait does not: a tenant's budget, an estimate in a reply's head, and a trace need the tokens at once
 (``flow``), and hand them over here.

@@ -290,24 +290,31 @@ class Flow:
         """Chooses a backend and sends the request to it, at once or when there is a connection."""
         plane = self._plane
         assert self._pool is not None
-        live = self._keeper()
-        if live is None and self.attempts < (MAX_ATTEMPTS if self._asked_for is None else MAX_ASKED):
-            live = plane.balancer.choose(
-                self._pool, now_s, self._tried, is_forwarded=self.head.is_forwarded, session=self._session
-            )
+        live = self._next_backend(self._pool, now_s)
+        while live is not None and not plane.balancer.open(live):
+            live = self._next_backend(self._pool, now_s)  # another worker took the last place: now it is seen as full
         if live is None:
             raise self._nothing_left()
         self.attempts += 1
         self.live = self.last_live = live
         self.asked_s = now_s
         if plane.tracer is not None and self.trace is not None:
-            self.trace.in_flight, self.trace.concurrency = live.site.in_flight, live.site.concurrency
-        plane.balancer.open(live)
+            # Without this one, which is counted already.
+            self.trace.in_flight, self.trace.concurrency = live.site.in_flight - 1, live.site.concurrency
         link = None if self._needs_fresh else live.peer.take_idle(now_s)
         if link is not None:
             self._send(link, live)
         else:
             plane.spawn(live.peer.dial(self))
+
+    def _next_backend(self, pool: LivePool, now_s: float) -> LiveBackend | None:
+        """Where the request may go now; None: nowhere."""
+        live = self._keeper()
+        if live is None and self.attempts < (MAX_ATTEMPTS if self._asked_for is None else MAX_ASKED):
+            live = self._plane.balancer.choose(
+                pool, now_s, self._tried, is_forwarded=self.head.is_forwarded, session=self._session
+            )
+        return live
 
     def _nothing_left(self) -> RouterError:
         assert self._pool is not None

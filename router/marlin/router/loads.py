@@ -4,6 +4,10 @@ A page of memory is shared by the control process and its workers: one row for e
 A worker writes its own row and reads all of them, so there is nothing to lock and nothing to wait for; when a worker
 dies, the control process sets its row to zero. The page outlives every worker.
 
+Only where a backend states a limit, a request is counted in under a record lock on its cell (``take``), so that two
+workers never both take the last place; the kernel lets go of it when its holder dies. That is two system calls for a
+request to such a backend of a router with several workers, 2 us, and nothing for any other.
+
 Four more rows are the control process's: what it learnt of each backend's load that others cause (``scrapes``). And
 each worker has a second row: when it last heard of each backend, so that one that answers another worker is not taken
 to be hung.
@@ -11,6 +15,7 @@ to be hung.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from typing import Final
@@ -41,12 +46,13 @@ class LoadPage:
     """The page, as one process sees it.
 
     Args:
-        fd: file descriptor of the page.
+        fd: file descriptor of the page; it stays open for locks.
         workers: its number of rows.
         row: the row that this process writes; -1: none, as in the control process.
     """
 
     def __init__(self, fd: int, workers: int, row: int) -> None:
+        self._fd = fd
         self._memory = mmap.mmap(fd, _size_bytes(workers))
         self.cells = memoryview(self._memory).cast("q")
         """((2 * workers + 4) * SLOTS,) requests in flight, row after row; then what backends hold of others; then when
@@ -73,6 +79,24 @@ class LoadPage:
         for first in self.others:
             total += cells[first + slot]
         return total
+
+    def take(self, slot: int, own: int, room: int) -> bool:
+        """Counts in one more request to a backend, unless all workers together hold as many as it takes.
+
+        Args:
+            slot: the backend's cell.
+            own: requests of this worker to it, this one included.
+            room: how many it takes of this router at once.
+        """
+        at = slot * _CELL_BYTES
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, _CELL_BYTES, at)
+        try:
+            if own + self.elsewhere(slot) > room:
+                return False
+            self.cells[self.first + slot] = own
+            return True
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, _CELL_BYTES, at)
 
     def write_heard(self, slot: int, now_s: float) -> None:
         """Notes that a byte came from a backend. Monotonic time, which all processes of a machine share."""

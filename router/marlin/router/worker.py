@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import queue
 import signal
 import socket
@@ -247,7 +246,6 @@ def main(arguments: list[str]) -> None:
     listener = socket.socket(fileno=options.listen_fd)
     end = socket.socket(fileno=options.channel_fd)
     page = LoadPage(options.page_fd, options.workers, options.row)
-    os.close(options.page_fd)
     ledger = Ledger(options.ledger_fd, is_shared=options.workers > 1)
     try:
         from uvloop import new_event_loop as fast_loop  # noqa: PLC0415
