@@ -4,12 +4,16 @@ Each agent has an actor, twin critics, their slow copies and a temperature; all 
 tensors, so that one backward pass trains them together. A critic learns what an intent was worth whoever proposed it:
 what was carried out is the consensus, and off-policy learning does not mind. Episodes are cut off, never ended, so
 every target bootstraps.
+
+``learn`` is the algorithm and knows no fleet: it asks a ``Batch`` what actors would do and what critics make of it. So
+it is held against another implementation on a task that both know (benchmarks/soft_actor_critic.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -75,9 +79,20 @@ def new_learner(networks: NetworkSettings, settings: SacSettings, seed: int) -> 
     rng = np.random.default_rng(seed)
     first: Parameters = drawn(actor_shapes(networks) | critic_shapes(networks), rng)
     weights = tensors(first, learns=True)
-    actor = {name: value for name, value in weights.items() if name.startswith("actor.")}
-    critic = {name: value for name, value in weights.items() if name.startswith("critic.")}
-    log_temperature = torch.full((AGENTS,), float(np.log(settings.first_temperature)), requires_grad=True)
+    return learner_of(
+        {name: value for name, value in weights.items() if name.startswith("actor.")},
+        {name: value for name, value in weights.items() if name.startswith("critic.")},
+        AGENTS,
+        settings,
+        seed,
+    )
+
+
+def learner_of(
+    actor: dict[str, Tensor], critic: dict[str, Tensor], agents: int, settings: SacSettings, seed: int
+) -> Learner:
+    """A learner of networks whose weights, leaves of a graph, are given."""
+    log_temperature = torch.full((agents,), float(np.log(settings.first_temperature)), requires_grad=True)
     return Learner(
         settings=settings,
         actor=actor,
@@ -92,54 +107,53 @@ def new_learner(networks: NetworkSettings, settings: SacSettings, seed: int) -> 
     )
 
 
-def update(
-    learner: Learner, layout: ActionLayout, batch: Transitions, preference: Floats, *, actor_moves: bool = True
-) -> dict[str, float]:
+class Batch(Protocol):
+    """N transitions as J agents read them: all that the algorithm asks for."""
+
+    @property
+    def reward(self) -> Tensor:
+        """(J, N)."""
+
+    def done(self, critic: Mapping[str, Tensor]) -> Tensor:
+        """(J, TWINS, N) what critics make of what was done."""
+
+    def drawn(
+        self, actor: Mapping[str, Tensor], critic: Mapping[str, Tensor], chance: torch.Generator, *, after: bool
+    ) -> tuple[Tensor, Tensor]:
+        """What actors would do, before what was done or after it: worth to critics (J, TWINS, N), log chance (J, N)."""
+
+
+def learn(learner: Learner, batch: Batch, *, actor_moves: bool = True) -> dict[str, float]:
     """One step of everything that learns.
 
     Args:
         learner: changed.
-        layout: of the fleet that the batch is of.
-        batch: N transitions.
-        preference: (J, N, 4) under which each agent reads them.
+        batch: what is learnt from.
         actor_moves: false lets the critics alone learn.
 
     Returns:
         Losses and means, for the log.
     """
-    settings = learner.settings
-    given = torch.as_tensor(preference)
-    before, after = (
-        RowTensors.of(rows_of(seen, layout.models, layout.sites)) for seen in (batch.observation, batch.following)
-    )
-    done = IntentTensors(*(torch.as_tensor(part)[None] for part in (batch.shares, batch.fill, batch.margin)))
-    reward = torch.as_tensor(batch.rewards(preference, settings.reward))  # (J, N)
-    temperature = learner.log_temperature.exp().detach()[:, None]
-
-    channels = len(layout.channels)
+    settings, temperature = learner.settings, learner.log_temperature.exp().detach()[:, None]
     with torch.no_grad():
-        cells, log_chance = sample(learner.actor, after, given, learner.chance, channels)
-        slow = worth_of_twins(learner.slow, after, _own(layout, cells, after), given)[:, :, 0]  # (J, 2, N)
-        target = reward + settings.discount * (slow.min(dim=1).values - temperature * log_chance)
-    twins = worth_of_twins(learner.critic, before, done, given)[:, :, 0]
-    critic_loss = ((twins - target[:, None]) ** 2).mean(dim=(1, 2)).sum()
+        slow, log_chance = batch.drawn(learner.actor, learner.slow, learner.chance, after=True)
+        target = batch.reward + settings.discount * (slow.min(dim=1).values - temperature * log_chance)
+    critic_loss = ((batch.done(learner.critic) - target[:, None]) ** 2).mean(dim=(1, 2)).sum()
     _step(learner.critic_steps, critic_loss)
-
-    said = {"critic_loss": float(critic_loss.detach()) / AGENTS, "reward": float(reward.mean())}
+    said = {"critic_loss": float(critic_loss.detach()) / len(temperature), "reward": float(batch.reward.mean())}
     if actor_moves:
-        said |= _move_actor(learner, layout, before, given)
+        said |= _move_actor(learner, batch, temperature)
     with torch.no_grad():
         for name, value in learner.critic.items():
             learner.slow[name].lerp_(value, settings.following)
     return said
 
 
-def _move_actor(learner: Learner, layout: ActionLayout, before: RowTensors, given: Tensor) -> dict[str, float]:
+def _move_actor(learner: Learner, batch: Batch, temperature: Tensor) -> dict[str, float]:
     """One step of actors and temperatures; returns means for the log."""
-    temperature = learner.log_temperature.exp().detach()[:, None]
-    cells, log_chance = sample(learner.actor, before, given, learner.chance, len(layout.channels))
     frozen = {name: value.detach() for name, value in learner.critic.items()}
-    worth = worth_of_twins(frozen, before, _own(layout, cells, before), given)[:, :, 0].min(dim=1).values
+    twins, log_chance = batch.drawn(learner.actor, frozen, learner.chance, after=False)
+    worth = twins.min(dim=1).values
     _step(learner.actor_steps, (temperature * log_chance - worth).mean(dim=1).sum())
     with torch.no_grad():
         for name, value in learner.actor.items():
@@ -153,6 +167,60 @@ def _move_actor(learner: Learner, layout: ActionLayout, before: RowTensors, give
     }
 
 
+def update(
+    learner: Learner, layout: ActionLayout, batch: Transitions, preference: Floats, *, actor_moves: bool = True
+) -> dict[str, float]:
+    """``learn`` from transitions of one fleet.
+
+    Args:
+        learner: changed.
+        layout: of the fleet that the batch is of.
+        batch: N transitions.
+        preference: (J, N, 4) under which each agent reads them.
+        actor_moves: false lets the critics alone learn.
+
+    Returns:
+        Losses and means, for the log.
+    """
+    before, after = (
+        RowTensors.of(rows_of(seen, layout.models, layout.sites)) for seen in (batch.observation, batch.following)
+    )
+    return learn(
+        learner,
+        _OfFleet(
+            layout=layout,
+            before=before,
+            after=after,
+            intents=IntentTensors(*(torch.as_tensor(part)[None] for part in (batch.shares, batch.fill, batch.margin))),
+            preference=torch.as_tensor(preference),
+            reward=torch.as_tensor(batch.rewards(preference, learner.settings.reward)),
+        ),
+        actor_moves=actor_moves,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _OfFleet:
+    """Transitions of one fleet."""
+
+    layout: ActionLayout
+    before: RowTensors
+    after: RowTensors
+    intents: IntentTensors  # (1, N, V, D) that were carried out
+    preference: Tensor  # (J, N, 4)
+    reward: Tensor  # (J, N)
+
+    def done(self, critic: Mapping[str, Tensor]) -> Tensor:
+        return worth_of_twins(critic, self.before, self.intents, self.preference)[:, :, 0]
+
+    def drawn(
+        self, actor: Mapping[str, Tensor], critic: Mapping[str, Tensor], chance: torch.Generator, *, after: bool
+    ) -> tuple[Tensor, Tensor]:
+        rows = self.after if after else self.before
+        cells, log_chance = sample(actor, rows, self.preference, chance, len(self.layout.channels))
+        return worth_of_twins(critic, rows, _own(self.layout, cells, rows), self.preference)[:, :, 0], log_chance
+
+
 def sample(
     actor: Mapping[str, Tensor], rows: RowTensors, preference: Tensor, chance: torch.Generator, channels: int
 ) -> tuple[Tensor, Tensor]:
@@ -162,15 +230,20 @@ def sample(
     the entropy of a fleet of sixty sites then weighs against its worth as that of four does. (J, N)
     """
     mean, log_std = propose(actor, rows, preference)
-    noise = torch.randn(mean.shape, generator=chance)
+    action, log_chance = squashed(mean, log_std, torch.randn(mean.shape, generator=chance))
+    means_something = (torch.arange(mean.shape[-1]) < channels).to(mean.dtype)
+    is_open = rows.mask[..., None] * means_something
+    count = is_open.sum(dim=(1, 2, 3)).clamp(min=1.0)
+    return action, (log_chance * is_open).sum(dim=(2, 3, 4)) / count
+
+
+def squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers between -1 and 1 that standard normal ``noise`` makes, and the log of how likely each was; any shape."""
     raw = mean + log_std.exp() * noise
     # log N(raw) - log |d tanh / d raw|, the latter in a form that does not round to log 0.
     log_chance = -0.5 * (noise**2 + np.log(2 * np.pi)) - log_std
     log_chance = log_chance - 2.0 * (np.log(2.0) - raw - torch.nn.functional.softplus(-2.0 * raw))
-    means_something = (torch.arange(mean.shape[-1]) < channels).to(mean.dtype)
-    is_open = rows.mask[..., None] * means_something
-    count = is_open.sum(dim=(1, 2, 3)).clamp(min=1.0)
-    return torch.tanh(raw), (log_chance * is_open).sum(dim=(2, 3, 4)) / count
+    return torch.tanh(raw), log_chance
 
 
 def _own(layout: ActionLayout, cells: Tensor, rows: RowTensors) -> IntentTensors:
