@@ -19,13 +19,14 @@ from rich.console import Console
 
 from marlin.api.cli import marlin
 from marlin.api.errors import InputError
-from marlin.api.plan import PlannerKind, Scheme
+from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy import yardsticks
-from marlin.policy.evaluation import scoring
+from marlin.policy.evaluation import claim, scoring
+from marlin.policy.evaluation.claim import judged
 from marlin.policy.evaluation.days import AZURE, BURSTGPT, SHIPPED, Split, chosen, split_of
-from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE
+from marlin.policy.evaluation.frameworks import ACTOR, BASELINE, BEST_OF, CLAIRVOYANT, LIMITED, MARLIN, SIMPLE
 from marlin.policy.evaluation.report import overview, tables
-from marlin.policy.evaluation.scoring import Chosen, Score
+from marlin.policy.evaluation.scoring import Chosen, Question, Score
 from marlin.policy.evaluation.statistics import lines
 from marlin.policy.planners import make_planner
 from marlin.simulator.workload.shipped import shipped_azure_2024, shipped_week
@@ -255,15 +256,20 @@ def test_loads_and_kinds_of_power_down_are_evaluated_each_with_each() -> None:
         "power_downs": ("None", "Sleep"),
         "dispatches": (),
         "seeds": 2,
+        "brief": True,
+        "schemes": ("balanced",),
+        "weights": (),
+        "random_weights": 0,
     }
     found = _cells(given)
-    assert [(one["load"], one["power_down"], one["dispatch"]) for one in found] == [
+    assert [(one["load"], one["power_down"], one["dispatch"]) for _, one in found] == [
         ("mean30", "None", "ordered"),
         ("mean30", "Sleep", "ordered"),
         ("peak95", "None", "ordered"),
         ("peak95", "Sleep", "ordered"),
     ]
-    assert given == {"seeds": 2}
+    assert {one["only"] for _, one in found} == {(BASELINE, SIMPLE, MARLIN, CLAIRVOYANT)}
+    assert {leaning.name for leanings, _ in found for leaning in leanings} == {"balanced"}
 
 
 @pytest.mark.parametrize(
@@ -275,6 +281,7 @@ def test_loads_and_kinds_of_power_down_are_evaluated_each_with_each() -> None:
         (["--scenario", "paper-9"], "base: 'paper-9' is not known"),
         (["--trace", "wiki"], "agreed for burstgpt and azure2024 only"),
         (["--out", "scores.txt"], "must end in .parquet or .csv"),
+        (["--claim", "--load", "mean30"], "--claim: decides itself about --load"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_is_simulated(
@@ -300,3 +307,90 @@ def test_random_weights_are_on_the_simplex_and_the_same_each_time() -> None:
     assert drawn == _leanings((), (), 10)
     assert len({one.name for one in drawn}) == 10
     assert all(sum(one.all_weights) == pytest.approx(1.0) and min(one.all_weights) >= 0 for one in drawn)
+
+
+# --- the claim -----------------------------------------------------------------------------------------------------
+
+
+def in_a_cell(
+    cell: str, scheme: str, ours: float, *, draws: int, spread: float = 0.0, late: float = 0.0
+) -> list[Score]:
+    """Everybody in a cell; MARLIN at ``ours``, differing from draw to draw by ``spread``."""
+    found = []
+    for seed in range(draws):
+        mine = ours + spread * (-1) ** seed
+        row = [score(BASELINE, 1.0, seed), score(SIMPLE, 0.9, seed), score(MARLIN, mine, seed, "a")]
+        row += [score(LIMITED, 0.91, seed), score(ACTOR, 0.92, seed, "a"), score(CLAIRVOYANT, 0.8, seed)]
+        row[2] = replace(row[2], late_share=late)
+        found += [replace(one, cell=cell, scheme=scheme) for one in row]
+    return found
+
+
+def verdicts(*cells: list[Score]) -> dict[str, str]:
+    return {one.line: one.verdict.value for one in judged([one for cell in cells for one in cell])}
+
+
+NOT_WORSE = "weighted: nowhere more than 1 % worse than the best simple policy"
+BETTER = "weighted, in at least one of mean30, peak95 and power-down: at least 1 % better than the best simple policy"
+LATE = "late requests: at most 0.1 point above the best simple policy's"
+
+
+def test_a_line_holds_or_not_by_its_interval_and_is_open_on_few_draws() -> None:
+    assert verdicts(in_a_cell("mean56, None, ordered", "balanced", 0.9, draws=4))[NOT_WORSE] == "too few draws"
+    assert verdicts(in_a_cell("mean56, None, ordered", "balanced", 0.9, draws=5))[NOT_WORSE] == "holds"
+    assert verdicts(in_a_cell("mean56, None, ordered", "balanced", 0.95, draws=5))[NOT_WORSE] == "does not hold"
+    wide = in_a_cell("mean56, None, ordered", "balanced", 0.909, draws=6, spread=0.05)
+    assert verdicts(wide)[NOT_WORSE] == "too few draws", "the interval has the limit in it"
+
+
+def test_one_bad_cell_is_enough_against_everywhere_and_one_good_one_for_somewhere() -> None:
+    good = in_a_cell("mean30, Sleep, ordered", "balanced", 0.85, draws=5)
+    bad = in_a_cell("peak95, Sleep, ordered", "balanced", 0.95, draws=5, late=0.002)
+    found = {one.line: one for one in judged([*good, *bad])}
+    assert (found[NOT_WORSE].verdict.value, found[BETTER].verdict.value) == ("does not hold", "holds")
+    assert found[LATE].verdict.value == "does not hold"
+    worst = found[NOT_WORSE].worst
+    assert worst is not None
+    assert worst.cell == "peak95, Sleep, ordered"
+    assert (found[NOT_WORSE].counts["holds"], found[NOT_WORSE].counts["does not hold"]) == (1, 1)
+    assert verdicts(good)[NOT_WORSE] == "holds"
+
+
+def test_what_no_cell_speaks_of_was_not_run_and_metrics_have_lines_of_their_own() -> None:
+    single = verdicts(in_a_cell("mean56, None, ordered", "min-carbon", 0.81, draws=5))
+    ordered = "carbon, water, cost, no power-down, ordered, up to mean56: within 2 % of the clairvoyant oracle"
+    assert single[ordered] == "holds"
+    assert single[NOT_WORSE] == single["the same at mean80: within 3 %"] == "not run"
+    asleep = verdicts(in_a_cell("mean56, Sleep, ordered", "min-carbon", 0.905, draws=5))
+    assert asleep["one metric elsewhere: never more than 1 % worse than the best simple policy"] == "holds"
+    recovered = "one metric with power-down, where there is room: at most 90 % of the way to the clairvoyant left"
+    assert asleep[recovered] == "does not hold"
+    assert asleep[ordered] == "not run"
+
+
+def test_every_line_of_the_claim_has_a_cell_in_which_it_is_scored() -> None:
+    scores = []
+    for cell in claim.cells():
+        question = Question((("load", cell.load), ("powerDown", cell.power_down)), (None,), Dispatch.ORDERED, BEST_OF)
+        for leaning in cell.leanings:
+            for framework in cell.only:
+                one = score(framework, 0.7 if framework == CLAIRVOYANT else 0.9)
+                scores.append(replace(one, cell=question.cell, scheme=leaning.name))
+    assert {one.verdict.value for one in judged(scores)} == {"too few draws"}
+
+
+@pytest.mark.timeout(300)
+def test_a_claim_is_judged_as_far_as_time_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yardsticks, "FILLS", yardsticks.FILLS[:1])
+    monkeypatch.setattr(yardsticks, "QUANTILES", yardsticks.QUANTILES[:1])
+    monkeypatch.setattr(yardsticks, "BASELINES", yardsticks.BASELINES[:1])
+    small = [replace(cell, scenario="demo-3") for cell in claim.cells()][:1]
+    monkeypatch.setattr(claim, "cells", lambda: iter([*small, *small]))
+    small_artifact(tmp_path / "policy")
+    arguments = ["--claim", "--artifact", str(tmp_path / "policy"), "--seeds", "1", "--keep", str(tmp_path / "done")]
+    found = json.loads(run(*arguments, "--minutes", "0.0001", "--json"))
+    assert len(found["cells"]) == 1, "the second cell was not begun"
+    by_line = {one["line"]: one for one in found["claim"]}
+    assert by_line[NOT_WORSE]["verdict"] == "too few draws"
+    assert by_line[NOT_WORSE]["worst"]["cell"] == "mean30, None, ordered"
+    assert "too few draws" in run(*arguments, "--minutes", "0.0001")

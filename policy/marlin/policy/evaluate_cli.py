@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -85,6 +86,12 @@ _WIDE: Final = 240
 @click.option("--ablate", is_flag=True, help="Also without search, with each rule of veto, with the twin as critic.")
 @click.option("--brief", is_flag=True, help="Only capacity-proportional, the best simple policy, MARLIN and the bound.")
 @click.option(
+    "--claim",
+    is_flag=True,
+    help="All that MARLIN is meant to reach, judged line by line, what tells most first. Give --keep as well.",
+)
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Begin no cell after so long. Default: all.")
+@click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
@@ -119,8 +126,9 @@ def evaluate(
       marlin evaluate --data full-data --load mean56 --weeks 6 --jobs 2 --out scores.parquet --plot figures
       marlin evaluate --data full-data --load mean30 --load peak95 --power-down None --power-down Sleep --keep done
       marlin evaluate --data full-data --part tune --artifact policy --ablate --scheme balanced
+      marlin evaluate --data full-data --claim --days 35-36 --keep done --minutes 60
     """  # noqa: D301 the backslash is click's mark for a block to keep
-    from marlin.policy.evaluation import report  # noqa: PLC0415
+    from marlin.policy.evaluation import claim, report  # noqa: PLC0415
     from marlin.policy.evaluation.statistics import lines  # noqa: PLC0415
     from marlin.policy.evaluation.work import Evaluation, progress  # noqa: PLC0415
     from marlin.policy.figures import FigureFolder  # noqa: PLC0415
@@ -128,12 +136,22 @@ def evaluate(
     if out is not None:
         report.check_file(out)
     folder = None if plot is None else FigureFolder(plot)
-    leanings = _leanings(given.pop("schemes"), given.pop("weights"), given.pop("random_weights"))
-    evaluations = [Evaluation.prepared(artifacts, leanings, given | cell) for cell in _cells(given)]
+    is_claim, until_s = given.pop("claim"), time.monotonic() + 60.0 * (given.pop("minutes") or float("inf"))
+    cells = _claimed(given) if is_claim else _cells(given)
+    # Those of a claim one by one, when their turn comes: to read the data for each takes a second or two.
+    first = Evaluation.prepared(artifacts, *cells[0])
+    evaluations = [first] if is_claim else [first, *(Evaluation.prepared(artifacts, *cell) for cell in cells[1:])]
     scores: list[Score] = []
     chosen: dict[tuple[str, str], Chosen] = {}
-    with progress(sum(one.steps for one in evaluations), quiet=quiet) as say:
-        for one in evaluations:
+    steps = sum(len(leanings) * (1 + len(first.pairs) * first.seeds) for leanings, _ in cells)
+    with progress(steps, quiet=quiet) as say:
+        for i, cell in enumerate(cells):
+            if time.monotonic() > until_s:
+                say(f"time was up: {len(cells) - i} of {len(cells)} cells were not begun")
+                break
+            if i == len(evaluations):
+                evaluations.append(Evaluation.prepared(artifacts, *cell))
+            one = evaluations[i]
             of_cell, best = one.run(say, jobs=given["jobs"])
             scores += of_cell
             chosen |= {(one.question.cell, scheme): policy for scheme, policy in best.items()}
@@ -144,8 +162,10 @@ def evaluate(
         files = [out]
     if folder is not None:
         files = [*files, *folder.write({"captured": report.figure(found)})]
+    judged = claim.judged(scores) if is_claim else []
     if as_json:
-        click.echo(json.dumps(report.as_json(found, chosen, [one.about() for one in evaluations])))
+        document = report.as_json(found, chosen, [one.about() for one in evaluations])
+        click.echo(json.dumps(document | ({"claim": [one.to_document() for one in judged]} if is_claim else {})))
         return
     from rich.console import Console  # noqa: PLC0415
 
@@ -154,33 +174,65 @@ def evaluate(
         console = Console(width=_WIDE)
     for one in evaluations:
         console.print(one.heading(), highlight=False)
-    for part in report.tables(found, chosen, is_terminal=console.is_terminal):
+    is_terminal = console.is_terminal
+    shown = [
+        report.overview(found, chosen, is_terminal=is_terminal),
+        report.claim_table(judged, is_terminal=is_terminal),
+    ]
+    for part in shown if is_claim else report.tables(found, chosen, is_terminal=is_terminal):
         console.print(part, highlight=False)
     if files:
         click.echo(f"wrote {', '.join(map(str, files))}")
 
 
-def _cells(given: dict[str, Any]) -> list[dict[str, Any]]:
-    """Takes what may be repeated out of the options; each with each of the others."""
+Cell = tuple["tuple[Leaning, ...]", dict[str, Any]]
+"""What everybody is to lean towards, and options."""
+
+
+def _claimed(given: dict[str, Any]) -> list[Cell]:
+    """The cells of the claim; days are as many as were asked for, of each trace's own.
+
+    Raises:
+        InputError: an option is given that the claim itself decides.
+    """
+    from marlin.api.errors import InputError  # noqa: PLC0415
+    from marlin.policy.evaluation import claim, days  # noqa: PLC0415
+
+    own = ("scenario", "fleet", "loads", "dispatches", "power_downs", "schemes", "weights", "random_weights", "trace")
+    for name in (*own, "engine", "brief", "ablate"):
+        if given[name]:
+            raise InputError(f"--claim: decides itself about --{name.rstrip('s').replace('_', '-')}; leave it out")
+    usual = days.split_of("", has_data=given["data"] is not None)
+    many = len({pair.day for pair in days.chosen(getattr(usual, given["part"]), given["days"], given["weeks"])})
+    found = []
+    for cell in claim.cells():
+        part = getattr(days.split_of(cell.trace, has_data=given["data"] is not None), given["part"])
+        found.append((cell.leanings, given | cell.options() | {"days": days.first_of(part, many)}))
+    return found
+
+
+def _cells(given: dict[str, Any]) -> list[Cell]:
+    """What may be repeated, each with each of the others."""
+    from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE  # noqa: PLC0415
+
+    leanings = _leanings(given["schemes"], given["weights"], given["random_weights"])
+    given = given | {"only": (BASELINE, SIMPLE, MARLIN, CLAIRVOYANT) if given["brief"] else ()}
     names = {"loads": "load", "power_downs": "power_down", "dispatches": "dispatch"}
     usual: dict[str, tuple[str | None, ...]] = {"load": (None,), "power_down": (None,), "dispatch": ("ordered",)}
-    every = [dict.fromkeys(given.pop(option)) or dict.fromkeys(usual[name]) for option, name in names.items()]
-    return [dict(zip(names.values(), values, strict=True)) for values in product(*every)]
+    every = [dict.fromkeys(given[option]) or dict.fromkeys(usual[name]) for option, name in names.items()]
+    return [(leanings, given | dict(zip(names.values(), values, strict=True))) for values in product(*every)]
 
 
 def _leanings(schemes: tuple[str, ...], weights: tuple[str, ...], many: int = 0) -> tuple[Leaning, ...]:
-    import numpy as np  # noqa: PLC0415
-
     from marlin.api.plan import Scheme  # noqa: PLC0415
-    from marlin.policy.evaluation.frameworks import Leaning  # noqa: PLC0415
+    from marlin.policy.evaluation.frameworks import Leaning, random_leanings  # noqa: PLC0415
     from marlin.policy.objective import parse_weights  # noqa: PLC0415
     from marlin.policy.planners import scheme_of  # noqa: PLC0415
 
-    drawn = np.random.default_rng(0).dirichlet(np.ones(4), many).tolist()
-    if not schemes and not weights and not drawn:
+    if not schemes and not weights and not many:
         return tuple(Leaning(scheme) for scheme in Scheme if scheme is not Scheme.CUSTOM)
     return (
         *(Leaning(scheme_of(name)) for name in schemes),
         *(Leaning(Scheme.CUSTOM, parse_weights(text)) for text in weights),
-        *(Leaning(Scheme.CUSTOM, (ttft, carbon, water, cost)) for ttft, carbon, water, cost in drawn),
+        *random_leanings(many),
     )

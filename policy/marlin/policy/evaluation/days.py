@@ -83,6 +83,11 @@ def split_of(trace: str, *, has_data: bool) -> Split:
     raise InputError(f"--trace: {trace}: which days choose and which report is agreed for burstgpt and azure2024 only")
 
 
+def first_of(part: Part, many: int) -> str:
+    """So many days of a part, from its first on, as ``chosen`` takes them; all, where it has fewer."""
+    return f"{part.first_day}-{part.first_day + min(many, part.days) - 1}"
+
+
 def chosen(part: Part, wanted: str | None, weeks: int | None) -> tuple[Pair, ...]:
     """Days of a part, each with its dates.
 

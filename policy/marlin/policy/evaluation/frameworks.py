@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy.agents import Marlin, MarlinSettings
 from marlin.policy.agents.guard import Guard
@@ -33,6 +35,11 @@ MARLIN: Final = "marlin"
 BEST_OF: Final = (1, 8, 64)
 
 
+def searched(source: Source, many: int) -> str:
+    """Name of the best of so many proposals."""
+    return f"{source.value}, best of {many}"
+
+
 @dataclass(frozen=True, slots=True)
 class Leaning:
     """What everybody is to lean towards."""
@@ -52,6 +59,12 @@ class Leaning:
     def all_weights(self) -> Weights:
         """(4,) of the metrics."""
         return scheme_weights(self.scheme, self.weights)
+
+
+def random_leanings(many: int) -> tuple[Leaning, ...]:
+    """Weight vectors drawn evenly from all there are; the same ones each time."""
+    drawn = np.random.default_rng(0).dirichlet(np.ones(4), many).tolist()
+    return tuple(Leaning(Scheme.CUSTOM, (ttft, carbon, water, cost)) for ttft, carbon, water, cost in drawn)
 
 
 def simple(leaning: Leaning, dispatch: Dispatch) -> Iterator[tuple[str, Planner]]:
@@ -77,7 +90,7 @@ def learnt(
     for source in (Source.RANDOM, Source.ACTOR):
         for many in best_of:
             settings = replace(alone, best_of=many, source=source)
-            yield f"{source.value}, best of {many}", made(settings)
+            yield searched(source, many), made(settings)
     yield UNGUARDED, made(MarlinSettings(guard=Guard.NONE))
     yield MARLIN, made(MarlinSettings())
     if not ablate:

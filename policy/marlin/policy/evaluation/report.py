@@ -13,6 +13,7 @@ from rich.box import HEAVY_HEAD, MARKDOWN
 from rich.table import Table
 
 from marlin.api.errors import InputError, MarlinError
+from marlin.policy.evaluation.claim import Judged, Verdict
 from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE
 from marlin.policy.evaluation.scoring import Chosen, Score
 from marlin.policy.evaluation.statistics import Interval, Line
@@ -83,6 +84,8 @@ def overview(lines: Sequence[Line], chosen: Choices, *, is_terminal: bool) -> Ta
         table.add_column(heading, justify="right")
     for (cell, scheme), best in chosen.items():
         by_name = {line.framework: line for line in lines if (line.cell, line.scheme) == (cell, scheme)}
+        if MARLIN not in by_name:
+            continue
         simple, ours, bound = by_name[SIMPLE], by_name[MARLIN], by_name[CLAIRVOYANT]
         table.add_row(
             cell,
@@ -97,6 +100,19 @@ def overview(lines: Sequence[Line], chosen: Choices, *, is_terminal: bool) -> Ta
             f"{ours.served_share:.3%}",
             f"{100 * (ours.late_share - simple.late_share):+.3f} points",
         )
+    return table
+
+
+def claim_table(judged: Sequence[Judged], *, is_terminal: bool) -> Table:
+    """The claim line by line: what can be said of each, in how many cells, and the one nearest to its limit."""
+    table = Table(box=HEAVY_HEAD if is_terminal else MARKDOWN)
+    for heading in ("line", "verdict", "holds", "does not", "open", "figure", "limit", "where"):
+        table.add_column(heading, justify="right" if heading in {"holds", "does not", "open"} else "left")
+    for one in judged:
+        counts = [str(one.counts.get(verdict, 0)) for verdict in (Verdict.HOLDS, Verdict.FAILS, Verdict.UNDECIDED)]
+        figure = "" if one.worst is None else _percent(one.worst.figure, "+.2%")
+        where = "" if one.worst is None else f"{one.worst.scheme} ({one.worst.cell})"
+        table.add_row(one.line, one.verdict.value, *counts, figure, f"{one.limit:+.1%}", where)
     return table
 
 

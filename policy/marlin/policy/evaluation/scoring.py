@@ -16,7 +16,7 @@ from marlin.api.plan import Dispatch, RoutingPlan
 from marlin.api.state import FleetState
 from marlin.policy.agents import shipped
 from marlin.policy.evaluation.days import Pair, Part
-from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, MARLIN, SIMPLE, Leaning, learnt, simple
+from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, SIMPLE, Leaning, learnt, simple
 from marlin.policy.evaluation.kept import Kept
 from marlin.policy.forecasting.studying import predicted
 from marlin.policy.in_order import InOrder
@@ -39,17 +39,22 @@ class Question:
     dispatch: Dispatch
     best_of: tuple[int, ...]
     ablate: bool = False
-    brief: bool = False
-    """Only what is measured, what is measured with, and the bound."""
+    only: tuple[str, ...] = ()
+    """Frameworks that are scored. Default: all."""
     keep: Path | None = None
     """Folder of what is done."""
 
     @property
     def cell(self) -> str:
-        """Load, power-down and dispatch in words."""
+        """Load, power-down and dispatch in words, and trace and engine where they are named."""
         said = dict(self.scenario)
         power_down = said.get("powerDown")
-        return f"{said.get('load', 'peak95')}, {power_down or 'as stated'}, {self.dispatch.value.lower()}"
+        words = [said.get("load", "peak95"), power_down or "as stated", self.dispatch.value.lower()]
+        return ", ".join([*words, *(said[key] for key in ("trace", "engine") if key in said)])
+
+    def wants(self, framework: str) -> bool:
+        """Whether it is scored."""
+        return not self.only or framework in self.only
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +159,10 @@ def scores(question: Question, unit: Unit) -> list[Score]:
         if key in done:
             found.append(done[key])
             continue
-        if planner is None:
+        same = next((one for one in found if name == SIMPLE and one.framework == unit.chosen.name), None)
+        if same is not None:  # the forecast-limited oracle was chosen, and has been scored already
+            one = replace(same, framework=SIMPLE)
+        elif planner is None:
             bound = clairvoyant(study, unit.leaning.scheme, experiment.engine, unit.leaning.weights)
             one = _score(question, unit, name, artifact, bound.summary, bound.value)
         else:
@@ -173,14 +181,14 @@ def scores(question: Question, unit: Unit) -> list[Score]:
 def _everyone(question: Question, unit: Unit) -> Iterator[tuple[str, str, Planner | None]]:
     """Digest of the policy, name and planner; capacity-proportional first. The bound has no planner of its own."""
     for name, planner in simple(unit.leaning, question.dispatch):
-        if name == BASELINE or not question.brief:
+        if name == BASELINE or question.wants(name):
             yield "", name, planner
     yield "", SIMPLE, unit.chosen.planner
     for folder in question.artifacts:
         artifact = shipped.load(folder)
         made = learnt(artifact, unit.leaning, question.dispatch, question.best_of, ablate=question.ablate)
         for name, planner in made:
-            if name == MARLIN or not question.brief:
+            if question.wants(name):
                 yield artifact.card.weights_sha256, name, planner
     yield "", CLAIRVOYANT, None
 
@@ -218,7 +226,7 @@ def _score(
     )
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def prepared(question: Question) -> Experiment:
     """The fleet and the engine; made once in each process."""
     experiment = prepare(checked(dict(question.scenario), lambda location: str(location[0])))

@@ -6,7 +6,7 @@ policies, where several are given), all frameworks together; days are what they 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,32 +57,51 @@ def lines(scores: Sequence[Score], *, seed: int = 0) -> list[Line]:
     found = []
     for cell, scheme in dict.fromkeys((s.cell, s.scheme) for s in scores):
         of_scheme = [s for s in scores if (s.cell, s.scheme) == (cell, scheme)]
-        found += _of_scheme(cell, scheme, of_scheme, np.random.default_rng(seed))
+        found += _of_scheme(cell, scheme, of_scheme, seed)
     return found
 
 
-def _of_scheme(cell: str, scheme: str, scores: list[Score], rng: np.random.Generator) -> list[Line]:
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Every framework of one cell and scheme, its mean first and then its means over draws that were drawn anew."""
+
+    values: Mapping[str, FloatArray]  # (1 + K,) each
+    late: Mapping[str, FloatArray]  # (1 + K,) shares
+    draws: int
+    """Times policies."""
+
+
+def means_of(scores: Sequence[Score], *, seed: int = 0) -> Means:
+    """The means of one cell and scheme; all frameworks over the same draws."""
     names = list(dict.fromkeys(s.framework for s in scores))
     artifacts = sorted({s.artifact for s in scores if s.artifact}) or [""]
     # A unit is a policy and a draw: everybody's mean over the days, those without a policy beside every policy.
     draws = [(artifact, seed) for artifact in artifacts for seed in sorted({s.seed for s in scores})]
-    values = {name: _by_draw([s for s in scores if s.framework == name], draws) for name in names}
-    picks = rng.integers(len(draws), size=(RESAMPLES, len(draws)))
-    # The first entry is the mean itself, the others are of draws drawn anew: (1 + K,) for each framework.
-    means = {name: np.concatenate([[v.mean()], v[picks].mean(axis=1)]) for name, v in values.items()}
+    picks = np.random.default_rng(seed).integers(len(draws), size=(RESAMPLES, len(draws)))
+
+    def drawn_anew(what: str) -> dict[str, FloatArray]:
+        of_draws = {name: _by_draw([s for s in scores if s.framework == name], draws, what) for name in names}
+        return {name: np.concatenate([[v.mean()], v[picks].mean(axis=1)]) for name, v in of_draws.items()}
+
+    return Means(drawn_anew("value"), drawn_anew("late_share"), len(draws))
+
+
+def _of_scheme(cell: str, scheme: str, scores: list[Score], seed: int) -> list[Line]:
+    all_means = means_of(scores, seed=seed)
+    means, draws = all_means.values, all_means.draws
     base, simple, bound = means[BASELINE], means[SIMPLE], means[CLAIRVOYANT]
     found = []
-    for name in names:
+    for name in means:
         mine = [s for s in scores if s.framework == name]
         found.append(
             Line(
                 cell=cell,
                 scheme=scheme,
                 framework=name,
-                value=_interval(means[name], len(draws)),
-                against_simple=_interval(means[name] / simple - 1.0, len(draws)),
-                captured=_interval(_share(base - means[name], base - bound), len(draws)),
-                recovered=_interval(_share(simple - means[name], simple - bound), len(draws)),
+                value=figure_of(means[name], draws),
+                against_simple=figure_of(means[name] / simple - 1.0, draws),
+                captured=figure_of(_share(base - means[name], base - bound), draws),
+                recovered=figure_of(_share(simple - means[name], simple - bound), draws),
                 served_share=float(np.mean([s.served_share for s in mine])),
                 late_share=float(np.mean([s.late_share for s in mine])),
                 held_share=float(np.mean([s.held_share for s in mine])),
@@ -92,14 +111,14 @@ def _of_scheme(cell: str, scheme: str, scores: list[Score], rng: np.random.Gener
     return found
 
 
-def _by_draw(scores: list[Score], draws: list[tuple[str, int]]) -> FloatArray:
+def _by_draw(scores: list[Score], draws: list[tuple[str, int]], what: str) -> FloatArray:
     """(U,) mean over the days of each draw."""
     return np.array(
-        [np.mean([s.value for s in scores if s.seed == seed and s.artifact in {"", a}]) for a, seed in draws]
+        [np.mean([getattr(s, what) for s in scores if s.seed == seed and s.artifact in {"", a}]) for a, seed in draws]
     )
 
 
-def _interval(figures: FloatArray, draws: int) -> Interval:
+def figure_of(figures: FloatArray, draws: int) -> Interval:
     """Of a figure (1 + K,): as it is, and of draws drawn anew."""
     if draws < 2:
         return Interval(float(figures[0]), None, None)

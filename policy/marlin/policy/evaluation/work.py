@@ -63,7 +63,7 @@ class Evaluation:
             dispatch=Dispatch(given["dispatch"].capitalize()),
             best_of=_numbers(given["best_of"]),
             ablate=given["ablate"],
-            brief=given["brief"],
+            only=given["only"],
             keep=given["keep"],
         )
         for folder in question.artifacts:
@@ -78,11 +78,6 @@ class Evaluation:
             tune=Part(split.tune.first_day, many, split.tune.first_date),
             part=given["part"],
         )
-
-    @property
-    def steps(self) -> int:
-        """How much there is to do: a choice for each scheme, and the days."""
-        return len(self.leanings) * (1 + len(self.pairs) * self.seeds)
 
     def run(self, say: Say, *, jobs: int) -> tuple[list[Score], dict[str, Chosen]]:
         """Chooses, then scores; the best simple policy by scheme comes with the scores.

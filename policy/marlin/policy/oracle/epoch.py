@@ -17,7 +17,7 @@ import numpy as np
 from marlin.policy.oracle.allocation import Costs, divide, lower_bound
 from marlin.policy.trials import Objective
 from marlin.simulator.fluid import awake_carrying, capacity_rps, site_outcomes
-from marlin.simulator.fluid.coefficients import footprint_per_joule
+from marlin.simulator.fluid.coefficients import conditions
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
 
@@ -96,6 +96,6 @@ def _at(twin: TwinState, objective: Objective, model: int, rates: FloatArray, aw
     found = site_outcomes(twin, model, rates, awake)
     requests = rates * twin.epoch_s
     weights = objective.weights / objective.scale  # (4,)
-    per_joule = footprint_per_joule(twin)[:, 1:] @ weights[1:]  # (D,)
+    per_joule = conditions(twin).per_joule[0, :, 1:] @ weights[1:]  # (D,)
     late = objective.late * found.late / objective.requests
     return np.asarray(requests * (weights[0] * found.ttft_s + late) + found.it_j * per_joule[:, None])

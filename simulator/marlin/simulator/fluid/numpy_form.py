@@ -307,12 +307,20 @@ def _part_woken(c: Coefficients, asleep_rps: FloatArray, woken_rps: FloatArray) 
     return np.asarray(np.minimum(woken_rps / np.maximum(most, TINY), 1.0))
 
 
-def _sleepers_j(c: Coefficients, kept: _Awake, was: _Awake, part: FloatArray) -> FloatArray:
-    """Energy of the replicas that sleep, and of those that wake, for the plan or because requests wait; (V, D, B) J."""
-    asleep_j, wake_j, busy_w = (
-        c.summed[:, :, -1, what, None] - kept.total(c, what) for what in (ASLEEP_W, WAKE_J, BUSY_W)
-    )
-    asleep_j = asleep_j * c.epoch_s
-    woken_j = wake_j + busy_w * (c.epoch_s - c.wake_s)[:, None, None]
-    prewarmed_j = np.maximum(kept.total(c, WAKE_J) - was.total(c, WAKE_J), 0.0)
+def _sleepers_j(c: Coefficients, kept: _Awake, was: _Awake, part: FloatArray | None = None) -> FloatArray:
+    """Energy of the replicas that sleep, and of those that wake, for the plan or because requests wait; (V, D, B) J.
+
+    Args:
+        c: the fleet.
+        kept: awake for the plan.
+        was: awake before.
+        part: (V, D, B) of those asleep that are woken because requests wait. Default: none.
+    """
+    asleep_j = (c.summed[:, :, -1, ASLEEP_W, None] - kept.total(c, ASLEEP_W)) * c.epoch_s
+    to_wake_j = kept.total(c, WAKE_J)
+    prewarmed_j = np.maximum(to_wake_j - was.total(c, WAKE_J), 0.0)
+    if part is None:
+        return np.asarray(asleep_j + prewarmed_j)
+    busy_w = c.summed[:, :, -1, BUSY_W, None] - kept.total(c, BUSY_W)
+    woken_j = (c.summed[:, :, -1, WAKE_J, None] - to_wake_j) + busy_w * (c.epoch_s - c.wake_s)[:, None, None]
     return np.asarray(asleep_j + part * (woken_j - asleep_j) + prewarmed_j)

@@ -44,7 +44,7 @@ def site_outcomes(twin: TwinState, model: int, rate_rps: FloatArray, awake: Floa
     it_j = power_w * c.epoch_s
     if c.sleeps.any():
         before = now.awake_before[0, model][None, :, None]
-        it_j = it_j + _sleepers_j(c, kept, _Awake.of(c, before), np.zeros_like(awake_rps))
+        it_j = it_j + _sleepers_j(c, kept, _Awake.of(c, before))
     return SiteOutcomes(it_j[0], first_s[0] + now.rtt_s[0, model][:, None], late[0])
 
 
