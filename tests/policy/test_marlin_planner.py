@@ -23,7 +23,7 @@ from marlin.api.state import FORECAST_CHANCES, FleetState
 from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing, shipped
 from marlin.policy.agents.critics import USUAL_DISCOUNT, LearnedCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.guard import Guard
-from marlin.policy.agents.planner import AS_AGREED, Judge, Source
+from marlin.policy.agents.planner import Judge, Source
 from marlin.policy.agents.settling import Settled, as_agreed, settle
 from marlin.policy.agents.situation import situation_of
 from marlin.policy.agents.standing import standing_of
@@ -367,7 +367,7 @@ def test_what_settling_changed_is_told_with_its_worth(artifact: Artifact) -> Non
     unsure = state.pools[0].model_copy(update={"forecast_requests": (1e4,), "forecast_upper_requests": 3e4})
     state = state.model_copy(update={"pools": (unsure,)})
     as_it_is, settled = (
-        marlin(artifact, guard=Guard.NONE, settling=rounds).decide(state).record for rounds in (AS_AGREED, 1)
+        marlin(artifact, guard=Guard.NONE, settling=rounds).decide(state).record for rounds in (None, 1)
     )
     pool = unsure.name
     assert as_it_is["settled"] == {"prewarmed": {pool: 1.0}, "eased": {pool: 0.0}, "moves": 0, "gained": 0.0}

@@ -47,10 +47,6 @@ _SHARE_OF_TIME: Final = 0.5
 """Part of the time that is left which trying samples may take."""
 
 
-AS_AGREED: Final = -1
-"""Rounds of settling that leave what was agreed as it is."""
-
-
 class Judge(StrEnum):
     """Who says what an action is worth in the game."""
 
@@ -78,9 +74,9 @@ class MarlinSettings:
     ablation."""
     judge: Judge = Judge.LEARNED
     source: Source = Source.ACTOR
-    settling: int = 2
-    """Rounds of single moves after the game, where replicas can power down; ``AS_AGREED`` moves nothing, as the paper
-    does."""
+    settling: int | None = 2
+    """Rounds of single moves after the game, where replicas can power down. None: what was agreed stays as it is, as in
+    the paper."""
     guard: Guard = Guard.SIMPLE
     """What may take the place of a plan that is expected to be worse."""
     game: GameSettings = field(default_factory=GameSettings)
@@ -132,7 +128,7 @@ class Marlin:
 
     def _settled(self, situation: Situation, agreed: Agreed, until_s: float | None) -> Settled:
         rounds = self.settings.settling
-        if rounds == AS_AGREED or not situation.fleets.can_power_down or self._left_s(until_s) <= 0:
+        if rounds is None or not situation.fleets.can_power_down or self._left_s(until_s) <= 0:
             return as_agreed(agreed.intent)
         return settle(situation, agreed.intent, rounds, lambda: self._left_s(until_s) > 0)
 

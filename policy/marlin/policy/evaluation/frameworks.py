@@ -16,7 +16,7 @@ import numpy as np
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy.agents import Marlin, MarlinSettings
 from marlin.policy.agents.guard import Guard
-from marlin.policy.agents.planner import AS_AGREED, Judge, Source
+from marlin.policy.agents.planner import Judge, Source
 from marlin.policy.artifact import Artifact
 from marlin.policy.game import GameSettings, VetoRule, VetoSettings
 from marlin.policy.objective import Weights, scheme_weights
@@ -85,7 +85,7 @@ def learnt(
     def made(settings: MarlinSettings) -> Planner:
         return Marlin(artifact, leaning.scheme, dispatch, leaning.all_weights, settings)
 
-    alone = MarlinSettings(best_of=0, negotiates=False, settling=AS_AGREED, guard=Guard.NONE)
+    alone = MarlinSettings(best_of=0, negotiates=False, settling=None, guard=Guard.NONE)
     yield ACTOR, made(alone)
     for source in (Source.RANDOM, Source.ACTOR):
         for many in best_of:
@@ -98,7 +98,7 @@ def learnt(
     for rule in VetoRule:
         settings = MarlinSettings(guard=Guard.NONE, game=GameSettings(veto=VetoSettings(rule=rule)))
         yield f"{UNGUARDED}, veto {rule.value}", made(settings)
-    yield f"{UNGUARDED}, as agreed", made(MarlinSettings(guard=Guard.NONE, settling=AS_AGREED))
+    yield f"{UNGUARDED}, as agreed", made(MarlinSettings(guard=Guard.NONE, settling=None))
     yield f"{UNGUARDED}, no search", made(MarlinSettings(guard=Guard.NONE, best_of=0))
     yield f"{UNGUARDED}, the twin as critic", made(MarlinSettings(guard=Guard.NONE, judge=Judge.TWIN))
     yield (

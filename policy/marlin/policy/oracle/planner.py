@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy import baselines
 from marlin.policy.building import Proposal, allowed_sites, build_plan
-from marlin.policy.deciding import upper_requests
+from marlin.policy.deciding import decision_of, upper_requests
 from marlin.policy.demands import Demands, demands_of
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import OPTION_NAMES, Weights
@@ -29,7 +29,7 @@ from marlin.policy.trials import Objective, objective_beside, objective_of, trie
 from marlin.simulator.constants import constant
 from marlin.simulator.environments.lanes import Fleets
 from marlin.simulator.environments.proportional import proportional_plans
-from marlin.simulator.fluid import Plans, awake_for, capacity_rps, estimate, marginal_metrics
+from marlin.simulator.fluid import Plans, awake_for, capacity_rps, marginal_metrics
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState, arrays_from
 
@@ -95,19 +95,7 @@ class Oracle:
                 for candidate, value in sorted(zip(candidates, expected, strict=True), key=lambda pair: pair[1])
             ],
         }
-        base = next(candidate for candidate in candidates if candidate.name == _PROPORTIONAL)
-        base_plan = build_plan(
-            state,
-            base.proposal,
-            allowed,
-            kind=PlannerKind.CAPACITY_PROPORTIONAL,
-            scheme=Scheme.BALANCED,
-            dispatch=Dispatch.SHARES,
-            now=None,
-            explanation="",
-            awake=base.awake if twin.can_sleep.any() else None,
-        )
-        return Decision(plan, lambda: estimate(twin, plan), lambda: estimate(twin, base_plan), record)
+        return decision_of(state, twin, plan, record)
 
     def _objective(self, state: FleetState, twin: TwinState, allowed: NDArray[np.bool_], demands: Demands) -> Objective:
         """In units of the day where they are given; else in MARLIN's own."""
@@ -143,7 +131,7 @@ class Oracle:
         # Everybody's plans are among the candidates: whatever the optima leave out, no simple planner is expected to
         # do better than what is chosen.
         for name, proposal in (
-            (_PROPORTIONAL, baselines.capacity_proportional(state, capacity, allowed)),
+            ("capacity-proportional", baselines.capacity_proportional(state, capacity, allowed)),
             ("merit order", merit_order(state, capacity, marginal_metrics(twin), allowed, self.weights)[0]),
             ("nearest", baselines.nearest(state, capacity, allowed)),
             ("least-loaded", baselines.least_loaded(state, capacity, allowed)),
@@ -156,9 +144,6 @@ class Oracle:
                 rate_rps = shares * demand[j - 1][:, None]
                 awake = awake_for(twin, rate_rps, constant("awake_utilization"))
                 yield _Candidate(proposal, awake, name if j == len(demand) else f"{name}, awake for {j}")
-
-
-_PROPORTIONAL: Final = "capacity-proportional"
 
 
 def _in_turn(
