@@ -9,11 +9,81 @@ import aiohttp
 import pytest
 from aiohttp import WSCloseCode, WSMsgType
 from fake_backend import FakeBackend
+from hypothesis import given
+from hypothesis import strategies as st
 from realtime_backend import realtime
 from router_client import Start, table, write
 from tenancy import listed, tenant, with_key
 
 from marlin.router.body_fields import model_in_query
+from marlin.router.realtime import MAX_MESSAGE_BYTES, UsageReader
+
+DONE = b'{"type":"transcription.done","text":"%b","usage":{"prompt_tokens":30,"total_tokens":37,"completion_tokens":7}}'
+DELTA = b'{"type":"transcription.delta","delta":"a \\"usage\\":{ .done\\""}'
+
+
+def frame(payload: bytes, first: int = 0x81) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes((first, size)) + payload
+    return (
+        bytes((first, 126)) + size.to_bytes(2, "big") + payload
+        if size < 2**16
+        else (bytes((first, 127)) + size.to_bytes(8, "big") + payload)
+    )
+
+
+def used(*pieces: bytes) -> tuple[int, int] | None:
+    reader = UsageReader()
+    for piece in pieces:
+        reader.feed(piece)
+    return reader.usage
+
+
+PARTS = (frame(DONE[:40], 0x01), frame(b"ping", 0x89), frame(DONE[40:], 0x80))
+RESPONSE = b'{"type":"response.done","usage":{"input_tokens":1,"output_tokens":2}}'
+COUNTED = (frame(DELTA), frame(DONE), frame(bytes(300), 0x82), *PARTS, frame(RESPONSE))
+NOT_COUNTED = (frame(DONE, 0xC1), frame(DONE, 0x82), frame(DONE % (b"x" * MAX_MESSAGE_BYTES)))
+SENT = (*NOT_COUNTED, *COUNTED, *NOT_COUNTED)
+"""Counted: one in one frame, one in two with a ping between, one of another kind. Not: compressed, binary, too long."""
+
+
+@given(st.lists(st.integers(0, sum(map(len, SENT))), max_size=20))
+def test_what_a_socket_used_is_read_however_its_frames_are_cut(cuts: list[int]) -> None:
+    stream, at = b"".join(SENT), 0
+    pieces = []
+    for cut in (*sorted(cuts), len(stream)):
+        pieces.append(stream[at:cut])
+        at = cut
+    assert used(*pieces) == (61, 16)
+
+
+def test_no_more_of_a_message_is_held_than_may_be_looked_at() -> None:
+    reader = UsageReader()
+    for _ in range(100):
+        reader.feed(frame(bytes(10_000), 0x01))
+        reader.feed(frame(bytes(10_000), 0x00))
+        assert len(reader._held) + len(reader._message or b"") <= MAX_MESSAGE_BYTES + 14
+    assert used(b"\x81\xff" + bytes(100), frame(DONE)) is None, "a server that masks speaks something else"
+
+
+@given(st.lists(st.binary(max_size=200), max_size=10))
+def test_whatever_a_backend_sends_reading_does_not_fail(pieces: list[bytes]) -> None:
+    used(*pieces)
+
+
+async def test_the_tokens_of_a_socket_are_counted_and_compression_is_not_agreed_on(start: Start) -> None:
+    async with realtime() as backend, start(table(backend.url)) as client:
+        async with client.session.ws_connect(f"{client.url}/v1/realtime", compress=15) as socket:
+            assert socket.compress == 0
+            for _ in range(2):
+                await socket.send_str(DONE.decode())
+                await socket.receive_str()
+        await asyncio.wait_for(backend.closed.wait(), 10)
+        assert "Sec-WebSocket-Extensions" not in backend.requests[0].headers
+        tokens = 'marlin_router_tokens_total{datacenter="dc0",kind="%s",pool="chat"}'
+        assert await client.metric(tokens % "prompt") == 60
+        assert await client.metric(tokens % "output") == 14
 
 
 async def test_frames_go_both_ways_unchanged_and_the_answer_says_where_it_runs(start: Start) -> None:

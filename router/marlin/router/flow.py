@@ -33,6 +33,7 @@ from marlin.router.errors import (
 from marlin.router.framing import ChunkReader
 from marlin.router.heads import CHUNKED, UNTIL_CLOSE, ReplyHead, RequestHead
 from marlin.router.paths import OWN, PASSED_ON, REALTIME
+from marlin.router.realtime import UsageReader
 from marlin.router.responses import MAX_ASKED, asked_for
 from marlin.router.tally import estimated_kwh
 from marlin.router.upstream import EVENT_BYTES, Link
@@ -101,6 +102,7 @@ class Flow:
         is_stream: whether the reply is an event stream.
         is_over: whether nothing will happen any more.
         is_tunnel: whether it asks for a WebSocket, or has become one.
+        frames: reads what a WebSocket's backend says of tokens; None: it is none.
         ticket: what the gate gave; None where there is no gate.
         trace: its span; there only where traces are made, None where it has none.
     """
@@ -131,6 +133,7 @@ class Flow:
         "bytes_out",
         "deadline_s",
         "error",
+        "frames",
         "has_usage",
         "head",
         "is_over",
@@ -179,6 +182,7 @@ class Flow:
         self.bytes_out = self._bytes_seen = 0
         self.usage: tuple[int, int] | None = None
         self.has_usage = False
+        self.frames: UsageReader | None = None
         self.tail = b""
         self.ticket: Ticket | None = None
         self.is_stream = False
@@ -524,7 +528,7 @@ class Flow:
         return True
 
     def begin_tunnel(self, reply: ReplyHead) -> None:
-        """The backend has agreed to a WebSocket: from now on bytes go both ways, and nobody here reads them.
+        """The backend has agreed to a WebSocket: from now on bytes go both ways, and only what it used is read.
 
         It lasts as long as both want it to: not the request's deadline ends it, but silence on both sides.
         """
@@ -533,6 +537,7 @@ class Flow:
         live.failures = 0
         self._reply, self.status = reply, reply.status
         self.is_stream = True
+        self.frames = UsageReader()
         self.deadline_s = math.inf
         self._client.write(b"\r\n".join((*reply.lines, *_UPGRADED)) + live.peer.reply_tail)
         self._client.begin_tunnel(self)
@@ -621,7 +626,9 @@ class Flow:
             self._note_beginning(data)
         size = len(data)
         self.bytes_out += size
-        if self.is_stream:
+        if self.frames is not None:
+            self.frames.feed(data)
+        elif self.is_stream:
             self.third_last = self.second_last
             self.second_last = self.last
             self.last = data if size <= EVENT_BYTES else data[-EVENT_BYTES:]
@@ -780,6 +787,8 @@ class Flow:
         if self.is_over:
             return
         self.is_over = True
+        if self.frames is not None and self.frames.usage is not None:
+            self.usage, self.has_usage = self.frames.usage, True
         if self.ticket is not None:
             self._plane.settle(self, self.ticket, now_s)
         self._plane.ended(self, now_s)

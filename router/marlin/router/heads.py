@@ -108,6 +108,7 @@ _HOST = re.compile(
 
 
 _NOTHING: Final[frozenset[bytes]] = frozenset()
+_EXTENSIONS: Final = frozenset({b"sec-websocket-extensions"})
 
 
 class HeadError(Exception):
@@ -401,6 +402,8 @@ def _read_expect(request: RequestHead, line: bytes) -> bool:
 
 def _read_upgrade(request: RequestHead, line: bytes) -> bool:
     request.upgrade = _value(line).lower()
+    # No offer to compress frames goes on: tokens are counted by what they say (``realtime``).
+    request.removed |= _EXTENSIONS
     return False
 
 
