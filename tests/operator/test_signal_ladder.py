@@ -109,3 +109,20 @@ def test_the_status_of_a_signal_that_does_not_change_does_not_change_either() ->
     stated = site({"provider": "BuiltIn"})
     first, second = (site_readings(stated, {}, moment, moment) for moment in (NOON, NOON + timedelta(minutes=9)))
     assert first == second
+
+
+def test_a_status_carries_value_unit_source_quality_and_the_times_between_which_it_holds() -> None:
+    feed = feed_of((timedelta(0), at(HOUR / 2, 321.0)))
+    live = site_readings(site(PROMETHEUS), {"carbonIntensity": feed}, NOON, NOON)
+    observed = NOON - HOUR / 2
+    assert live.carbon.to_sample().model_dump() == {
+        "value": "321",
+        "unit": "gCO2eq/kWh",
+        "source": "Prometheus",
+        "quality": SampleQuality.MEASURED,
+        "observed_time": observed,
+        "valid_until_time": observed + HOUR,
+    }
+    assert [reading.unit for reading in live.all()] == ["gCO2eq/kWh", "L/kWh", "USD/kWh"]
+    fallen = site_readings(site(PROMETHEUS), {}, NOON, NOON).carbon.to_sample()
+    assert (fallen.source, fallen.quality, fallen.valid_until_time) == ("Fallback", SampleQuality.FALLBACK, None)
