@@ -90,7 +90,7 @@ _WIDE: Final = 240
     is_flag=True,
     help="All that MARLIN is meant to reach, judged line by line, what tells most first. Give --keep as well.",
 )
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Begin no cell after so long. Default: all.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Begin no further cell then. Default: all.")
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
@@ -146,7 +146,7 @@ def evaluate(
     steps = sum(len(leanings) * (1 + len(first.pairs) * first.seeds) for leanings, _ in cells)
     with progress(steps, quiet=quiet) as say:
         for i, cell in enumerate(cells):
-            if time.monotonic() > until_s:
+            if i and time.monotonic() > until_s:
                 say(f"time was up: {len(cells) - i} of {len(cells)} cells were not begun")
                 break
             if i == len(evaluations):
