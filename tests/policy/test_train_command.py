@@ -23,7 +23,7 @@ from marlin.simulator.experiment import Study
 from marlin.simulator.fleet import Builder
 from marlin.simulator.scenario import ZONES, scenario_documents
 
-QUICK = TrainSettings(rounds=1, lanes=2, batch=8, warm_transitions=900, critic_first=5, actor_hidden=8, critic_hidden=8)
+QUICK = TrainSettings(rounds=1, lanes=2, batch=4, warm_epochs=180, critic_first=5, actor_hidden=8, critic_hidden=8)
 GIVEN = {
     "scenarios": ("demo-3",),
     "dispatch": "shares",
@@ -63,7 +63,7 @@ def test_a_training_ends_in_an_artifact_with_what_it_was_seen_to_do(tmp_path: Pa
 @pytest.mark.timeout(300)
 def test_several_seeds_are_what_each_alone_would_be(tmp_path: Path) -> None:
     heard: list[str] = []
-    quick = replace(QUICK, warm_transitions=10_000)
+    quick = replace(QUICK, warm_epochs=2_000)
     alone = Job.prepared(tmp_path / "alone", quick, 4, GIVEN).run(heard.append, resume=False)
     job = Job.prepared(tmp_path / "both", quick, 3, GIVEN, is_folder=True)
     made = train_each(job, range(3, 5), heard.append, jobs=1, resume=False)
@@ -77,7 +77,7 @@ def test_several_seeds_are_what_each_alone_would_be(tmp_path: Path) -> None:
 
 def test_random_fleets_are_learnt_on_and_other_ones_judge(tmp_path: Path) -> None:
     asked = GIVEN | {"random_fleets": 1, "days": 3}
-    made = Job.prepared(tmp_path / "policy", replace(QUICK, warm_transitions=10_000), 3, asked).run(
+    made = Job.prepared(tmp_path / "policy", replace(QUICK, warm_epochs=2_000), 3, asked).run(
         lambda line: None, resume=False
     )
     assert made.card.hyper_parameters["randomFleets"] == 1

@@ -18,7 +18,7 @@ from marlin.policy.training.networks import arrays
 from marlin.policy.training.run import Fleets, Training, TrainSettings, begin, judged, next_round
 
 QUICK = TrainSettings(
-    rounds=2, lanes=2, batch=8, warm_transitions=800, critic_first=5, kept_per_epoch=2, actor_hidden=8, critic_hidden=8
+    rounds=2, lanes=2, batch=4, warm_epochs=160, critic_first=5, kept_per_epoch=2, actor_hidden=8, critic_hidden=8
 )
 
 

@@ -18,7 +18,7 @@ import torch
 from stable_baselines3.common.monitor import Monitor
 from torch import Tensor
 
-from marlin.policy.training.sac import Learner, SacSettings, learn, learner_of, squashed
+from marlin.policy.training.sac import Learner, SacSettings, learn, learner_of, squares, squashed
 
 TASK: Final = "Pendulum-v1"
 HIDDEN: Final = 64
@@ -79,6 +79,10 @@ class Plain:
         seen = self.after if after else self.before
         action, log_chance = acted(actor, seen, torch.randn((len(seen), self.action.shape[1]), generator=chance))
         return through(critic, "critic", torch.cat([seen, action], dim=1)[None])[None, :, :, 0], log_chance[None]
+
+    def loss(self, twins: Tensor, target: Tensor) -> Tensor:
+        """See ``Batch``."""
+        return squares(twins, target)
 
 
 def acted(actor: Mapping[str, Tensor], seen: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,13 @@ def spread_of(state: FleetState) -> FloatArray:
     return spread
 
 
+def usual_errors(*, is_tailed: bool) -> tuple[FloatArray, FloatArray]:
+    """Errors of a forecast (S,), in standard deviations of the logarithm of demand, and the chance (S,) of each."""
+    if is_tailed:
+        return np.array(USUAL_POINTS), np.array(FORECAST_CHANCES)
+    return np.array(_POINTS), np.full(len(_POINTS), 1.0 / len(_POINTS))
+
+
 def demands_of(state: FleetState, most: FloatArray, *, is_tailed: bool = False) -> Demands:
     """The demands that stand for what a state's forecast may turn out to be.
 
@@ -86,10 +93,7 @@ def demands_of(state: FleetState, most: FloatArray, *, is_tailed: bool = False) 
     knows_parts = is_tailed and any(pool.forecast_parts for pool in state.pools)
     if not spread.any() and not knows_parts:
         return Demands(expected[None], np.ones(1))
-    if is_tailed:
-        points, chances = np.array(USUAL_POINTS), np.array(FORECAST_CHANCES)
-    else:
-        points, chances = np.array(_POINTS), np.full(len(_POINTS), 1.0 / len(_POINTS))
+    points, chances = usual_errors(is_tailed=is_tailed)
     requests = expected * np.exp(points[:, None] * spread)  # (S, V)
     if knows_parts:
         for v, pool in enumerate(state.pools):

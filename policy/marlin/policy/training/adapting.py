@@ -1,10 +1,10 @@
 """``adapt``: the paper's loop in service. An artifact goes on learning from a fleet's own recorded epochs.
 
-What is learnt from is what really came, in the twin of the fleet as it really was, with replay, relabelling and updates
-as in training, for as long as the processor time lasts. The last epochs are held back. Both artifacts then plan those
-as they would be served, search, game and guard included, and the twin carries both out on what came: the adapted one
-takes the other's place only if it is better there by more than a margin, and is thrown away otherwise. Either way the
-verdict says what was seen.
+What is played is what really came, in the twin of the fleet as it really was, with rewards, replay, relabelling and
+updates as in training, for as long as the processor time lasts. The last epochs are held back. Both artifacts then plan
+those as they would be served, search, game and guard included, and the twin carries both out on what came: the adapted
+one takes the other's place only if it is better there by more than a margin, and is thrown away otherwise. Either way
+the verdict says what was seen.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from marlin.simulator.recorded import replay, stretches
 LEAST_EPOCHS: Final = 24
 """To learn from in a row, and to be judged on: six hours each. Less says nothing of a day."""
 DAY: Final = 96
-_WARM_TRANSITIONS: Final = 100
+_WARM_EPOCHS: Final = 20
 _CRITIC_FIRST: Final = 100
 """Before critics learn, and updates before actors move: fewer than in training, where all begin at nothing."""
 
@@ -205,7 +205,7 @@ def _learnt(
     usual = TrainSettings()
     trained = TrainSettings(
         lanes=settings.lanes,
-        warm_transitions=_WARM_TRANSITIONS,
+        warm_epochs=_WARM_EPOCHS,
         critic_first=_CRITIC_FIRST,
         updates_per_epoch=settings.updates_per_epoch,
         conditioning=frozen.card.conditioning,

@@ -20,7 +20,7 @@ from marlin.api.errors import InputError, MarlinError
 from marlin.policy.training.replay import Ring
 from marlin.policy.training.run import Training
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _OPTIMISERS: Final = ("actor_steps", "critic_steps", "temperature_steps")
 
 

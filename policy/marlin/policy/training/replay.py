@@ -1,12 +1,15 @@
 """Transitions with everything that relabelling needs, in rings of fixed size.
 
-A transition does not hold a reward but its parts, so that it can be read again as if somebody with another preference
-had been there (hindsight), or another agent (cross-labelling). Two rings, as in the paper: one for the present epochs,
-one that keeps a sample of all epochs before; ``mixed`` draws from both.
+The plans that were tried in the same epoch stay together: they met the same requests, so that what one earned more than
+another is the plans' doing alone (``sac.apart``). A transition does not hold a reward but its parts, so that it
+can be read again as if somebody with another preference had been there (hindsight), or another agent (cross-labelling).
+Two rings, as in the paper: one for the present epochs, one that keeps a sample of all epochs before; ``mixed`` draws
+from both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final, Self
 
@@ -19,7 +22,8 @@ from marlin.simulator.environments.reward import RewardSettings, Terms
 
 PRESENT: Final = 20_000
 PAST: Final = 5_000
-"""Transitions held (section 6); several fleets have their parts of them, or a day each."""
+"""Transitions held (section 6); several fleets have their parts of them, or a day each. Rings count epochs, which hold
+as many transitions as plans were tried in them."""
 PRESENT_PART: Final = 0.3
 """Part of a batch that is drawn from the present; the rest is the past (section 6)."""
 
@@ -28,43 +32,50 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Transitions:
-    """N steps of single lanes."""
+    """N epochs of single lanes, in each of which the same M plans' outcomes are known."""
 
     observation: Floats  # (N, F)
-    shares: Floats  # (N, V, D)
-    fill: Floats  # (N, V, D)
-    margin: Floats  # (N, V, D)
-    gain: Floats  # (N, 4)
-    trend: Floats  # (N, 4)
-    asleep: Floats  # (N,)
-    late: Floats  # (N,)
-    following: Floats  # (N, F)
+    shares: Floats  # (N, M, V, D)
+    fill: Floats  # (N, M, V, D)
+    margin: Floats  # (N, M, V, D)
+    gain: Floats  # (N, M, 4)
+    trend: Floats  # (N, M, 4)
+    asleep: Floats  # (N, M)
+    late: Floats  # (N, M)
+    following: Floats  # (N, M, F)
 
     @classmethod
-    def of(cls, observation: Floats, intent: Intent, terms: Terms, following: Floats) -> Self:
-        """What one step of N lanes leaves."""
-        every = (
-            observation, intent.shares, intent.fill, intent.margin, terms.gain, terms.trend, terms.asleep, terms.late,
-            following,
-        )  # fmt: skip
-        return cls(*(np.asarray(part, dtype=np.float32) for part in every))
+    def of(cls, observation: Floats, tried: Sequence[tuple[Intent, Terms, Floats]]) -> Self:
+        """What N lanes leave that saw ``observation`` (N, F).
+
+        Args:
+            observation: before the epoch.
+            tried: M times an intent (N, V, D), what it earned, and what was seen after it (N, F).
+        """
+        each = [
+            (intent.shares, intent.fill, intent.margin, terms.gain, terms.trend, terms.asleep, terms.late, following)
+            for intent, terms, following in tried
+        ]
+        parts = (np.stack(part, axis=1) for part in zip(*each, strict=True))
+        return cls(*(np.asarray(part, dtype=np.float32) for part in (observation, *parts)))
 
     def __len__(self) -> int:
         """N."""
-        return len(self.late)
+        return len(self.observation)
 
     def take(self, index: NDArray[np.int64]) -> Transitions:
         """Some of them."""
         return Transitions(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def rewards(self, preference: Floats, settings: RewardSettings) -> Floats:
-        """(..., N) what they are worth to whoever goes by ``preference`` (..., N, 4).
+        """(..., M, N) what they are worth to whoever goes by ``preference`` (..., N, 4).
 
         Losses are tamed: a plan that lets a queue form loses a hundred times what a good one can gain, and critics that
         have to fit such numbers know nothing of the rest.
         """
-        own = (preference * (tamed(self.gain) + settings.trend * tamed(self.trend))).sum(axis=-1)
-        return np.asarray(own + settings.asleep * self.asleep - settings.late * self.late, dtype=np.float32)
+        own = (preference[..., None, :] * (tamed(self.gain) + settings.trend * tamed(self.trend))).sum(axis=-1)
+        earned = own + settings.asleep * self.asleep - settings.late * self.late  # (..., N, M)
+        return np.asarray(earned.swapaxes(-1, -2), dtype=np.float32)
 
 
 def tamed(gain: Floats) -> Floats:
@@ -75,7 +86,7 @@ def tamed(gain: Floats) -> Floats:
 
 @dataclass(slots=True)
 class Ring:
-    """The last so many transitions."""
+    """The last so many epochs."""
 
     size: int
     held: int = 0

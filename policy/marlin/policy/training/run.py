@@ -2,9 +2,9 @@
 
 The unit is a *round*: on some of the fleets in turn, N lanes play one day each, and every epoch is followed by updates.
 In each epoch the twin also tries what each agent alone would have done from there: transitions that differ in nothing
-but the plan are what teaches a critic the plan's worth, and they cost next to nothing. After a round the agents are
-judged on the tuning days, without chance. State is whole between rounds, so that a checkpoint there is enough to go on
-exactly as if nothing had happened (``checkpoint``).
+but the plan are what teaches a critic the plan's worth (``sac.apart``), and they cost next to nothing. After a
+round the agents are judged on the tuning days, without chance. State is whole between rounds, so that a checkpoint
+there is enough to go on exactly as if nothing had happened (``checkpoint``).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from marlin.policy.networks.conditioning import Conditioning, goals
 from marlin.policy.networks.parameters import AGENTS, NetworkSettings
 from marlin.policy.networks.rows import rows_of
 from marlin.policy.training.networks import arrays
+from marlin.policy.training.outlook import expected_terms
 from marlin.policy.training.replay import PAST, PRESENT, Memory, Ring, Transitions, relabelled
 from marlin.policy.training.sac import Learner, SacSettings, new_learner, update
 from marlin.simulator.environments.action import blended, each, laid_out
@@ -32,6 +33,8 @@ from marlin.simulator.physics import FloatArray
 IntArray = NDArray[np.int64]
 
 _SEEDS: Final = 2**31
+_TRIED: Final = AGENTS + 1
+"""Plans tried in an epoch: each agent's, and what is agreed."""
 _LEAST_PRESENT: Final = 4_000
 _LEAST_PAST: Final = 1_000
 """Transitions of a fleet that are held however many fleets there are: a day of it."""
@@ -47,14 +50,15 @@ class TrainSettings:
     fleets_per_round: int = 3
     """Drawn anew for each round; all, where there are no more."""
     lanes: int = 8
-    batch: int = 64
+    batch: int = 24
+    """Epochs, with all five plans that were tried in each."""
     updates_per_epoch: int = 1
-    warm_transitions: int = 400
-    """Of a fleet that are played before it is learnt from."""
+    warm_epochs: int = 80
+    """Of a fleet that are played before it is learnt from, those of all lanes together."""
     critic_first: int = 200
     """Updates of the critics alone: an actor that begins at a good plan is not to follow critics that know nothing."""
     kept_per_epoch: int = 8
-    """Transitions of an epoch that join the past."""
+    """Epochs that join the past after each."""
     patience: int = 12
     """Rounds without a better judgement before it ends."""
     conditioning: Conditioning = Conditioning.FILM
@@ -104,15 +108,12 @@ def begin(fleets: Fleets, settings: TrainSettings, seed: int) -> Training:
         critic_hidden=settings.critic_hidden,
         fleet=_one_shape(fleets) if settings.is_flat else None,
     )
-    parts = len(fleets.train)
+    parts, sizes = len(fleets.train), ((PRESENT, _LEAST_PRESENT), (PAST, _LEAST_PAST))
     return Training(
         settings=settings,
         networks=networks,
         learner=new_learner(networks, settings.sac, seed),
-        memories=[
-            Memory(Ring(max(PRESENT // parts, _LEAST_PRESENT)), Ring(max(PAST // parts, _LEAST_PAST)))
-            for _ in range(parts)
-        ],
+        memories=[Memory(*(Ring(max(all_ // parts, least) // _TRIED) for all_, least in sizes)) for _ in range(parts)],
         rng=np.random.default_rng(seed),
     )
 
@@ -199,12 +200,14 @@ def play(
         intents = task.propose(lanes, laid_out(task.action, actions))
         weight = rng.dirichlet(np.full(AGENTS, _BLEND_SPREAD), settings.lanes)  # (N, J)
         agreed = blended(intents, weight)
-        for intent in (*each(intents), agreed):
-            following, done = task.step(lanes, intent)
+        tried, candidates = [], (*each(intents), agreed)
+        for intent, earned in zip(candidates, expected_terms(task, lanes, candidates), strict=True):
+            following, _ = task.step(lanes, intent)
             seen = task.observe(following)
-            memory.add(Transitions.of(observed, intent, done.terms, seen))
+            tried.append((intent, earned, seen))
+        memory.add(Transitions.of(observed, tried))
         lanes, observed = following, seen  # the day goes on from what was agreed
-        known = [i for i, m in enumerate(training.memories) if m.present.held >= settings.warm_transitions]
+        known = [i for i, m in enumerate(training.memories) if m.present.held >= settings.warm_epochs]
         for _ in range(settings.updates_per_epoch if known else 0):
             of = int(rng.choice(known))
             batch = training.memories[of].mixed(rng, settings.batch)

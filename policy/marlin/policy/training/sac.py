@@ -34,13 +34,18 @@ class SacSettings:
 
     actor_rate: float = 1e-4
     """The paper's 3e-4 leaves a good beginning before the critics know better."""
-    critic_rate: float = 1e-3
-    """The paper's, which turns a third of the second layer's units off for good within 200 updates; 3e-4 turns none
-    off (docs/explanation/training.md). Kept as long as no training at 3e-4 was shown to be better."""
+    critic_rate: float = 3e-4
+    """The paper's 1e-3 turns a third of the second layer's units off for good within 200 updates; 3e-4 turns none off
+    (docs/explanation/training.md)."""
     temperature_rate: float = 3e-4
-    discount: float = 0.6
+    discount: float = 0.0
     """The paper's 0.95 looks five hours ahead. What an epoch leaves to the next is a queue and replicas that are awake:
-    little, and soon over; the rest of such a sum is chance that critics have to fit."""
+    little, and soon over; the rest of such a sum is chance that critics have to fit. Critics rank plans as well without
+    it, in two thirds of the time."""
+    between_plans: float = 1.0
+    """Weight of what a critic gets wrong between plans of one epoch, against what it gets wrong of their mean."""
+    least_spread: float = 0.01
+    """A percent of a mean epoch: spreads of worth among the plans of an epoch below it do not weigh more."""
     following: float = 0.005
     """tau: how fast the slow copies follow."""
     calming: float = 0.01
@@ -120,7 +125,40 @@ class Batch(Protocol):
     def drawn(
         self, actor: Mapping[str, Tensor], critic: Mapping[str, Tensor], chance: torch.Generator, *, after: bool
     ) -> tuple[Tensor, Tensor]:
-        """What actors would do, before what was done or after it: worth to critics (J, TWINS, N), log chance (J, N)."""
+        """What actors would do, before what was done or after it: worth to critics (J, TWINS, N), log chance (J, N).
+
+        There may be fewer situations before than transitions: several things may have been done in one.
+        """
+
+    def loss(self, twins: Tensor, target: Tensor) -> Tensor:
+        """How far critics (J, TWINS, N) are off (J, N); one number."""
+
+
+def squares(twins: Tensor, target: Tensor) -> Tensor:
+    """The usual loss: mean square by agent, both twins together, summed over agents."""
+    return ((twins - target[:, None]) ** 2).mean(dim=(1, 2)).sum()
+
+
+def apart(twins: Tensor, target: Tensor, settings: SacSettings) -> Tensor:
+    """How far critics are off of the mean of an epoch's plans, and of the differences between these.
+
+    What an epoch is worth whatever is done in it is decided by its requests and signals. That part is in the mean (an
+    input-driven baseline, Mao et al. 2018); what is left are the plans, and a hundred times less of it. In one mean of
+    squares critics learn what an epoch is worth and nothing of the plans. So differences count in units of their own
+    spread in that epoch. That is right for rewards that are expected ones (``outlook``): of rewards by what came, the
+    spread would be large just where a surge told the plans apart, and what surges cost would hardly be learnt.
+
+    Args:
+        twins: (J, TWINS, M, N) what both critics of each agent make of M plans in each of N epochs.
+        target: (J, M, N) what they should have.
+        settings: weights.
+    """
+    off = twins - target[:, None]
+    of_epoch = off.mean(dim=2, keepdim=True)
+    spread = target.std(dim=1, correction=0, keepdim=True)[:, None].clamp(min=settings.least_spread)
+    of_plans = (off - of_epoch) / spread
+    each = (of_epoch**2).mean(dim=(1, 2, 3)) + settings.between_plans * (of_plans**2).mean(dim=(1, 2, 3))
+    return each.sum()
 
 
 def learn(learner: Learner, batch: Batch, *, actor_moves: bool = True) -> dict[str, float]:
@@ -135,10 +173,12 @@ def learn(learner: Learner, batch: Batch, *, actor_moves: bool = True) -> dict[s
         Losses and means, for the log.
     """
     settings, temperature = learner.settings, learner.log_temperature.exp().detach()[:, None]
-    with torch.no_grad():
-        slow, log_chance = batch.drawn(learner.actor, learner.slow, learner.chance, after=True)
-        target = batch.reward + settings.discount * (slow.min(dim=1).values - temperature * log_chance)
-    critic_loss = ((batch.done(learner.critic) - target[:, None]) ** 2).mean(dim=(1, 2)).sum()
+    target = batch.reward
+    if settings.discount:
+        with torch.no_grad():
+            slow, log_chance = batch.drawn(learner.actor, learner.slow, learner.chance, after=True)
+            target = target + settings.discount * (slow.min(dim=1).values - temperature * log_chance)
+    critic_loss = batch.loss(batch.done(learner.critic), target)
     _step(learner.critic_steps, critic_loss)
     said = {"critic_loss": float(critic_loss.detach()) / len(temperature), "reward": float(batch.reward.mean())}
     if actor_moves:
@@ -175,50 +215,56 @@ def update(
     Args:
         learner: changed.
         layout: of the fleet that the batch is of.
-        batch: N transitions.
+        batch: N epochs of M plans.
         preference: (J, N, 4) under which each agent reads them.
         actor_moves: false lets the critics alone learn.
 
     Returns:
         Losses and means, for the log.
     """
-    before, after = (
-        RowTensors.of(rows_of(seen, layout.models, layout.sites)) for seen in (batch.observation, batch.following)
-    )
     return learn(
-        learner,
-        _OfFleet(
-            layout=layout,
-            before=before,
-            after=after,
-            intents=IntentTensors(*(torch.as_tensor(part)[None] for part in (batch.shares, batch.fill, batch.margin))),
-            preference=torch.as_tensor(preference),
-            reward=torch.as_tensor(batch.rewards(preference, learner.settings.reward)),
-        ),
-        actor_moves=actor_moves,
+        learner, _OfFleet(layout, batch, torch.as_tensor(preference), learner.settings), actor_moves=actor_moves
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _OfFleet:
-    """Transitions of one fleet."""
+    """N epochs of one fleet with M plans in each: M N transitions, plan after plan."""
 
     layout: ActionLayout
-    before: RowTensors
-    after: RowTensors
-    intents: IntentTensors  # (1, N, V, D) that were carried out
+    held: Transitions
     preference: Tensor  # (J, N, 4)
-    reward: Tensor  # (J, N)
+    settings: SacSettings
+
+    @property
+    def reward(self) -> Tensor:
+        return torch.as_tensor(self.held.rewards(self.preference.numpy(), self.settings.reward)).flatten(1)
 
     def done(self, critic: Mapping[str, Tensor]) -> Tensor:
-        return worth_of_twins(critic, self.before, self.intents, self.preference)[:, :, 0]
+        held = self.held
+        # Plans in front, as networks take many intents for each fleet.
+        parts = (torch.as_tensor(part.swapaxes(0, 1).copy()) for part in (held.shares, held.fill, held.margin))
+        rows = self._rows(held.observation)
+        return worth_of_twins(critic, rows, IntentTensors(*parts), self.preference).flatten(2)
 
     def drawn(
         self, actor: Mapping[str, Tensor], critic: Mapping[str, Tensor], chance: torch.Generator, *, after: bool
     ) -> tuple[Tensor, Tensor]:
-        rows = self.after if after else self.before
-        cells, log_chance = sample(actor, rows, self.preference, chance, len(self.layout.channels))
-        return worth_of_twins(critic, rows, _own(self.layout, cells, rows), self.preference)[:, :, 0], log_chance
+        seen, wanted = self.held.observation, self.preference
+        if after:
+            plans, size = self.held.following.shape[1:]
+            seen = self.held.following.swapaxes(0, 1).reshape(-1, size)
+            wanted = wanted.repeat(1, plans, 1)
+        rows = self._rows(seen)
+        cells, log_chance = sample(actor, rows, wanted, chance, len(self.layout.channels))
+        return worth_of_twins(critic, rows, _own(self.layout, cells, rows), wanted)[:, :, 0], log_chance
+
+    def loss(self, twins: Tensor, target: Tensor) -> Tensor:
+        by_epoch = (-1, len(self.held))
+        return apart(twins.unflatten(2, by_epoch), target.unflatten(1, by_epoch), self.settings)
+
+    def _rows(self, seen: Floats) -> RowTensors:
+        return RowTensors.of(rows_of(seen, self.layout.models, self.layout.sites))
 
 
 def sample(
