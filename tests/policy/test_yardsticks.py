@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fleets import fleet, site
 
-from marlin.api.plan import Dispatch, PlannerKind, Scheme
+from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState
+from marlin.policy.deciding import Ground
 from marlin.policy.in_order import InOrder
 from marlin.policy.objective import scheme_weights
 from marlin.policy.planners import make_planner
@@ -23,7 +25,8 @@ from marlin.policy.yardsticks import (
     simple_policies,
     static_order,
 )
-from marlin.simulator.experiment import Study, Summary, run, summarise
+from marlin.simulator.engines import FluidEngine
+from marlin.simulator.experiment import Study, Summary, run, run_all, summarise
 from marlin.simulator.fleet import Builder
 from marlin.simulator.scenario import scenario_documents
 from marlin.simulator.twin_state import arrays_from
@@ -113,7 +116,7 @@ def test_shares_of_a_saving_are_what_their_names_say() -> None:
 def test_many_planners_side_by_side_come_to_what_each_comes_to_alone() -> None:
     """Queues and sleepers of one are no other's, and round trips by origin neither."""
     study = with_power_down(
-        Study(Builder(scenario_documents("demo-3")), load="mean80", first_day=1), PowerDown.SCALE_TO_ZERO
+        Study(Builder(scenario_documents("demo-3")), load="peak95", first_day=1), PowerDown.SCALE_TO_ZERO
     )
     planners = [
         make_planner(PlannerKind.LEAST_LOADED, dispatch=Dispatch.ORDERED, awake_utilization=0.95),
@@ -130,6 +133,31 @@ def test_many_planners_side_by_side_come_to_what_each_comes_to_alone() -> None:
             assert getattr(by_name[str(i)], name) == getattr(alone, name), (i, name)
     assert len({one.summary.awake_share for one in found}) == len(found)
     assert max(one.summary.late_share for one in found) > 0.001, "somebody waited"
+
+
+def test_side_by_side_each_planner_is_shown_those_whom_it_left_waiting_and_nobody_else() -> None:
+    study = with_power_down(Study(Builder(scenario_documents("demo-3")), load="peak95", first_day=1), PowerDown.SLEEP)
+    planners = [
+        InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, quantile=1.0, awake_load=0.5),
+        InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, fill=0.95, awake_load=0.95),
+    ]
+    shown: list[list[float]] = []
+
+    def waiting(state: FleetState | None) -> float:
+        return 0.0 if state is None else sum(sum(pool.backlog_requests) for pool in state.pools)
+
+    def decide_all(state: FleetState, own: Sequence[FleetState | None]) -> Sequence[RoutingPlan]:
+        assert waiting(state) == 0.0
+        shown.append([waiting(one) for one in own])
+        return [planner.plan_on(Ground.of(one or state)) for planner, one in zip(planners, own, strict=True)]
+
+    run_all(study, decide_all, len(planners), FluidEngine(has_quantiles=False))
+    alone: list[list[float]] = []
+    for planner in planners:
+        queued = [float(epoch.outcome.queued.sum()) for epoch in run(study, lambda s, p=planner: p.decide(s).plan)]  # type: ignore[misc]
+        alone.append([0.0, *queued][: study.epochs])
+    assert pytest.approx(np.array(alone)) == np.array(shown).T
+    assert np.array(alone).max() > 0.0, "somebody waited"
 
 
 def test_candidates_are_ranked_on_the_days_of_the_study_by_their_score() -> None:
