@@ -203,11 +203,22 @@ class Fleet:
             "crds": {"enabled": False},
         }
 
-    def describe(self, **policy: Any) -> None:
-        """Applies the whole fleet to the hub."""
+    def describe(self, scaled: int | None = None, **policy: Any) -> None:
+        """Applies the whole fleet to the hub.
+
+        Args:
+            scaled: replicas that the hub has room for; as many run as the plan wants. Default: those that are there.
+            policy: what is different in the policy.
+        """
         members = {name: f"http://{self.addresses[name]}:{NODE_PORT}" for name in SITES[1:]}
         sites = [_datacenter(name, self.carbon[name], members.get(name)) for name in SITES]
         backends = [_own_backend("hub"), *(_backend_of(name) for name in members)]
+        pool = _pool(backends)
+        if scaled is not None:
+            sites[0]["spec"]["cluster"] = {"inCluster": {}}
+            backends[0]["capacity"]["replicas"] = scaled
+            backends[0]["scaleTargetRef"] = {"namespace": NAMESPACE, "name": "vllm"}
+            pool["spec"] |= {"powerDown": "Sleep", "scaling": {"mode": "Scale", "minReplicas": 1}}
         spec = {
             "mode": "Enforce",
             "poolRefs": [{"name": "chat"}],
@@ -218,7 +229,7 @@ class Fleet:
         metadata = {"name": "balanced", "namespace": NAMESPACE}
         self.hub.apply(
             *sites,
-            _pool(backends),
+            pool,
             {"apiVersion": "marlin.dev/v1alpha1", "kind": "MarlinPolicy", "metadata": metadata, "spec": spec},
         )
 
@@ -621,10 +632,52 @@ def test_a_rolling_upgrade_of_router_and_operator_costs_no_request(fleet: Fleet)
     assert not load.failed
 
 
+def _hub_router() -> dict[str, Any]:
+    """As a policy names it for observation."""
+    url = f"http://marlin-router-metrics.{NAMESPACE}.svc:8081/metrics"
+    return {"name": "hub", "metricsUrl": url, "tls": {"verification": "Disabled"}}
+
+
+def test_engines_are_started_and_ended_as_plans_want_them_and_no_request_is_lost(fleet: Fleet) -> None:
+    rights = []
+    for name in ("member", "member-scaling"):
+        text = (ROOT / "manifests" / "rbac" / f"{name}.yaml").read_text().replace("marlin-system", NAMESPACE)
+        rights += [one for one in yaml.safe_load_all(text) if one["kind"].startswith("ClusterRole")]
+    fleet.hub.apply(*rights)
+    policy = {"guardrails": {"maxWeightChangePercent": 100}, "observation": {"routers": [_hub_router()]}}
+    before = dict(fleet.carbon)
+
+    def ready() -> int:
+        found = fleet.hub.get("deployment", "vllm", "-n", NAMESPACE)
+        as_ordered = found["status"].get("replicas", 0) == found["spec"]["replicas"]
+        return int(found["status"].get("readyReplicas", 0)) if as_ordered else 0
+
+    def desired() -> int:
+        (pool,) = fleet.hub.get("mpool", "-n", NAMESPACE)["items"]
+        return int(next(b["desiredReplicas"] for b in pool["status"]["backends"] if b["name"] == "hub"))
+
+    with Load(fleet.client(), senders=2) as load:
+        fleet.carbon |= {"hub": 900, "north": 100}
+        fleet.describe(scaled=3, **policy)
+        _, shrunk_s = until(lambda: ready() == desired() == 1, 4 * EPOCH_S)
+        fleet.carbon |= {"hub": 10, "north": 900}
+        fleet.describe(scaled=3, **policy)
+        grown, grown_s = until(lambda: n if (n := ready()) == desired() > 1 else None, 4 * EPOCH_S)
+    fleet.report.say(
+        f"engines of the hub: from 2 to 1 within {shrunk_s:.0f} s of its carbon's rise, to {grown} within "
+        f"{grown_s:.0f} s of its fall; {len(load.replies)} requests, {len(load.failed)} failed"
+    )
+    assert not load.failed
+    fleet.carbon = before
+    fleet.describe()
+    fleet.hub.kubectl("-n", NAMESPACE, "scale", "deployment/vllm", "--replicas=2")
+    for one in rights:
+        fleet.hub.kubectl("delete", one["kind"], one["metadata"]["name"])
+
+
 def test_what_the_operator_recorded_can_be_reported(fleet: Fleet) -> None:
     """By the image itself, in the pod that leads. The router's counters say what came."""
-    url = f"http://marlin-router-metrics.{NAMESPACE}.svc:8081/metrics"
-    source = {"name": "hub", "metricsUrl": url, "tls": {"verification": "Disabled"}}
+    source = _hub_router()
     file, interval = f"{RECORDED}/{NAMESPACE}_balanced.jsonl", ("--from", "2020-01-01", "--to", "2100-01-01")
 
     def reported() -> dict[str, Any] | None:
