@@ -762,7 +762,7 @@ def test_the_commands_of_how_tos_for_a_running_hub_work_as_they_stand(fleet: Fle
         commands = commands_of(f"how-to/{page}")
         _follow(clusters, tmp_path, commands)
         count += len(commands)
-    fleet.hub.kubectl("delete", "-f", reader)
+    fleet.hub.kubectl("delete", "--ignore-not-found", "-f", reader)  # the token goes with its account
     fleet.hub.kubectl("delete", "-f", ROOT / "manifests" / "samples" / "three-regions.yaml")
     fleet.report.say(f"how-tos for a running hub: {count} commands, as they stand")
 
