@@ -3,7 +3,7 @@
 Each agent has an actor, twin critics, their slow copies and a temperature; all four lie side by side in the same
 tensors, so that one backward pass trains them together. A critic learns what an intent was worth whoever proposed it:
 what was carried out is the consensus, and off-policy learning does not mind. Episodes are cut off, never ended, so
-every target bootstraps.
+every target bootstraps where the discount is not zero.
 
 ``learn`` is the algorithm and knows no fleet: it asks a ``Batch`` what actors would do and what critics make of it. So
 it is held against another implementation on a task that both know (benchmarks/soft_actor_critic.py).
