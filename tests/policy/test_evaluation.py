@@ -201,6 +201,8 @@ def test_a_day_is_scored_for_everybody_and_written_down(tmp_path: Path, monkeypa
         "actor alone",
         "random, best of 1",
         "actor, best of 1",
+        "consensus",
+        "best blend",
         "marlin, no guard",
         MARLIN,
         CLAIRVOYANT,
@@ -388,8 +390,9 @@ def test_a_claim_is_judged_as_far_as_time_allows(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(claim, "cells", lambda: iter([*small, *small]))
     small_artifact(tmp_path / "policy")
     arguments = ["--claim", "--artifact", str(tmp_path / "policy"), "--seeds", "1", "--keep", str(tmp_path / "done")]
+    arguments += ["--part", "tune", "--days", "4"]
     found = json.loads(run(*arguments, "--minutes", "0.0001", "--json"))
-    assert len(found["cells"]) == 1, "the second cell was not begun"
+    assert [cell["days"] for cell in found["cells"]] == [[4]], "the day asked for, and the second cell was not begun"
     by_line = {one["line"]: one for one in found["claim"]}
     assert by_line[NOT_WORSE]["verdict"] == "too few draws"
     assert by_line[NOT_WORSE]["worst"]["cell"] == "mean30, None, ordered"

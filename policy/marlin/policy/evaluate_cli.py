@@ -190,7 +190,7 @@ Cell = tuple["tuple[Leaning, ...]", dict[str, Any]]
 
 
 def _claimed(given: dict[str, Any]) -> list[Cell]:
-    """The cells of the claim; days are as many as were asked for, of each trace's own.
+    """The cells of the claim; of a trace with days of its own as many as were asked for.
 
     Raises:
         InputError: an option is given that the claim itself decides.
@@ -207,7 +207,8 @@ def _claimed(given: dict[str, Any]) -> list[Cell]:
     found = []
     for cell in claim.cells():
         part = getattr(days.split_of(cell.trace, has_data=given["data"] is not None), given["part"])
-        found.append((cell.leanings, given | cell.options() | {"days": days.first_of(part, many)}))
+        wanted = days.first_of(part, many) if cell.trace else given["days"]
+        found.append((cell.leanings, given | cell.options() | {"days": wanted}))
     return found
 
 

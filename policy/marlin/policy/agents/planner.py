@@ -24,6 +24,7 @@ import numpy as np
 
 from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
 from marlin.policy.agents import exploit, proposing, record
+from marlin.policy.agents.blending import best_blend
 from marlin.policy.agents.critics import LearnedCritic, TwinCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.exploit import Exploited
 from marlin.policy.agents.guard import Guard, Looked, look
@@ -55,6 +56,17 @@ class Judge(StrEnum):
     """The twin, in the epoch to come: slower, and blind to what comes after. For comparison."""
 
 
+class Agreement(StrEnum):
+    """How proposals become one plan."""
+
+    GAME = "game"
+    BY_WEIGHT = "by weight"
+    """No game. Of all that was tried the best by the user's weights; where nothing was, the proposals blended by them.
+    An ablation."""
+    BEST_BLEND = "best blend"
+    """No game. Of all blends the one that the twin likes best: what a game could come to. For comparison."""
+
+
 class Source(StrEnum):
     """Who proposes."""
 
@@ -69,9 +81,7 @@ class MarlinSettings:
 
     best_of: int = 8
     """Samples tried beside each agent's deterministic action; 0 is the paper's exploit step."""
-    negotiates: bool = True
-    """False: of all that was tried the best by the user's weights; where nothing was, the proposals blended by them. An
-    ablation."""
+    agreement: Agreement = Agreement.GAME
     judge: Judge = Judge.LEARNED
     source: Source = Source.ACTOR
     settling: int | None = 2
@@ -148,17 +158,21 @@ class Marlin:
         many = self._affordable(situation, exploited.proposals, until_s)
         if many:
             # Without a game there is nobody to come to terms with: the search is for what the user wants.
-            sought = goal if settings.negotiates else np.tile(user, (len(goal), 1))
+            is_alone = settings.agreement is Agreement.BY_WEIGHT
+            sought = np.tile(user, (len(goal), 1)) if is_alone else goal
             exploited = exploit.best_of(exploit.of_each(candidates, slice(1 + many)), sought, situation)
         rung = f"best of {exploited.candidates}" if exploited.candidates > 1 else "deterministic"
         importance = _importance(user, situation.trusted)
         actions = action_of(exploited.proposals)  # (J, 3, V, D)
-        if not settings.negotiates and exploited.candidates > 1:
+        if settings.agreement is Agreement.BEST_BLEND:
+            return Agreed(intent_of(best_blend(situation, actions)), exploited, None, f"{rung}, the best blend")
+        if settings.agreement is Agreement.BY_WEIGHT and exploited.candidates > 1:
             picked = int(exploited.by_user.argmin())
             return Agreed(intent_of(actions[picked]), exploited, None, f"{rung} of anybody, by the user's weights")
-        if not settings.negotiates or self._left_s(until_s) <= 0:
+        if settings.agreement is Agreement.BY_WEIGHT or self._left_s(until_s) <= 0:
             blend = np.tensordot(importance, actions, axes=1)
-            text = f"{rung}, blended by weight" + ("" if not settings.negotiates else ": time was up before the game")
+            why = ": time was up before the game" if settings.agreement is Agreement.GAME else ""
+            text = f"{rung}, blended by weight{why}"
             return Agreed(intent_of(blend), exploited, None, text)
         critic: Critic = (
             LearnedCritic(self.artifact, rows, goal, 1.0 - discount_of(self.artifact))

@@ -20,7 +20,9 @@ from marlin.policy.evaluation.frameworks import (
     ACTOR,
     BASELINE,
     BEST_OF,
+    BLEND,
     CLAIRVOYANT,
+    CONSENSUS,
     LIMITED,
     MARLIN,
     SIMPLE,
@@ -83,7 +85,7 @@ def cells() -> Iterator[Cell]:
     for power_down in _POWER_DOWNS:
         yield Cell("mean56", power_down, (*balanced, *singles), trace="azure2024", only=weighted)
     best_of = (searched(source, many) for source in Source for many in BEST_OF)
-    search = (BASELINE, SIMPLE, *best_of, CLAIRVOYANT)
+    search = (BASELINE, SIMPLE, *best_of, CONSENSUS, BLEND, CLAIRVOYANT)
     for load, power_down in (("mean56", "None"), ("mean30", "Sleep")):
         yield Cell(load, power_down, balanced, only=search)
     yield Cell("mean56", "None", balanced, engine="request-level", scenario="8x12")
@@ -255,6 +257,12 @@ _LINES: Final = (
         "weighted: the actors alone within 2 % of the forecast-limited oracle",
         lambda at: not at.is_single and at.has(ACTOR, LIMITED),
         _beside(ACTOR, LIMITED),
+        0.02,
+    ),
+    _Line(
+        "what the game agrees on: within 2 % of the best blend of the same proposals",
+        lambda at: at.has(CONSENSUS, BLEND),
+        _beside(CONSENSUS, BLEND),
         0.02,
     ),
     _Line(

@@ -1,8 +1,9 @@
 """Who is scored: the yardsticks, and MARLIN with its parts taken away one by one.
 
 ``actor alone`` is what was learnt, without search and game; ``random`` is the search without what was learnt; so that
-neither the search nor the game is taken for learning. None of the partial forms has the guard; those without
-the game do not settle either.
+neither the search nor the game is taken for learning. ``consensus`` is what the game agrees on, as it is; ``best
+blend`` of the same proposals is what it could have agreed on. None of the partial forms has the guard; of these only
+``marlin, no guard`` settles.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.policy.agents import Marlin, MarlinSettings
 from marlin.policy.agents.guard import Guard
-from marlin.policy.agents.planner import Judge, Source
+from marlin.policy.agents.planner import Agreement, Judge, Source
 from marlin.policy.artifact import Artifact
 from marlin.policy.game import GameSettings, VetoRule, VetoSettings
 from marlin.policy.objective import Weights, scheme_weights
@@ -30,6 +31,8 @@ LIMITED: Final = "forecast-limited oracle"
 CLAIRVOYANT: Final = "clairvoyant oracle"
 ACTOR: Final = "actor alone"
 UNGUARDED: Final = "marlin, no guard"
+CONSENSUS: Final = "consensus"
+BLEND: Final = "best blend"
 MARLIN: Final = "marlin"
 
 BEST_OF: Final = (1, 8, 64)
@@ -85,12 +88,15 @@ def learnt(
     def made(settings: MarlinSettings) -> Planner:
         return Marlin(artifact, leaning.scheme, dispatch, leaning.all_weights, settings)
 
-    alone = MarlinSettings(best_of=0, negotiates=False, settling=None, guard=Guard.NONE)
+    alone = MarlinSettings(best_of=0, agreement=Agreement.BY_WEIGHT, settling=None, guard=Guard.NONE)
     yield ACTOR, made(alone)
     for source in (Source.RANDOM, Source.ACTOR):
         for many in best_of:
             settings = replace(alone, best_of=many, source=source)
             yield searched(source, many), made(settings)
+    agreed = MarlinSettings(guard=Guard.NONE, settling=None)
+    yield CONSENSUS, made(agreed)
+    yield BLEND, made(replace(agreed, agreement=Agreement.BEST_BLEND))
     yield UNGUARDED, made(MarlinSettings(guard=Guard.NONE))
     yield MARLIN, made(MarlinSettings())
     if not ablate:
@@ -98,7 +104,6 @@ def learnt(
     for rule in VetoRule:
         settings = MarlinSettings(guard=Guard.NONE, game=GameSettings(veto=VetoSettings(rule=rule)))
         yield f"{UNGUARDED}, veto {rule.value}", made(settings)
-    yield f"{UNGUARDED}, as agreed", made(MarlinSettings(guard=Guard.NONE, settling=None))
     yield f"{UNGUARDED}, no search", made(MarlinSettings(guard=Guard.NONE, best_of=0))
     yield f"{UNGUARDED}, the twin as critic", made(MarlinSettings(guard=Guard.NONE, judge=Judge.TWIN))
     yield (
