@@ -16,6 +16,7 @@ from marlin.router.framing import ChunkReader, ChunkScanner, FramingError
 from marlin.router.heads import HeadError, read_reply, read_request
 from marlin.router.held import MAX_HELD, SummaryError, held_of_engine, held_of_member
 from marlin.router.paths import OWN, PASSED_ON
+from marlin.router.realtime import MAX_MESSAGE_BYTES, UsageReader
 from marlin.router.responses import asked_for
 from marlin.router.usage import find_usage
 
@@ -132,6 +133,16 @@ def load(data: bytes) -> str:
     return f"{held is None} {told is None}"
 
 
+def frames(data: bytes) -> str:
+    """However the reads cut them, a WebSocket's frames say the same of tokens; and little of them is held."""
+    usage, shape = _read_frames([data])
+    for cut in {1, 2, 3, len(data) // 3, len(data) // 2, len(data) - 1}:
+        if 0 < cut < len(data):
+            assert _read_frames([data[:cut], data[cut:]]) == (usage, shape), cut
+    assert _read_frames([data[at : at + 5] for at in range(0, len(data), 5)]) == (usage, shape)
+    return f"{usage is None} {shape}"
+
+
 TARGETS: Final[dict[str, Callable[[bytes], str]]] = {
     "request": request_head,
     "reply": reply_head,
@@ -139,6 +150,7 @@ TARGETS: Final[dict[str, Callable[[bytes], str]]] = {
     "scanned": scanned,
     "body": body,
     "load": load,
+    "frames": frames,
 }
 
 
@@ -162,6 +174,17 @@ def _read_chunks(pieces: list[bytes]) -> tuple[str, bytes, bytes | None]:
     except FramingError as error:
         return _shape(str(error)), b"", None
     return "", reader.take(), rest
+
+
+def _read_frames(pieces: list[bytes]) -> tuple[tuple[int, int] | None, str]:
+    """The usage, and in what state the reader is left."""
+    reader = UsageReader()
+    for piece in pieces:
+        reader.feed(piece)
+        # A message so far, and a frame's head and payload of which the last byte is still to come.
+        assert len(reader._held) + len(reader._message or b"") <= MAX_MESSAGE_BYTES + 14
+    assert reader.usage is None or min(reader.usage) >= 0
+    return reader.usage, f"{reader._is_lost} {bool(reader._skip)} {bool(reader._held)} {reader._message is None}"
 
 
 def _shape(message: str) -> str:

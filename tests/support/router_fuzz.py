@@ -2,7 +2,8 @@
 
 Half of the time at the functions that read (``fuzz_targets``), half of it over sockets: broken requests to a router,
 whose backend must never see one that is not exactly HTTP, and broken replies from a backend, of which a client must
-never see anything else. Inputs are mutations of the kept seeds (``tests/router/seeds``) and of the table of odd
+never see anything else; and what a backend makes of a WebSocket: after its agreement a client gets its bytes and no
+others. Inputs are mutations of the kept seeds (``tests/router/seeds``) and of the table of odd
 requests; one that is read or refused in a way not seen before becomes a seed of this run. A find ends the run with its
 bytes in a file; kept among the seeds, the tests try it for ever.
 """
@@ -45,6 +46,22 @@ _SOCKET_BATCH: Final = 100
 _PATIENCE_S: Final = 0.05
 _POST: Final = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b"
 _MOST_SEEDS: Final = 3000
+_SOCKET: Final = (
+    b"GET /v1/realtime?n=%d HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+_AGREED: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+)
+_DONE: Final = b'{"type":"transcription.done","usage":{"prompt_tokens":3,"total_tokens":5,"completion_tokens":2}}'
+_FRAMES: Final = (
+    b"\x81%c%b" % (len(_DONE), _DONE),
+    b"\x01\x28%b\x89\x04ping\x80%c%b" % (_DONE[:40], len(_DONE) - 40, _DONE[40:]),
+    b"\x82\x7e\x01\x00%b\x81%c%b" % (bytes(256), len(_DONE), _DONE),
+    b"\x81\x7f%b%b" % (len(_DONE).to_bytes(8, "big"), _DONE),
+    b"\x81\x05hello\x88\x02\x03\xe8",
+)
 _REPLY: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -69,10 +86,12 @@ _BEGINNINGS: Final[dict[str, tuple[bytes, ...]]] = {
         b'vllm:num_requests_running{model="m"} 3.0\nvllm:num_requests_waiting{model="m"} 1e2\n',
         b'{"models":{"m":{"in_flight":3,"waiting":1,"capacity":4.5}}}',
     ),
+    "frames": _FRAMES,
     "sent": (*ODD.values(), *(raw for raw, _ in REFUSED.values() if len(raw) < 4000)),
     "replied": _REPLY,
+    "agreed": tuple(_AGREED + frames for frames in (b"", *_FRAMES)),
 }
-"""Where mutation begins; the last two are for sockets."""
+"""Where mutation begins; the last three are for sockets."""
 
 
 class FindError(Exception):
@@ -158,7 +177,7 @@ class StrictBackend:
 
     def __init__(self) -> None:
         self.replies: dict[bytes, bytes] = {}
-        """What is answered to a body; to any other the first of the good ones."""
+        """What is answered to a body, or to a path without one; to any other the first of the good ones."""
         self.complaint: str | None = None
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -175,7 +194,7 @@ class StrictBackend:
                 if len(lengths) > 1:
                     self.complaint = f"the backend was sent two lengths: {head[:200]!r}"
                 body = await reader.readexactly(int(lengths[0].split(b":")[1]) if lengths else 0)
-                reply = self.replies.get(body)
+                reply = self.replies.get(body or first.split(b" ")[1])
                 writer.write(_REPLY[0] if reply is None else reply)
                 if reply is not None:
                     break
@@ -188,7 +207,7 @@ async def fuzz_sockets(random: Random, is_over: Callable[[int], bool]) -> int:
     Raises:
         FindError: one broke something.
     """
-    sent, replied = Corpus("sent", random), Corpus("replied", random)
+    sent, replied, agreed = (Corpus(target, random) for target in ("sent", "replied", "agreed"))
     backend = StrictBackend()
     server = await asyncio.start_server(backend.serve, "127.0.0.1", 0, limit=2**22)
     tried = 0
@@ -203,12 +222,16 @@ async def fuzz_sockets(random: Random, is_over: Callable[[int], bool]) -> int:
         try:
             async with router(settings) as client:
                 while not is_over(tried):
-                    batch = [(kind, kind.mutated()) for kind in random.choices((sent, replied), k=_SOCKET_BATCH)]
+                    kinds = random.choices((sent, replied, agreed), (2, 2, 1), k=_SOCKET_BATCH)
+                    batch = [(kind, kind.mutated()) for kind in kinds]
                     backend.replies = {
                         b'{"model":"m","n":%d}' % n: raw for n, (kind, raw) in enumerate(batch) if kind is replied
                     }
                     asked = [(_POST % (len(body), body), "replied", raw) for body, raw in backend.replies.items()]
                     asked += [(raw, "sent", raw) for kind, raw in batch if kind is sent]
+                    sockets = {n: raw for n, (kind, raw) in enumerate(batch) if kind is agreed}
+                    backend.replies |= {b"/v1/realtime?n=%d" % n: raw for n, raw in sockets.items()}
+                    asked += [(_SOCKET % n, "agreed", raw) for n, raw in sockets.items()]
                     await asyncio.gather(*(_ask(client, *one) for one in asked))
                     tried += len(batch)
                     await _check(client, batch, backend)
@@ -233,6 +256,11 @@ async def _ask(client: Client, request: bytes, target: str, blamed: bytes) -> No
 
 
 def _judge(target: str, raw: bytes, answers: bytes) -> None:
+    if target == "agreed" and answers.startswith(b"HTTP/1.1 101 "):
+        spoken = answers.partition(b"\r\n\r\n")[2]
+        if not raw.endswith(spoken):
+            raise FindError(target, raw, f"the client gets what its backend did not say: {spoken[:300]!r}")
+        return
     try:
         parser = HttpResponseParser(_Nothing())
         parser.feed_data(answers)
