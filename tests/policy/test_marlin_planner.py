@@ -93,8 +93,14 @@ def test_every_plan_is_valid_spares_closed_sites_and_is_expected_to_be_no_worse_
     assert bool(pool.replicas) is (power_down is PowerDown.SLEEP)
     json.dumps(decision.record)
     instead, expected = decision.record["guard"], decision.record["expected"]
-    values = (expected["value"], expected["capacity_proportional_value"], expected["merit_order_value"])
-    assert (None, "capacity-proportional", "merit order")[values.index(min(values))] == instead
+    names = ["capacity-proportional", "merit order"]
+    if power_down is PowerDown.NONE:
+        names += ["even margins", "even margins, to the rate"][: 1 if dispatch is Dispatch.SHARES else 2]
+    keys = {name: f"{name.replace(',', '').replace(' ', '_').replace('-', '_')}_value" for name in names}
+    values: dict[str | None, float] = {None: expected["value"]} | {name: expected[keys[name]] for name in names}
+    if "even margins, to the rate" in values:  # must be clearly better
+        values["even margins, to the rate"] *= 1.001
+    assert values[instead] == pytest.approx(min(values.values()), abs=2e-6)
     assert pool.dispatch is (Dispatch.SHARES if instead == "capacity-proportional" else dispatch)
 
 
@@ -438,4 +444,5 @@ def test_who_may_take_the_agents_place_is_a_setting(artifact: Artifact) -> None:
     assert plans[Guard.NONE].record["guard"] is None
     assert plans[Guard.PROPORTIONAL].record["guard"] in {None, "capacity-proportional"}
     assert plans[Guard.SIMPLE].record["guard"] == "merit order"
+    assert "even_margins_value" in plans[Guard.SIMPLE].record["expected"]
     assert "merit order, because what the agents agreed on" in plans[Guard.SIMPLE].plan.explanation

@@ -12,7 +12,7 @@ import numpy as np
 
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch, Scheme
-from marlin.policy.agents.guard import MERIT, PROPORTIONAL, Looked
+from marlin.policy.agents.guard import PROPORTIONAL, Looked
 from marlin.policy.agents.settling import Settled
 from marlin.policy.agents.situation import Situation
 from marlin.policy.artifact import Artifact
@@ -73,7 +73,7 @@ def account(told: Told) -> dict[str, Any]:
     """All of it."""
     before, after = told.capital
     consensus = told.agreed.consensus
-    metrics, pools = told.looked.outcome.expected_metrics().tolist(), _pools(told, slice(None))  # of 2 + J plans
+    metrics, pools = told.looked.outcome.expected_metrics().tolist(), _pools(told, slice(None))  # of 1 + J + K plans
     values, instead = told.looked.values, told.looked.instead
     exploited, demands = told.agreed.exploited, told.situation.demands
     card = told.artifact.card
@@ -111,11 +111,10 @@ def account(told: Told) -> dict[str, Any]:
         "expected": {
             "plan": _metrics(metrics[0]),
             "capacity_proportional": _metrics(told.looked.baseline.expected_metrics()[0].tolist()),
-            "merit_order": _metrics(metrics[-1]),
             "value": round(values["plan"], 6),
             "capacity_proportional_value": round(values[PROPORTIONAL], 6),
-            "merit_order_value": round(values[MERIT], 6),
-        },
+        }
+        | _plain(told.looked, metrics),
         "guard": instead,
         "capital": {"before": _each(before), "after": _each(after)},
         "pools": pools[0],
@@ -144,6 +143,15 @@ def _pools(told: Told, rows: slice) -> list[list[dict[str, Any]]]:
         ]
         for of_plan, share_of_plan in zip(places.tolist(), shares.tolist(), strict=True)
     ]
+
+
+def _plain(looked: Looked, metrics: list[list[float]]) -> dict[str, Any]:
+    """What is expected of the plain plans, the last of those whose metrics are given."""
+    said: dict[str, Any] = {}
+    for name, of_plan in zip(looked.plain, metrics[-len(looked.plain) :], strict=True):
+        key = name.replace(",", "").replace(" ", "_")
+        said |= {key: _metrics(of_plan), f"{key}_value": round(looked.values[name], 6)}
+    return said
 
 
 def _changes(told: Told) -> list[str]:

@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 
 from marlin.policy.oracle.allocation import Costs, divide, lower_bound
+from marlin.policy.site_costs import site_costs as costs_with
 from marlin.policy.trials import Objective
-from marlin.simulator.fluid import awake_carrying, capacity_rps, site_outcomes
-from marlin.simulator.fluid.coefficients import conditions
+from marlin.simulator.fluid import awake_carrying, capacity_rps
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
 
@@ -79,23 +79,14 @@ def _cheapest(twin: TwinState, objective: Objective, model: int, rates: FloatArr
     """Costs (D, N) of rates (D, N), and the awake replicas (D, N) that make them so cheap."""
     if not twin.can_sleep[model]:
         awake = awake_carrying(twin, model, rates)
-        return _at(twin, objective, model, rates, awake), awake
+        return costs_with(twin, objective, model, rates, awake), awake
     # All choices side by side: the curves are looked up once for all of them.
     needed = np.concatenate([rates / load for load in _AWAKE_LOADS] + [np.full_like(rates, np.inf)], axis=1)
     awake = awake_carrying(twin, model, needed)  # (D, A x N)
-    costs = _at(twin, objective, model, np.tile(rates, len(_AWAKE_LOADS) + 1), awake)
+    costs = costs_with(twin, objective, model, np.tile(rates, len(_AWAKE_LOADS) + 1), awake)
     by_choice = (len(rates), len(_AWAKE_LOADS) + 1, rates.shape[1])
     best = costs.reshape(by_choice).argmin(axis=1)[:, None]  # (D, 1, N)
     return (
         np.take_along_axis(costs.reshape(by_choice), best, axis=1)[:, 0],
         np.take_along_axis(awake.reshape(by_choice), best, axis=1)[:, 0],
     )
-
-
-def _at(twin: TwinState, objective: Objective, model: int, rates: FloatArray, awake: FloatArray) -> FloatArray:
-    found = site_outcomes(twin, model, rates, awake)
-    requests = rates * twin.epoch_s
-    weights = objective.weights / objective.scale  # (4,)
-    per_joule = conditions(twin).per_joule[0, :, 1:] @ weights[1:]  # (D,)
-    late = objective.late * found.late / objective.requests
-    return np.asarray(requests * (weights[0] * found.ttft_s + late) + found.it_j * per_joule[:, None])
