@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from httptools import HttpParserError, HttpResponseParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from marlin.router.heads import ReplyHead
-from marlin.router.upstream import EVENT_BYTES, Link, Peer
+from marlin.router.upstream import DELTA_END, EVENT_BYTES, Link, Peer
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -166,3 +167,49 @@ def test_a_large_read_is_not_kept_as_a_whole() -> None:
     assert kept == [small, large]  # who keeps it cuts it: only the small one after it took the short way
     link.flow = None
     link.connection_lost(None)
+
+
+def test_a_backend_whose_tokens_flow_by_is_heard_of_as_soon_as_somebody_asks() -> None:
+    token = chunked([b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'])[0]
+    assert token.endswith(DELTA_END)
+    sink: Any = Sink(may_flow=True)
+    link = Link(Peer(lambda: 0.0, 1.0))
+    link.connection_made(Transport())  # type: ignore[arg-type]
+    link.flow = sink
+    for read in (HEAD, token, token):
+        link.data_received(read)
+    heard = []
+    for read in (b"", token):
+        link.tell()
+        link.peer.is_heard = False
+        if read:
+            link.data_received(read)
+        link.tell()
+        heard.append(link.peer.is_heard)
+    assert heard == [False, True]
+    assert sink.bytes_out == 3 * len(token)
+    link.flow = None
+    link.connection_lost(None)
+
+
+ENDS = (
+    b"0\r\n\r\n",
+    b"0\r\nX: ",
+    b"0\r\nX: a\r\n ",
+    b"0;",
+    b'0;a="',
+    b"0\r\n",
+    b"0\r\n\r",
+    b"0\r\n\r\nHTTP/1.1 200 OK\r\nX: ",
+    b"",
+)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_no_read_that_ends_as_a_token_s_does_ends_a_body_unnoticed(end: bytes) -> None:
+    """What the short way relies on: of such a read llhttp takes chunks, and refuses every kind of end."""
+    first = chunked([b"data: a\n\n"])[0]
+    whole = chunked([b"x" + DELTA_END[:-2]])[0]
+    sink = through([first, whole + end + DELTA_END], may_flow=True)
+    assert not sink.has_ended
+    assert sink.error

@@ -290,6 +290,9 @@ class Plane:
 
     def _leave_if_hung(self, live: LiveBackend, now_s: float) -> None:
         """Leaves a backend alone that is silent, to every worker, and left probes unanswered while it was."""
+        for flow in self.flows:
+            if flow.live is live:
+                flow.tell()
         since_s = self.balancer.silent_since_s(live)
         is_silent = live.own_in_flight and not live.peer.is_heard and now_s - since_s >= HUNG_S
         if not is_silent or live.unanswered_s < since_s or live.is_down(now_s):
