@@ -341,9 +341,32 @@ def test_where_replicas_can_power_down_capacity_proportional_is_worth_one(weight
     assert situation.baseline.values(situation.objective)[0] == pytest.approx(1.0 + situation.objective.late * late)
 
 
-def test_waiting_is_measured_by_days_without_a_surge_where_replicas_can_power_down() -> None:
-    situation = situation_of(varied(3, power_down=PowerDown.SCALE_TO_ZERO), Dispatch.ORDERED, (1.0, 0.0, 0.0, 0.0))
-    assert situation.baseline.values(situation.objective)[0] > 1.5
+def quiet_and_busy() -> tuple[FleetState, FleetState]:
+    """The same fleet before an epoch in which little is expected, and before one in which much is."""
+    busy = varied(3, power_down=PowerDown.SCALE_TO_ZERO)
+    (pool,) = busy.pools
+    few = {"forecast_requests": (10.0,), "forecast_upper_requests": 40.0}
+    return busy.model_copy(update={"pools": (pool.model_copy(update=few),)}), busy
+
+
+def test_a_second_of_waiting_costs_as_much_energy_before_a_quiet_epoch_as_before_a_busy_one() -> None:
+    """By what each epoch comes to itself it would cost a hundred times more before the quiet one."""
+    quiet, busy = (situation_of(state, Dispatch.ORDERED, (0.25,) * 4) for state in quiet_and_busy())
+    whole = [situation.objective.scale[1:].mean() / situation.objective.scale[0] for situation in (quiet, busy)]
+    alone = [(totals := one.baseline.expected_totals()[0])[1:].mean() / totals[0] for one in (quiet, busy)]
+    assert whole[0] == pytest.approx(whole[1], rel=0.2)
+    assert alone[0] > 10.0 * alone[1]
+
+
+def test_waiting_counts_the_less_the_more_capacity_proportional_waits_when_it_comes() -> None:
+    """A day is measured by its own waiting, and one with a surge has more of it."""
+    situation = situation_of(quiet_and_busy()[0], Dispatch.ORDERED, (0.25,) * 4)
+    calm, waited = situation.demands.calm, situation.baseline.totals[0, :, 0]
+    order = np.argsort(waited)
+    assert (np.diff(calm[order]) <= 0).all()
+    assert 0.0 < calm.min() < calm.max() <= 1.0
+    baseline = situation.baseline.values(replace(situation.objective, weights=np.array([1.0, 0.0, 0.0, 0.0]), late=0.0))
+    assert baseline[0] == pytest.approx((waited * calm) @ situation.demands.chances / situation.objective.scale[0])
 
 
 # --- settling ------------------------------------------------------------------------------------------------------

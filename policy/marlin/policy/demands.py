@@ -48,6 +48,9 @@ class Demands:
 
     requests: FloatArray  # (S, V) that arrive in the epoch
     chances: FloatArray  # (S,) they add up to one
+    calm: (
+        FloatArray  # (S,) what a second of waiting counts for when it comes; 1 where capacity-proportional never waits
+    )
 
     def __len__(self) -> int:
         """S."""
@@ -58,7 +61,7 @@ class Demands:
         if len(self) not in _FEW:
             return self
         kept, begins = (list(positions) for positions in _FEW[len(self)])
-        return Demands(self.requests[kept], np.add.reduceat(self.chances, begins))
+        return Demands(self.requests[kept], np.add.reduceat(self.chances, begins), self.calm[kept])
 
 
 def spread_of(state: FleetState) -> FloatArray:
@@ -92,11 +95,11 @@ def demands_of(state: FleetState, most: FloatArray, *, is_tailed: bool = False) 
     spread, expected = spread_of(state), np.array([sum(pool.forecast_requests) for pool in state.pools])
     knows_parts = is_tailed and any(pool.forecast_parts for pool in state.pools)
     if not spread.any() and not knows_parts:
-        return Demands(expected[None], np.ones(1))
+        return Demands(expected[None], np.ones(1), np.ones(1))
     points, chances = usual_errors(is_tailed=is_tailed)
     requests = expected * np.exp(points[:, None] * spread)  # (S, V)
     if knows_parts:
         for v, pool in enumerate(state.pools):
             if pool.forecast_parts:
                 requests[:, v] = pool.forecast_parts
-    return Demands(np.minimum(requests, np.maximum(most, expected)), chances)
+    return Demands(np.minimum(requests, np.maximum(most, expected)), chances, np.ones(len(chances)))

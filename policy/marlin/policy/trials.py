@@ -22,10 +22,14 @@ LATE_WEIGHT: Final = 1.0
 """What it costs when all requests are late, in units of the weighted objective, where capacity-proportional is 1: as in
 the rewards of the agents."""
 
-_CALM_DAYS: Final = 0.6
-"""Waiting of capacity-proportional routing that a day is measured by, over what is expected of it. A day's waiting is
-divided by that day's own, and most days have no surge: the harmonic mean over days counts, not the mean. Over ten days
-from 9 to 27 it was 0.67 of it at mean30, 0.52 at peak95 and 0.99 at mean56, where sites have no room for surges."""
+_CALM_DAYS_WAITING: Final = 3.0
+"""What capacity-proportional routing waits on a day but for the surge that is looked at, over what it waits at the
+usual load with all awake. Chosen on days 28 to 31 out of 1.5, 2 and 3."""
+
+_FREE: Final = 1e-12
+"""What has less of a metric than this has nothing of it."""
+
+_DAY_S: Final = 86400.0
 
 _USUAL_LOAD: Final = 0.5
 """Part of the fleet's capacity that is asked for where nothing is known of the day."""
@@ -67,34 +71,53 @@ def objective_of(
 
 def objective_beside(
     twin: TwinState, weights: tuple[float, ...], baseline: Plans, demands: Demands
-) -> tuple[Objective, Tried]:
+) -> tuple[Objective, Demands, Tried]:
     """The objective of an epoch, and what capacity-proportional routing comes to on the demands that may come.
 
-    Where replicas can power down, its units are just that: what it is expected to come to, with what it keeps awake and
-    with the surges that find it asleep. In units of a fleet that is all awake and never surprised, as without
-    power-down, a second of waiting would weigh several times what it weighs over a day, and energy half of it.
+    Where replicas can power down, energy is counted in just that: what it is expected to come to, with what it keeps
+    awake. In units of a fleet that is all awake, as without power-down, energy would weigh half of what it does.
+    A second of waiting costs as much energy in one epoch as in another: what it costs on a day without a surge, as long
+    as none comes. When one comes, capacity-proportional waits as well, and the day is measured by that: so waiting
+    counts the less the more it waits then (``Demands.calm``). In units of an epoch alone a second would cost a hundred
+    times more before a calm hour than before one in which much may come.
 
     Args:
         twin: the fleet and its requests.
         weights: of the four metrics.
         baseline: one plan without an order: capacity-proportional routing.
         demands: S of them.
+
+    Returns:
+        The objective, the demands with what waiting counts for in each, and what the plan comes to on them.
     """
-    if twin.can_sleep.any():
-        found = tried(twin, baseline, demands)
-        requests = max(float(found.counted[0] @ found.chances), 1e-9)
-        totals = found.expected_totals()[0]
-        return _objective(weights, totals, requests, scale=totals * (_CALM_DAYS, 1.0, 1.0, 1.0)), found
     usual, epoch, plan = _usual(twin)
     tries = _each(baseline, len(demands))
     now = conditions(twin)
+
+    def beside(first: FloatArray, others: FloatArray) -> FloatArray:
+        return np.concatenate([first, np.repeat(others, len(demands), axis=0)])
+
+    everyone = twin.all_replicas[None]
     epochs = replace(
         now,
         requests=np.concatenate([epoch.requests, demands.requests]),
-        backlog=np.concatenate([epoch.backlog, np.repeat(now.backlog, len(demands), axis=0)]),
+        backlog=beside(epoch.backlog, now.backlog),
+        awake_before=beside(everyone, now.awake_before),
     )
-    result = simulate_epochs(twin, epochs, Plans(np.concatenate([plan.shares, tries.shares])))
-    return _objective(weights, result.metrics[0], usual), _tried(result, slice(1, None), demands)
+    awake = None if tries.awake is None else np.concatenate([everyone, tries.awake])
+    result = simulate_epochs(twin, epochs, Plans(np.concatenate([plan.shares, tries.shares]), awake=awake))
+    found = _tried(result, slice(1, None), demands)
+    if not twin.can_sleep.any():
+        return _objective(weights, result.metrics[0], usual), demands, found
+    calm = result.metrics[0] * (_CALM_DAYS_WAITING * usual, 1.0, 1.0, 1.0)  # (4,) of an epoch
+    totals = found.expected_totals()[0]
+    known = (calm > _FREE) & (totals > _FREE) & (np.arange(len(calm)) > 0)
+    waiting = calm[0] * (float(np.mean(totals[known] / calm[known])) if known.any() else 1.0)
+    day = calm[0] * _DAY_S / twin.epoch_s
+    demands = replace(demands, calm=day / np.maximum(day + found.totals[0, :, 0], _FREE))
+    requests = max(float(found.counted[0] @ found.chances), 1e-9)
+    scale = np.append(waiting, totals[1:])
+    return _objective(weights, totals, requests, scale=scale), demands, replace(found, calm=demands.calm)
 
 
 def _objective(
@@ -110,7 +133,7 @@ def _objective(
         scale = np.abs(metrics) * (usual, 1.0, 1.0, 1.0)
     # A free hour, or a grid without carbon, has no unit: its metric then counts in its own.
     return Objective(
-        np.asarray(weights), np.where(scale > 1e-12, scale, 1.0), late, usual if requests is None else requests
+        np.asarray(weights), np.where(scale > _FREE, scale, 1.0), late, usual if requests is None else requests
     )
 
 
@@ -123,6 +146,7 @@ class Tried:
     counted: FloatArray  # (N, S) requests that were served or left
     served: FloatArray  # (N, S, V, D) requests
     chances: FloatArray  # (S,)
+    calm: FloatArray  # (S,) see ``Demands``
 
     def __len__(self) -> int:
         """N."""
@@ -130,7 +154,7 @@ class Tried:
 
     def take(self, rows: list[int]) -> Tried:
         """Some of the plans."""
-        return Tried(self.totals[rows], self.late[rows], self.counted[rows], self.served[rows], self.chances)
+        return Tried(self.totals[rows], self.late[rows], self.counted[rows], self.served[rows], self.chances, self.calm)
 
     def expected_totals(self) -> FloatArray:
         """(N, 4) over the demands."""
@@ -147,7 +171,9 @@ class Tried:
 
     def values(self, objective: Objective) -> FloatArray:
         """(N,) expected objective of each plan."""
-        weighted = (self.expected_totals() / objective.scale) @ objective.weights
+        totals = self.expected_totals()
+        totals[:, 0] = self.totals[:, :, 0] @ (self.chances * self.calm)
+        weighted = (totals / objective.scale) @ objective.weights
         return np.asarray(weighted + objective.late * self.expected_late() / objective.requests)
 
 
@@ -170,6 +196,7 @@ def _tried(result: FluidResult, rows: slice, demands: Demands) -> Tried:
         counted=counted.reshape(pairs),
         served=served.reshape(*pairs, *served.shape[1:]),
         chances=demands.chances,
+        calm=demands.calm,
     )
 
 

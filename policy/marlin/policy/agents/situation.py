@@ -92,7 +92,7 @@ def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Sit
     fleets, forecast = Fleets.of([twin]), _forecast(state)
     demands = demands_of(state, open_requests, is_tailed=bool(twin.can_sleep.any()))
     baseline_plan = proportional_plans(fleets, *_of_each(allowed, 1), forecast.high)
-    objective, baseline = objective_beside(twin, weights, baseline_plan, demands)
+    objective, demands, baseline = objective_beside(twin, weights, baseline_plan, demands)
     return Situation(
         state=state,
         twin=twin,

@@ -70,7 +70,7 @@ class Oracle:
         allowed = allowed_sites(state, capacity_rps(twin))
         most = limits_rps(twin).sum(axis=1) * twin.epoch_s
         demands = demands_of(state, most, is_tailed=bool(twin.can_sleep.any()))
-        objective = self._objective(state, twin, allowed, demands)
+        objective, demands = self._objective(state, twin, allowed, demands)
         candidates = list(self._candidates(state, twin, objective, allowed, demands.few().requests))
         expected = _expected(twin, objective, candidates, demands, self.dispatch)
         best = int(expected.argmin())
@@ -97,13 +97,15 @@ class Oracle:
         }
         return decision_of(state, twin, plan, record)
 
-    def _objective(self, state: FleetState, twin: TwinState, allowed: NDArray[np.bool_], demands: Demands) -> Objective:
+    def _objective(
+        self, state: FleetState, twin: TwinState, allowed: NDArray[np.bool_], demands: Demands
+    ) -> tuple[Objective, Demands]:
         """In units of the day where they are given; else in MARLIN's own."""
         if self.scale is not None:
-            return objective_of(twin, self.weights, scale=np.array(self.scale), requests=self.requests)
+            return objective_of(twin, self.weights, scale=np.array(self.scale), requests=self.requests), demands
         only = np.zeros(1, dtype=np.int64)
         baseline = proportional_plans(Fleets.of([twin]), only, allowed[None], upper_requests(state)[None])
-        return objective_beside(twin, self.weights, baseline, demands)[0]
+        return objective_beside(twin, self.weights, baseline, demands)[:2]
 
     def _candidates(
         self,
