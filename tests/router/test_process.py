@@ -153,6 +153,17 @@ def test_a_worker_imports_neither_pydantic_nor_aiohttp_nor_numpy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_what_checks_options_before_workers_start_imports_none_of_what_comes_while_they_do() -> None:
+    """A third of a second more until a router that watches its table is ready, otherwise."""
+    heavy = "{'pydantic', 'aiohttp', 'numpy', 'prometheus_client', 'yaml'}"
+    options = (
+        "dict(config=None, table_config_map='n/t', table_server='https://a', table_ca_file=None, table_token_file=None)"
+    )
+    code = f"import sys, marlin.router.cli as cli; cli._check_table({options}); "
+    code += f"sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 async def test_a_worker_that_dies_is_replaced_and_nobody_is_refused(tmp_path: Path) -> None:
     async with FakeBackend() as backend:
         write(tmp_path / "table.json", table(backend.url))

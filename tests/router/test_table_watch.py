@@ -17,7 +17,8 @@ from router_client import Start, table, write
 
 from marlin.api.errors import InputError
 from marlin.router.control import Offer
-from marlin.router.table_watch import FIRST_PAUSE_S, LONGEST_PAUSE_S, MOST_BYTES, TableWatch, place_of
+from marlin.router.table_place import place_of
+from marlin.router.table_watch import FIRST_PAUSE_S, LONGEST_PAUSE_S, MOST_BYTES, TableWatch
 
 TOKEN = "t0k3n"
 

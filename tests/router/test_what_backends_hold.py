@@ -161,6 +161,18 @@ def test_a_member_router_is_asked_the_oftener_the_shorter_its_requests_are(
     assert scrapes.interval_s(replace(first, is_member_router=False)) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("is_member", "engine_interval_s", "pause_s"), [(True, 1.0, 0.05), (False, 1.0, 0.25), (False, 0.1, 0.05)]
+)
+def test_whoever_is_due_is_looked_for_no_oftener_than_somebody_may_be(
+    is_member: bool, engine_interval_s: float, pause_s: float
+) -> None:
+    known = table(Shares((0.5, 0.5)), is_member=is_member)
+    scrapes = Scrapes(lambda: known, lambda backend, held: None, engine_interval_s, None, lambda: 0.0)
+    scrapes.look_at_table()
+    assert scrapes.pause_s == pytest.approx(pause_s)
+
+
 def test_an_engine_s_metrics_are_added_up_over_its_engines() -> None:
     assert held_of_engine(EXPOSITION) == Held(in_flight=17, waiting=12, kv_usage=0.5)
     assert held_of_engine(b"go_goroutines 7\n") is None

@@ -16,7 +16,8 @@ values; sockets and files are at the rim. In a worker (standard library, msgspec
 In the control process (pydantic, aiohttp, prometheus_client):
 
 - ``tables`` and ``fleet`` documents to a RoutingTable and on to a ``view.Table``; ``schedule`` which plan is in force
-  when; ``control`` reads and watches the file, ``table_watch`` a ConfigMap on an API server
+  when; ``control`` reads and watches the file, ``table_watch`` a ConfigMap on an API server, at its
+  ``table_place``
 - ``tenant_file`` the list of tenants; ``peers`` how many routers divide their limits; ``store`` budgets
   that they share
 - ``crew`` the workers; ``messages`` what they are told and tell; ``probes`` asks backends for their health,

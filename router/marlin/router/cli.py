@@ -184,7 +184,7 @@ def _check_table(options: dict[str, Any]) -> None:
             raise click.UsageError(f"Invalid value for '--config': File '{config}' does not exist.")
         return
     from marlin.api.errors import InputError  # noqa: PLC0415
-    from marlin.router.table_watch import place_of  # noqa: PLC0415
+    from marlin.router.table_place import place_of  # noqa: PLC0415
 
     where = (options["table_server"], options["table_ca_file"], options["table_token_file"])
     try:

@@ -33,6 +33,10 @@ ASKED_PER_REQUEST: Final = 30.0
 holds changes, however short requests are. With 15, two to eight routers exceeded a cap together by 5 of 100, with 30 by
 3 (simulated; a test holds it)."""
 
+LOOK_S: Final = 0.25
+"""The longest pause between two looks at who is due. Without member routers there is no need for more of them: twenty a
+second took half of what this process takes at rest."""
+
 MEMBER_TIMEOUT_S: Final = 0.5
 """Interval and time-out together stay below the second that a summary may be old. Usually it is a tenth as old: what
 several routers send in that time is how far they may exceed a cap together."""
@@ -88,6 +92,7 @@ class Scrapes:
         self._complained: set[tuple[str, str, str]] = set()
         self._member_intervals_s: dict[tuple[str, str, str], float] = {}
         self._shortest_s = MEMBER_INTERVAL_S
+        self._has_members = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession
 
@@ -113,7 +118,13 @@ class Scrapes:
         """Asks until cancelled."""
         while True:
             self.step()
-            await asyncio.sleep(min(self._shortest_s, self._engine_interval_s) / 2)
+            await asyncio.sleep(self.pause_s)
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait until the next look at who is due."""
+        intervals_s = (self._shortest_s, self._engine_interval_s) if self._has_members else (self._engine_interval_s,)
+        return min(LOOK_S, min(intervals_s) / 2)
 
     def look_at_table(self) -> None:
         """Takes a new table's backends over."""
@@ -123,6 +134,7 @@ class Scrapes:
             now_s = self._clock()
             self._backends = [(b, self._asked.get(b.key) or _Asked(answered_s=now_s)) for b in table.backends()]
             self._asked = {b.key: asked for b, asked in self._backends}
+            self._has_members = any(b.is_member_router for b, _ in self._backends)
             self._complained &= self._asked.keys()
 
     def learn(self, reports: Iterable[Report]) -> None:
