@@ -22,7 +22,7 @@ LATE_WEIGHT: Final = 1.0
 """What it costs when all requests are late, in units of the weighted objective, where capacity-proportional is 1: as in
 the rewards of the agents."""
 
-_CALM_DAYS_WAITING: Final = 3.0
+_CALM_DAYS_WAITING: Final = 2.0
 """What capacity-proportional routing waits on a day but for the surge that is looked at, over what it waits at the
 usual load with all awake. Chosen on days 28 to 31 out of 1.5, 2 and 3."""
 
