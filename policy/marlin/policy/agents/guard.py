@@ -163,22 +163,25 @@ def _by_merit(situation: Situation, weights: Weights) -> Plans:
     if situation.fleets.can_power_down:
         knobs += [(min(fill, twin.max_utilization), counted, load) for fill, counted, load in product(*_KNOBS)]
     expected, high = situation.forecast.mean[0], situation.forecast.high[0]  # (V,) requests
-    shares, awake = np.zeros((len(knobs), *capacity.shape)), np.zeros((len(knobs), *capacity.shape))
-    for n, (fill, counted, load) in enumerate(knobs):
+    shares = np.zeros((len(knobs), *capacity.shape))
+    for n, (fill, counted, _) in enumerate(knobs):
         demand_rps = (expected + counted * (high - expected)) / twin.epoch_s
         for v, row in enumerate(proposal.order):
             shares[n, v] = fill_in_order(row, float(demand_rps[v]), capacity[v], fill)
-        # A model of which nothing is expected has a row all the same.
-        shares[n] = np.where(shares[n].sum(axis=1, keepdims=True) > 0, shares[n], capacity * allowed)
-        shares[n] /= shares[n].sum(axis=1, keepdims=True)
-        awake[n] = awake_for(twin, shares[n] * (high / twin.epoch_s)[:, None], load)
+    # A model of which nothing is expected has a row all the same.
+    shares = np.where(shares.sum(axis=2, keepdims=True) > 0, shares, capacity * allowed)
+    shares /= shares.sum(axis=2, keepdims=True)
+    awake = None
+    if situation.fleets.can_power_down:
+        loads = np.array([load for _, _, load in knobs])
+        awake = awake_for(twin, shares * (high / twin.epoch_s)[:, None] / loads[:, None, None], 1.0)
     is_ordered = situation.dispatch is Dispatch.ORDERED
     fills = np.array([fill for fill, _, _ in knobs])
     return Plans(
         shares=shares,
         order=np.repeat(order[None], len(knobs), axis=0) if is_ordered else None,
         cap=np.broadcast_to(fills[:, None, None], shares.shape).copy() if is_ordered else None,
-        awake=awake if situation.fleets.can_power_down else None,
+        awake=awake,
     )
 
 

@@ -119,20 +119,19 @@ def _prewarmed(situation: Situation, agreed: Intent) -> tuple[Intent, FloatArray
     models = len(agreed.shares)
     both = _choices(situation)  # (C, V, 2)
 
-    def worth(choices: list[FloatArray]) -> FloatArray:
-        """Of choices (V, 2) each."""
-        intents = [_eased(agreed, situation, choice[:, 1]) for choice in choices]
-        return _values(situation, intents, np.array([choice[:, 0] for choice in choices]))
+    def worth(choices: FloatArray) -> FloatArray:
+        """Of choices (N, V, 2)."""
+        return _values_of(situation, _eased(agreed, situation, choices[..., 1]), choices[..., 0])
 
-    values = worth(list(both))
+    values = worth(both)
     at_first = float(values[0])
     chosen = int(values.argmin()) if values.min() < at_first - _LEAST_GAIN else 0
     best, value = both[chosen], float(values[chosen])
     if models > 1:
         alone = [_with_row(best, v, choice[v]) for v in range(models) for choice in both]
-        of_each = worth(alone).reshape(models, len(both))
+        of_each = worth(np.array(alone)).reshape(models, len(both))
         together = both[of_each.argmin(axis=1), np.arange(models)]  # (V, 2)
-        found = float(worth([together])[0])
+        found = float(worth(together[None])[0])
         if found < value - _LEAST_GAIN:
             best, value = together, found
     return _eased(agreed, situation, best[:, 1]), best[:, 0], best[:, 1], at_first, value
@@ -153,10 +152,11 @@ def _with_row(rows: FloatArray, v: int, row: FloatArray) -> FloatArray:
 
 
 def _eased(intent: Intent, situation: Situation, parts: FloatArray) -> Intent:
-    """Some of the way (V,) to a fleet that is loaded evenly."""
+    """Some of the way (..., V) to a fleet that is loaded evenly; one intent (..., V, D) for each."""
     even = by_capacity(situation.twin.capacity_rps, situation.allowed)
-    part = parts[:, None]
-    return Intent((1.0 - part) * intent.shares + part * even, (1.0 - 0.5 * part) * intent.fill, intent.margin)
+    part = parts[..., None]
+    shares = (1.0 - part) * intent.shares + part * even
+    return Intent(shares, (1.0 - 0.5 * part) * intent.fill, np.broadcast_to(intent.margin, shares.shape))
 
 
 Move = Callable[[Intent], Intent]
@@ -206,8 +206,15 @@ def _values(
     situation: Situation, intents: list[Intent], prewarmed: FloatArray, demands: Demands | None = None
 ) -> FloatArray:
     """(N,) by the user's weights, prewarmed for (V,) or (N, V) upper forecasts; less is better."""
-    many = np.broadcast_to(prewarmed, (len(intents), prewarmed.shape[-1]))
-    return situation.tried(situation.plans(_stacked(intents), many), demands).values(situation.objective)
+    return _values_of(situation, _stacked(intents), prewarmed, demands)
+
+
+def _values_of(
+    situation: Situation, intents: Intent, prewarmed: FloatArray, demands: Demands | None = None
+) -> FloatArray:
+    """The same of intents (N, V, D) that lie together."""
+    many = np.broadcast_to(prewarmed, intents.shares.shape[:2])
+    return situation.tried(situation.plans(intents, many), demands).values(situation.objective)
 
 
 def _stacked(intents: list[Intent]) -> Intent:
