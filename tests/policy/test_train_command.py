@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -111,12 +112,44 @@ def test_a_folder_that_is_something_else_is_refused_before_anything_is_trained(t
 
 
 @pytest.mark.parametrize(
+    ("options", "differs"),
+    [
+        ("", {}),
+        ("--random-fleets 2 --rounds 1 --seed 5", {"random_fleets": 2, "rounds": 1, "seed": 5}),
+        ("--scenario paper-8 --load mean30", {"scenarios": ["paper-8"], "load": "mean30"}),
+    ],
+)
+def test_a_reduced_training_has_defaults_of_its_own_and_what_is_given_beside_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, differs: dict[str, Any]
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def prepared(out: Path, settings: TrainSettings, seed: int, given: dict[str, Any], *, is_folder: bool) -> Job:
+        asked.append({**given, "scenarios": list(given["scenarios"]), "rounds": settings.rounds, "seed": seed})
+        raise InputError("far enough")
+
+    monkeypatch.setattr(Job, "prepared", prepared)
+    for order in ([*options.split(), "--reduced"], ["--reduced", *options.split()]):
+        CliRunner().invoke(marlin, ["train", "--out", str(tmp_path / "policy"), "--data", "full", *order])
+    defaults: dict[str, Any] = {
+        "scenarios": ["8x120"],
+        "load": "mean56",
+        "dispatch": "ordered",
+        "power_down": None,
+        "data": "full",
+    }
+    defaults |= {"first_day": None, "days": 30, "tune_days": 2, "random_fleets": 8, "rounds": 3, "seed": 0}
+    assert asked == [defaults | differs] * 2
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--days 3 --tune-days 3", "--tune-days must be fewer than --days"),
         ("--scenario paper-9", "paper-9"),
         ("--load mean57", "mean57"),
         ("--days 60", "days 0 to 5"),
+        ("--reduced", "days 0 to 5"),
         ("--rounds 0", "--rounds"),
     ],
 )

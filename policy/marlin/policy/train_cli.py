@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,6 +14,23 @@ if TYPE_CHECKING:
     from marlin.policy.training.job import Round, Watch
 
 # Everything that needs NumPy, torch or pydantic is imported inside the functions, so that --help answers at once.
+
+_REDUCED: Final = {
+    "scenarios": ("8x120",),
+    "load": "mean56",
+    "dispatch": "ordered",
+    "days": 30,
+    "tune_days": 2,
+    "random_fleets": 8,
+    "rounds": 3,
+}
+"""What the shipped artifact was trained on and is judged by, with half the fleets and few rounds."""
+
+
+def _reduced(context: click.Context, _: click.Parameter, is_asked: bool) -> None:
+    """Changes the defaults of other options; what is given beside it still counts."""
+    if is_asked:
+        context.default_map = _REDUCED
 
 
 @click.command()
@@ -40,6 +57,15 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--rounds", type=click.IntRange(1), default=40, show_default=True, help="Each is a day of some of the fleets."
+)
+@click.option(
+    "--reduced",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_reduced,
+    help="Short, for comparisons: other defaults, namely 3 rounds on 8 random fleets, judged by 8x120 at mean56, "
+    "ordered, on days 28 and 29 of the full data. Give --data as well.",
 )
 @click.option("--lanes", type=click.IntRange(1), default=8, show_default=True, help="Days that are played at once.")
 @click.option("--patience", type=click.IntRange(1), default=12, show_default=True, help="Rounds without progress.")
@@ -96,6 +122,7 @@ def train(out: Path, *, bound: bool, resume: bool, quiet: bool, seeds: int, jobs
       marlin train --scenario 8x12 --load mean56 --out policy --resume
       marlin train --scenario 8x12 --load mean56 --out policies --seeds 10 --jobs 2
       marlin train --random-fleets 24 --data full-data --days 35 --tune-days 7 --out any-fleet
+      marlin train --reduced --data full-data --seeds 10 --jobs 2 --out reduced
     """  # noqa: D301 the backslash is click's mark for a block to keep
     from marlin.policy.networks.conditioning import Conditioning  # noqa: PLC0415
     from marlin.policy.training.job import Job  # noqa: PLC0415
