@@ -48,9 +48,8 @@ class Demands:
 
     requests: FloatArray  # (S, V) that arrive in the epoch
     chances: FloatArray  # (S,) they add up to one
-    calm: (
-        FloatArray  # (S,) what a second of waiting counts for when it comes; 1 where capacity-proportional never waits
-    )
+    calm: FloatArray  # (S,)
+    """What a second of waiting counts for when it comes; 1 where capacity-proportional routing never waits."""
 
     def __len__(self) -> int:
         """S."""
