@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fleets import fleet, site
+from fleets import differing_site, fleet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,16 +27,7 @@ def varied(seed: int) -> FleetState:
     """Five sites that differ in everything, the last of them closed."""
     rng = np.random.default_rng(seed)
     base = fleet(
-        *(
-            site(
-                f"s{d}",
-                carbon_gco2_per_kwh=float(rng.uniform(20, 800)),
-                water_l_per_kwh=float(rng.uniform(0.2, 8)),
-                price_usd_per_kwh=float(rng.uniform(0.02, 0.3)),
-                is_available=d < 4,
-            )
-            for d in range(5)
-        ),
+        *(differing_site(rng, f"s{d}", is_available=d < 4) for d in range(5)),
         rtt_ms=(tuple(float(x) for x in rng.uniform(5, 200, 5)),),
     )
     replicas = rng.integers(4, 40, 5)

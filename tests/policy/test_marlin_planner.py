@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from agents import small_artifact
-from fleets import fleet, site
+from fleets import differing_site, fleet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,14 +47,7 @@ def varied(seed: int, *, sites: int = 5, power_down: PowerDown = PowerDown.NONE,
     rng = np.random.default_rng(seed)
     base = fleet(
         *(
-            site(
-                f"s{d}",
-                carbon_gco2_per_kwh=float(rng.uniform(20, 800)),
-                water_l_per_kwh=float(rng.uniform(0.2, 8)),
-                price_usd_per_kwh=float(rng.uniform(-0.02, 0.3)),
-                pue=float(rng.uniform(1.1, 1.7)),
-                is_available=d < sites - closed,
-            )
+            differing_site(rng, f"s{d}", price=(-0.02, 0.3), pue=(1.1, 1.7), is_available=d < sites - closed)
             for d in range(sites)
         ),
         rtt_ms=(tuple(float(x) for x in rng.uniform(5, 200, sites)),),

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from fleets import fleet, site
+from fleets import differing_site, fleet
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -32,16 +32,7 @@ def varied(seed: int, power_down: PowerDown = PowerDown.NONE, *, sites: int = 4,
     """A fleet of sites that differ in everything, asked for a random part of what it can carry."""
     rng = np.random.default_rng(seed)
     base = fleet(
-        *(
-            site(
-                f"s{d}",
-                carbon_gco2_per_kwh=float(rng.uniform(20, 800)),
-                water_l_per_kwh=float(rng.uniform(0.2, 8)),
-                price_usd_per_kwh=float(rng.uniform(0.02, 0.3)),
-                pue=float(rng.uniform(1.1, 1.7)),
-            )
-            for d in range(sites)
-        ),
+        *(differing_site(rng, f"s{d}", pue=(1.1, 1.7)) for d in range(sites)),
         rtt_ms=(tuple(float(x) for x in rng.uniform(5, 200, sites)),),
     )
     replicas = rng.integers(4, 40, sites)

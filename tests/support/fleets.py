@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from marlin.api.state import DatacenterState, FleetState, NodeGroupState, PoolDeployment, PoolState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -22,6 +24,25 @@ def site(name: str, **changes: object) -> DatacenterState:
         "node_groups": (NodeGroupState(name="a100x4", accelerator="A100-80GB", accelerators_per_node=4, nodes=2),),
     }
     return DatacenterState.model_validate(fields | changes)
+
+
+def differing_site(
+    rng: np.random.Generator,
+    name: str,
+    *,
+    price: tuple[float, float] = (0.02, 0.3),
+    pue: tuple[float, float] | None = None,
+    **changes: object,
+) -> DatacenterState:
+    """A site whose signals are drawn: between ``price`` USD/kWh, and ``pue`` where it is given."""
+    drawn: dict[str, object] = {
+        "carbon_gco2_per_kwh": float(rng.uniform(20, 800)),
+        "water_l_per_kwh": float(rng.uniform(0.2, 8)),
+        "price_usd_per_kwh": float(rng.uniform(*price)),
+    }
+    if pue is not None:
+        drawn["pue"] = float(rng.uniform(*pue))
+    return site(name, **drawn | changes)
 
 
 def fleet(*sites: DatacenterState, forecast: float = 900.0, **changes: Any) -> FleetState:
