@@ -389,7 +389,8 @@ def test_what_settling_changed_is_told_with_its_worth(artifact: Artifact) -> Non
     unsure = state.pools[0].model_copy(update={"forecast_requests": (1e4,), "forecast_upper_requests": 3e4})
     state = state.model_copy(update={"pools": (unsure,)})
     as_it_is, settled = (
-        marlin(artifact, guard=Guard.NONE, settling=rounds).decide(state).record for rounds in (None, 1)
+        marlin(artifact, guard=Guard.NONE, coalitions=False, settling=rounds).decide(state).record
+        for rounds in (None, 1)
     )
     pool = unsure.name
     assert as_it_is["settled"] == {"prewarmed": {pool: 1.0}, "eased": {pool: 0.0}, "moves": 0, "gained": 0.0}
@@ -422,7 +423,7 @@ def test_each_model_is_prewarmed_as_suits_it(artifact: Artifact) -> None:
         for name, surge in (("sure", 1.0), ("unsure", 6.0))
     )
     state = state.model_copy(update={"pools": (sure, unsure)})
-    settled = marlin(artifact, guard=Guard.NONE, settling=0).decide(state).record["settled"]
+    settled = marlin(artifact, guard=Guard.NONE, coalitions=False, settling=0).decide(state).record["settled"]
     assert settled["prewarmed"]["sure"] < 2.0 < settled["prewarmed"]["unsure"]
 
 

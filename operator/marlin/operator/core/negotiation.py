@@ -49,10 +49,11 @@ def negotiation_of(decision: Decision) -> Negotiation | None:
         return None
     record: Mapping[str, Any] = decision.record
     game = record.get("game") or {}
+    coalition = record.get("coalition") or {}
     return Negotiation(
         utility=game.get("utility", {}),
         worth=game.get("worth", {}),
-        weights=game.get("final_weights", {}),
+        weights=coalition.get("weights") or game.get("final_weights", {}),
         pulls={turn["agent"]: turn["pull"] for turn in game.get("vetoes", ()) if turn["pull"] > 0},
         guard=record.get("guard") or "",
     )

@@ -21,6 +21,9 @@ def account_of(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     if (game := record["game"]) is not None:
         yield _game(record, game)
         yield from _vetoes(game)
+    if (coalition := record["coalition"]) is not None and coalition["gained"] > 0:
+        members = ", ".join(name for name, weight in coalition["weights"].items() if weight > 0)
+        yield f"agreed by {members} alone: worth {coalition['gained']:.4f} more than by all"
     settled = record["settled"]
     if settled["gained"] > 0:
         of_pools = "; ".join(

@@ -25,6 +25,7 @@ import numpy as np
 from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, Scheme
 from marlin.policy.agents import exploit, proposing, record
 from marlin.policy.agents.blending import best_blend
+from marlin.policy.agents.coalition import Coalition, coalition_of
 from marlin.policy.agents.critics import LearnedCritic, TwinCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.exploit import Exploited
 from marlin.policy.agents.guard import Guard, Looked, look
@@ -84,6 +85,9 @@ class MarlinSettings:
     agreement: Agreement = Agreement.GAME
     judge: Judge = Judge.LEARNED
     source: Source = Source.ACTOR
+    coalitions: bool = True
+    """Where replicas can power down some of the agents may agree without the others. False: the blend of all, as in the
+    paper."""
     settling: int | None = 2
     """Rounds of single moves after the game, where replicas can power down. None: what was agreed stays as it is, as in
     the paper."""
@@ -104,6 +108,8 @@ class Agreed:
     consensus: Consensus | None
     """None where there was no game."""
     rung: str
+    coalition: Coalition | None = None
+    """None where nobody looked for one."""
 
 
 @dataclass(slots=True)
@@ -180,8 +186,14 @@ class Marlin:
             else TwinCritic(situation, situation.baseline, goal)
         )
         # Nobody vetoes on numbers that are not of this epoch; the weight of such an agent went to the others.
-        consensus = negotiate(critic, actions, capital * situation.trusted, importance, settings.game)
-        return Agreed(intent_of(consensus.action), exploited, consensus, f"{rung}, negotiated")
+        capital = capital * situation.trusted
+        consensus = negotiate(critic, actions, capital, importance, settings.game)
+        agreed = Agreed(intent_of(consensus.action), exploited, consensus, f"{rung}, negotiated")
+        if not settings.coalitions or not situation.fleets.can_power_down or self._left_s(until_s) <= 0:
+            return agreed
+        entitled, veto = (importance > 0) & (capital >= settings.game.veto.capital), settings.game.veto
+        found = coalition_of(situation, consensus.final_weights, actions, goal, entitled, veto)
+        return replace(agreed, intent=intent_of(found.action), coalition=found)
 
     def _affordable(self, situation: Situation, first: Intent, until_s: float | None) -> int:
         """Samples of each agent that can be tried in the time that is left, by what the first ones took."""

@@ -62,6 +62,9 @@ def in_a_line(told: Told, scheme: Scheme) -> str:
     if consensus is not None:
         names = [OPTION_NAMES[turn.agent] for turn in consensus.objections.turns if turn.pull > 0]
         parts.append(f"vetoes: {', '.join(names) or 'none'}")
+        coalition = told.agreed.coalition
+        if coalition is not None and coalition.gained > 0:
+            parts.append(f"agreed by {', '.join(_members(coalition.weights))} alone")
     else:
         parts.append(told.agreed.rung)
     if told.situation.gaps:
@@ -102,6 +105,7 @@ def account(told: Told) -> dict[str, Any]:
             for j, name in enumerate(OPTION_NAMES)
         },
         "game": None if consensus is None else explain(consensus, OPTION_NAMES, before),
+        "coalition": _coalition(told),
         "settled": {
             "prewarmed": _by_pool(told, told.settled.prewarmed),
             "eased": _by_pool(told, told.settled.eased),
@@ -143,6 +147,19 @@ def _pools(told: Told, rows: slice) -> list[list[dict[str, Any]]]:
         ]
         for of_plan, share_of_plan in zip(places.tolist(), shares.tolist(), strict=True)
     ]
+
+
+def _coalition(told: Told) -> dict[str, Any] | None:
+    """Whose consensus it is; nothing where only that of all was looked at."""
+    found = told.agreed.coalition
+    if found is None:
+        return None
+    weights = {name: round(w, 6) for name, w in zip(OPTION_NAMES, found.weights.tolist(), strict=True)}
+    return {"weights": weights, "gained": round(found.gained, 6), "objected": found.objected}
+
+
+def _members(weights: FloatArray) -> list[str]:
+    return [name for name, weight in zip(OPTION_NAMES, weights.tolist(), strict=True) if weight > 0]
 
 
 def _plain(looked: Looked, metrics: list[list[float]]) -> dict[str, Any]:

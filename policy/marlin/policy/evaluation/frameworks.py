@@ -104,6 +104,9 @@ def learnt(
     for rule in VetoRule:
         settings = MarlinSettings(guard=Guard.NONE, game=GameSettings(veto=VetoSettings(rule=rule)))
         yield f"{UNGUARDED}, veto {rule.value}", made(settings)
+    yield f"{CONSENSUS}, of all", made(replace(agreed, coalitions=False))
+    yield f"{UNGUARDED}, of all", made(MarlinSettings(guard=Guard.NONE, coalitions=False))
+    yield f"{MARLIN}, of all", made(MarlinSettings(coalitions=False))
     yield f"{UNGUARDED}, no search", made(MarlinSettings(guard=Guard.NONE, best_of=0))
     yield f"{UNGUARDED}, the twin as critic", made(MarlinSettings(guard=Guard.NONE, judge=Judge.TWIN))
     yield (

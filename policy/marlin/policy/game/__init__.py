@@ -3,8 +3,8 @@
 ``negotiate`` takes what the agents propose, the capital they have earned and a critic that says what a plan is worth
 to each, and returns a consensus with its whole story; ``earned`` turns what the consensus then achieved into the
 capital for the next epoch. Everything between is a pure function over arrays: ``weights`` (who counts how much),
-``veto`` (who may object, and how far), ``capital`` (who gains influence), ``simplex``. ``exploit`` measures how much
-an agent could gain by proposing something else.
+``veto`` (who may object, and how far), ``capital`` (who gains influence), ``simplex``. ``coalitions`` restricts a
+consensus to some of the agents. ``exploit`` measures how much an agent could gain by proposing something else.
 
 An action here is any array whose convex combinations are actions too: shares (V, D), or shares, fill levels and awake
 margins laid out flat. So blends keep rows on the simplex and masked sites at exactly zero without being told to.
@@ -13,6 +13,7 @@ Where Algorithm 2 cannot be built as printed, the reading is said at the line; J
 """
 
 from marlin.policy.game.capital import CapitalSettings, bonus, earned, performance
+from marlin.policy.game.coalitions import bearable, coalitions
 from marlin.policy.game.consensus import Consensus, GameSettings, explain, negotiate
 from marlin.policy.game.critics import Critic, blend
 from marlin.policy.game.exploit import exploitability
@@ -30,8 +31,10 @@ __all__ = [
     "VetoRule",
     "VetoSettings",
     "ascend",
+    "bearable",
     "blend",
     "bonus",
+    "coalitions",
     "earned",
     "explain",
     "exploitability",
