@@ -7,7 +7,7 @@ import io
 import json
 from dataclasses import replace
 from datetime import timedelta
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ from marlin.policy import yardsticks
 from marlin.policy.evaluation import claim, scoring
 from marlin.policy.evaluation.claim import judged
 from marlin.policy.evaluation.days import AZURE, BURSTGPT, SHIPPED, Split, chosen, split_of
-from marlin.policy.evaluation.frameworks import ACTOR, BASELINE, BEST_OF, CLAIRVOYANT, LIMITED, MARLIN, SIMPLE
+from marlin.policy.evaluation.frameworks import ACTOR, BASELINE, BEST_OF, CLAIRVOYANT, LIMITED, MARLIN, SIMPLE, Leaning
 from marlin.policy.evaluation.report import overview, tables
-from marlin.policy.evaluation.scoring import Chosen, Question, Score
+from marlin.policy.evaluation.scoring import Chosen, Question, Score, Unit
 from marlin.policy.evaluation.statistics import lines
+from marlin.policy.in_order import InOrder
+from marlin.policy.origins import OriginAware, as_evaluated
+from marlin.policy.planner import Planner
 from marlin.policy.planners import make_planner
 from marlin.simulator.workload.shipped import shipped_azure_2024, shipped_week
 from marlin.simulator.workload.trace import Trace
@@ -248,6 +251,74 @@ def test_an_evaluation_that_is_killed_goes_on_where_it_was(tmp_path: Path, monke
     day.write_text(day.read_text()[:-30])  # killed while it wrote the last line
     assert run(*arguments) == whole
     assert asked == ["clairvoyant"]
+
+
+def question(folder: Path, dispatch: Dispatch) -> Question:
+    scenario = (("base", "demo-3"), ("load", "mean30"))
+    return Question(scenario, (None,), dispatch, (1,), only=(BASELINE, SIMPLE), keep=folder / "done")
+
+
+def test_a_static_order_that_was_chosen_under_shares_is_kept_and_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"best-static, fill {fill}, quantile {quantile}" for fill, quantile in product((0.95,), (0.0, 1.0))]
+    every = yardsticks.simple_policies
+
+    def static_ones(*given: Any, **named: Any) -> Any:
+        return [(name, planner) for name, planner in every(*given, **named) if name in names]
+
+    monkeypatch.setattr(yardsticks, "simple_policies", static_ones)
+    arguments = (question(tmp_path, Dispatch.SHARES), Leaning(Scheme.BALANCED), SHIPPED.train, SHIPPED.tune)
+    train, tune = (replace(part, days=1) for part in arguments[2:])
+    first = scoring.best_of_simple(*arguments[:2], train, tune)
+    monkeypatch.setattr(scoring, "best_simple_policy", None)
+    assert scoring.best_of_simple(*arguments[:2], train, tune) == first
+    assert isinstance(first.planner, OriginAware)
+    assert isinstance(first.planner.inner, InOrder)
+    assert first.planner.inner.static
+
+
+def test_what_was_kept_before_everybody_had_rows_under_shares_is_done_anew_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = chosen(SHIPPED.report, None, None)[0]
+    nearest = make_planner(PlannerKind.NEAREST, dispatch=Dispatch.SHARES)
+    simulated: list[str] = []
+    true = scoring._simulated
+
+    def watched(*given: Any) -> Any:
+        simulated.append(given[1].kind.option)
+        return true(*given)
+
+    monkeypatch.setattr(scoring, "_simulated", watched)
+    monkeypatch.setattr(scoring, "_everyone", lambda *_: [("", BASELINE, measure()), ("", SIMPLE, nearest)])
+    for dispatch, again in ((Dispatch.ORDERED, []), (Dispatch.SHARES, ["capacity-proportional", "nearest"])):
+        asked = question(tmp_path, dispatch)
+        unit = Unit(Leaning(Scheme.BALANCED), pair, 0, Chosen("nearest", 0.9, nearest))
+        with monkeypatch.context() as before:
+            before.setattr(Question, "carried_out", property(lambda asked: asked.dispatch))
+            scoring.scores(asked, unit)
+        simulated.clear()
+        scoring.scores(asked, unit)
+        assert simulated == again, dispatch
+
+
+def test_capacity_proportional_as_the_best_simple_policy_is_not_taken_for_the_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was chosen under shares it has rows of origins, which the measure has not."""
+    monkeypatch.setattr(scoring, "clairvoyant", lambda *_: pytest.fail("not asked for"))
+    best = as_evaluated(measure(), Dispatch.SHARES)
+    monkeypatch.setattr(scoring, "_everyone", lambda *_: [("", BASELINE, measure()), ("", SIMPLE, best)])
+    pair = chosen(SHIPPED.report, None, None)[0]
+    unit = Unit(Leaning(Scheme.MIN_TTFT), pair, 0, Chosen(BASELINE, 0.9, best))
+    found = {one.framework: one.value for one in scoring.scores(question(tmp_path, Dispatch.SHARES), unit)}
+    assert found[BASELINE] == pytest.approx(1.0)
+    assert found[SIMPLE] < 0.95
+
+
+def measure() -> Planner:
+    return make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
 
 
 def test_loads_and_kinds_of_power_down_are_evaluated_each_with_each() -> None:

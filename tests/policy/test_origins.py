@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from agents import small_artifact
 from click.testing import CliRunner
 from fleets import fleet, site
 from hypothesis import given, settings
@@ -14,8 +16,12 @@ from hypothesis import strategies as st
 from marlin.api.cli import marlin
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.api.state import FleetState
-from marlin.policy.origins import OriginAware, nearest_rows
+from marlin.policy.agents import Marlin
+from marlin.policy.deciding import Ground
+from marlin.policy.evaluation.frameworks import BASELINE, Leaning, learnt, simple
+from marlin.policy.origins import OriginAware, OriginAwarePlain, as_evaluated, nearest_rows
 from marlin.policy.planners import make_planner
+from marlin.policy.yardsticks import simple_policies
 from marlin.simulator.fluid import simulate_plan
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import arrays_from
@@ -113,6 +119,52 @@ def test_shares_spread_over_the_world_become_much_nearer() -> None:
 def test_pools_that_are_filled_in_turn_are_left_alone() -> None:
     inner = make_planner(PlannerKind.MERIT_ORDER, dispatch=Dispatch.ORDERED)
     assert OriginAware(inner).decide(worldwide()).plan == inner.decide(worldwide()).plan
+
+
+@pytest.mark.parametrize("kind", [PlannerKind.MERIT_ORDER, PlannerKind.NEAREST, PlannerKind.CAPACITY_PROPORTIONAL])
+def test_side_by_side_with_others_a_planner_makes_the_plan_that_it_makes_alone(kind: PlannerKind) -> None:
+    aware = as_evaluated(make_planner(kind, dispatch=Dispatch.SHARES), Dispatch.SHARES)
+    assert isinstance(aware, OriginAwarePlain)
+    plan = aware.plan_on(Ground.of(worldwide()))
+    assert plan == aware.decide(worldwide()).plan
+    assert len(plan.pools[0].by_origin) == 3
+
+
+def test_rows_that_a_planner_has_written_itself_stay_as_they_are() -> None:
+    nearest = make_planner(PlannerKind.NEAREST, dispatch=Dispatch.SHARES)
+    assert OriginAware(nearest).decide(worldwide()).plan == nearest.decide(worldwide()).plan
+
+
+def test_the_same_shares_for_other_requests_get_other_rows() -> None:
+    aware = OriginAware(make_planner(PlannerKind.ROUND_ROBIN, dispatch=Dispatch.SHARES))
+    state = worldwide()
+    turned = state.pools[0].model_copy(update={"forecast_requests": state.pools[0].forecast_requests[::-1]})
+    before, after = (aware.decide(one).plan.pools[0] for one in (state, state.model_copy(update={"pools": (turned,)})))
+    assert before.weights == after.weights
+    assert before.by_origin != after.by_origin
+
+
+@pytest.mark.parametrize("powers_down", [False, True])
+def test_under_shares_every_simple_policy_has_rows_of_origins_and_filled_in_turn_none(powers_down: bool) -> None:
+    for dispatch in Dispatch:
+        named = dict(simple_policies(Scheme.BALANCED, dispatch, static={"chat": ("a",)}, powers_down=powers_down))
+        for name, planner in named.items():
+            has_rows = bool(planner.decide(worldwide()).plan.pools[0].by_origin)
+            assert has_rows == (dispatch is Dispatch.SHARES or name.startswith("nearest")), name
+
+
+def test_under_shares_all_frameworks_have_rows_but_for_the_measure(tmp_path: Path) -> None:
+    leaning = Leaning(Scheme.BALANCED)
+    artifact = small_artifact(tmp_path / "policy")
+    everybody = [
+        *simple(leaning, Dispatch.SHARES),
+        *learnt(artifact, leaning, Dispatch.SHARES, (1,), ablate=True),
+    ]
+    assert len(everybody) > 10
+    for name, planner in everybody:
+        assert bool(planner.decide(worldwide()).plan.pools[0].by_origin) == (name != BASELINE), name
+    in_turn = [planner for _, planner in learnt(artifact, leaning, Dispatch.ORDERED)]
+    assert all(isinstance(planner, Marlin) for planner in in_turn)
 
 
 @pytest.mark.parametrize("command", ["plan --scenario demo-3", "simulate --scenario demo-3 --planner merit-order"])

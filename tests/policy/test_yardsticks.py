@@ -15,6 +15,7 @@ from marlin.api.state import FleetState
 from marlin.policy.deciding import Ground
 from marlin.policy.in_order import InOrder
 from marlin.policy.objective import scheme_weights
+from marlin.policy.origins import as_evaluated
 from marlin.policy.planners import make_planner
 from marlin.policy.sensitivity import with_power_down
 from marlin.policy.yardsticks import (
@@ -124,6 +125,7 @@ def test_many_planners_side_by_side_come_to_what_each_comes_to_alone() -> None:
         make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES),
         InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, fill=0.95, awake_load=0.95),
         InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, fill=0.7, quantile=1.0, awake_load=0.5),
+        as_evaluated(InOrder(Scheme.MIN_CARBON, Dispatch.SHARES, CARBON, fill=0.7, awake_load=0.7), Dispatch.SHARES),
     ]
     found = scored(study, [(str(i), planner) for i, planner in enumerate(planners)], CARBON)
     by_name = {one.name: one.summary for one in found}

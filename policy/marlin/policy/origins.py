@@ -3,21 +3,26 @@
 Carbon, water and cost depend only on how much each site gets. Which origin's requests those are is free, and decides
 the network's part of the time to first token. So the plan's shares stay as they are, and a transport problem (least
 mean round trip, the origins' volumes on one side and the sites' shares on the other) says how every origin divides its
-requests. It is a linear program, solved by HiGHS through SciPy, which is imported only where this is asked for.
+requests. It is a linear program, solved by HiGHS through SciPy, which is imported only where this is asked for. Plans
+that differ in what they keep awake alone have the same rows, so that those found last are remembered.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from marlin.api.errors import InputError, MarlinError
-from marlin.api.plan import Dispatch, PlannerKind, largest_remainder
+from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, largest_remainder
 from marlin.api.values import MAX_ORIGINS
+from marlin.policy.deciding import Ground, Plain
+from marlin.policy.in_order import InOrder
 from marlin.policy.planner import Decision, Planner
+from marlin.policy.planners import Baseline
 from marlin.simulator.fluid import estimate
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import arrays_from
@@ -33,7 +38,8 @@ _LEAST_PART: Final = 1e-6
 class OriginAware:
     """A planner whose plans also say where each origin's requests go.
 
-    Pools that are filled in turn are left alone: the order decides there, request by request.
+    Pools that are filled in turn are left alone: the order decides there, request by request. So are pools whose
+    planner has said it already.
     """
 
     inner: Planner
@@ -51,16 +57,21 @@ class OriginAware:
             MarlinError: SciPy is not installed.
         """
         decision = self.inner.decide(state, now=now, deadline_s=deadline_s)
-        plan = decision.plan
-        if len(state.origins) > MAX_ORIGINS or any(pool.dispatch is not Dispatch.SHARES for pool in plan.pools):
+        plan = with_rows(decision.plan, state)
+        if plan is decision.plan:
             return decision
-        rtt_ms = np.asarray(state.rtt_ms)
-        pools = []
-        for pool, wanted in zip(plan.pools, state.pools, strict=True):
-            rows = nearest_rows(np.array(pool.weights, dtype=np.float64), np.array(wanted.forecast_requests), rtt_ms)
-            pools.append(pool.model_copy(update={"by_origin": tuple(largest_remainder(row.tolist()) for row in rows)}))
-        plan = plan.model_copy(update={"pools": tuple(pools), "origins": state.origins}).sealed()
         return replace(decision, plan=plan, expect=lambda: estimate(arrays_from(state), plan))
+
+
+@dataclass(frozen=True, slots=True)
+class OriginAwarePlain(OriginAware):
+    """The same of a planner that looks at nothing but the state: many of them can share the work of looking."""
+
+    inner: Plain
+
+    def plan_on(self, ground: Ground, now: datetime | None = None) -> RoutingPlan:
+        """See ``Plain``."""
+        return with_rows(self.inner.plan_on(ground, now), ground.state)
 
 
 def origin_aware(planner: Planner, dispatch: Dispatch) -> Planner:
@@ -72,6 +83,42 @@ def origin_aware(planner: Planner, dispatch: Dispatch) -> Planner:
     if dispatch is not Dispatch.SHARES:
         raise InputError("origin-aware needs dispatch shares: filled in turn, the order decides request by request")
     return OriginAware(planner)
+
+
+def as_evaluated(planner: Planner, dispatch: Dispatch) -> Planner:
+    """The planner as ``marlin evaluate`` has it play: with origins, where its dispatch has room for them.
+
+    ``nearest`` writes rows by itself, and what they are worth is no merit of how it divides requests. So all are given
+    them, whoever is compared.
+    """
+    if dispatch is not Dispatch.SHARES:
+        return planner
+    return OriginAwarePlain(planner) if isinstance(planner, InOrder | Baseline) else OriginAware(planner)
+
+
+def with_rows(plan: RoutingPlan, state: FleetState) -> RoutingPlan:
+    """The plan with rows of origins at the least network time for its shares; itself, where it has no use for them.
+
+    Raises:
+        MarlinError: SciPy is not installed.
+    """
+    is_in_turn = any(pool.dispatch is not Dispatch.SHARES for pool in plan.pools)
+    if is_in_turn or plan.origins or len(state.origins) > MAX_ORIGINS:
+        return plan
+    pools = tuple(
+        pool.model_copy(update={"by_origin": _rows(pool.weights, wanted.forecast_requests, state.rtt_ms)})
+        for pool, wanted in zip(plan.pools, state.pools, strict=True)
+    )
+    return plan.model_copy(update={"pools": pools, "origins": state.origins}).sealed()
+
+
+@lru_cache(maxsize=256)
+def _rows(
+    weights: tuple[int, ...], volume: tuple[float, ...], rtt_ms: tuple[tuple[float, ...], ...]
+) -> tuple[tuple[int, ...], ...]:
+    """``nearest_rows`` as a plan has them."""
+    rows = nearest_rows(np.array(weights, dtype=np.float64), np.array(volume), np.array(rtt_ms))
+    return tuple(largest_remainder(row.tolist()) for row in rows)
 
 
 def nearest_rows(

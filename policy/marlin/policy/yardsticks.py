@@ -3,7 +3,8 @@
 The best simple policy (BSP) is chosen per scenario, scheme and way of dispatch on the tuning days, and only there; then
 it is one planner that is reported on other days. Candidates are the baselines; merit order with its fill level, the
 quantile of the forecast it counts on and the load it keeps replicas awake for; the best static order in hindsight of
-the training days; and the forecast-limited oracle. All of them get the same forecast (marlin-model, section 8).
+the training days; and the forecast-limited oracle. All of them get the same forecast (marlin-model, section 8), and
+under shares rows of origins (``origins``), capacity-proportional as a candidate too; the measure goes without.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from marlin.policy.deciding import Ground
 from marlin.policy.in_order import InOrder
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.oracle.planner import Oracle
+from marlin.policy.origins import OriginAwarePlain, as_evaluated
 from marlin.policy.planner import Planner
 from marlin.policy.planners import Baseline, make_planner
 from marlin.policy.trials import LATE_WEIGHT
@@ -83,12 +85,14 @@ def simple_policies(
     awake_loads = AWAKE_LOADS if powers_down else (0.85,)
     for kind, load in product(BASELINES, awake_loads):
         text = f", awake for {load}" if powers_down else ""
-        yield kind.option + text, make_planner(kind, dispatch=dispatch, awake_utilization=load)
+        baseline = make_planner(kind, dispatch=dispatch, awake_utilization=load)
+        yield kind.option + text, as_evaluated(baseline, dispatch)
     for order, fill, quantile, load in product((None, static), FILLS, QUANTILES, awake_loads):
         planner = InOrder(scheme, dispatch, weights, fill, quantile, load, order)
         text = f", awake for {load}" if powers_down else ""
-        yield f"{planner.kind.option}, fill {fill}, quantile {quantile}{text}", planner
-    yield "forecast-limited oracle", Oracle(scheme, dispatch, weights)
+        name = f"{planner.kind.option}, fill {fill}, quantile {quantile}{text}"
+        yield name, as_evaluated(planner, dispatch)
+    yield "forecast-limited oracle", as_evaluated(Oracle(scheme, dispatch, weights), dispatch)
 
 
 def named_policy(
@@ -151,8 +155,8 @@ def _summaries(study: Study, planners: Sequence[Planner], engine: Engine[Any] | 
     engine = engine or FluidEngine(has_quantiles=False)
     if not isinstance(engine, FluidEngine):
         return [_summary(study, planner, engine) for planner in planners]
-    plain = [i for i, planner in enumerate(planners) if isinstance(planner, InOrder | Baseline)]
-    side_by_side = [planner for planner in planners if isinstance(planner, InOrder | Baseline)]
+    plain = [i for i, planner in enumerate(planners) if isinstance(planner, InOrder | Baseline | OriginAwarePlain)]
+    side_by_side = [planner for planner in planners if isinstance(planner, InOrder | Baseline | OriginAwarePlain)]
 
     def decide_all(state: FleetState, own: Sequence[FleetState | None]) -> Sequence[RoutingPlan]:
         shared = Ground.of(state)

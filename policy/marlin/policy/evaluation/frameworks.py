@@ -3,7 +3,8 @@
 ``actor alone`` is what was learnt, without search and game; ``random`` is the search without what was learnt; so that
 neither the search nor the game is taken for learning. ``consensus`` is what the game agrees on, as it is; ``best
 blend`` of the same proposals is what it could have agreed on. None of the partial forms has the guard; of these only
-``marlin, no guard`` settles.
+``marlin, no guard`` settles. Under shares all plans have rows of origins (``origins``), but for those of
+capacity-proportional, which is the measure.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from marlin.policy.agents.planner import Agreement, Judge, Source
 from marlin.policy.artifact import Artifact
 from marlin.policy.game import GameSettings, VetoRule, VetoSettings
 from marlin.policy.objective import Weights, scheme_weights
+from marlin.policy.origins import as_evaluated
 from marlin.policy.planner import Planner
 from marlin.policy.planners import make_planner
 
@@ -73,11 +75,9 @@ def random_leanings(many: int) -> tuple[Leaning, ...]:
 def simple(leaning: Leaning, dispatch: Dispatch) -> Iterator[tuple[str, Planner]]:
     """Those that need no artifact and nothing chosen."""
     yield BASELINE, make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES)
-    yield (
-        MERIT,
-        make_planner(PlannerKind.MERIT_ORDER, scheme=leaning.scheme, dispatch=dispatch, weights=leaning.weights),
-    )
-    yield LIMITED, make_planner(PlannerKind.ORACLE, scheme=leaning.scheme, dispatch=dispatch, weights=leaning.weights)
+    for name, kind in ((MERIT, PlannerKind.MERIT_ORDER), (LIMITED, PlannerKind.ORACLE)):
+        planner = make_planner(kind, scheme=leaning.scheme, dispatch=dispatch, weights=leaning.weights)
+        yield name, as_evaluated(planner, dispatch)
 
 
 def learnt(
@@ -86,7 +86,7 @@ def learnt(
     """Those that an artifact makes; each is new, and remembers nothing of another day."""
 
     def made(settings: MarlinSettings) -> Planner:
-        return Marlin(artifact, leaning.scheme, dispatch, leaning.all_weights, settings)
+        return as_evaluated(Marlin(artifact, leaning.scheme, dispatch, leaning.all_weights, settings), dispatch)
 
     alone = MarlinSettings(best_of=0, agreement=Agreement.BY_WEIGHT, settling=None, guard=Guard.NONE)
     yield ACTOR, made(alone)

@@ -16,10 +16,11 @@ from marlin.api.plan import Dispatch, RoutingPlan
 from marlin.api.state import FleetState
 from marlin.policy.agents import shipped
 from marlin.policy.evaluation.days import Pair, Part
-from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, SIMPLE, Leaning, learnt, simple
+from marlin.policy.evaluation.frameworks import BASELINE, CLAIRVOYANT, LIMITED, SIMPLE, Leaning, learnt, simple
 from marlin.policy.evaluation.kept import Kept
 from marlin.policy.forecasting.studying import predicted
 from marlin.policy.in_order import InOrder
+from marlin.policy.origins import OriginAware
 from marlin.policy.planner import Planner
 from marlin.policy.simulating import Experiment, prepare
 from marlin.policy.yardsticks import best_simple_policy, clairvoyant, named_policy, score
@@ -51,6 +52,11 @@ class Question:
         power_down = said.get("powerDown")
         words = [said.get("load", "peak95"), power_down or "as stated", self.dispatch.value.lower()]
         return ", ".join([*words, *(said[key] for key in ("trace", "engine") if key in said)])
+
+    @property
+    def carried_out(self) -> str:
+        """How plans are, as what is kept is named by: other rows of origins are another way."""
+        return self.dispatch.value + (", rows of origins for all" if self.dispatch is Dispatch.SHARES else "")
 
     def wants(self, framework: str) -> bool:
         """Whether it is scored."""
@@ -122,7 +128,7 @@ def best_of_simple(question: Question, leaning: Leaning, train: Part, tune: Part
     experiment = prepared(question)
     kept = None
     if question.keep is not None:
-        identity = (experiment.sha256(), question.dispatch, leaning.all_weights, asdict(train), asdict(tune))
+        identity = (experiment.sha256(), question.carried_out, leaning.all_weights, asdict(train), asdict(tune))
         kept = Kept.of(question.keep, _Choice, "choice", *identity)
         if (done := kept.rows().get(SIMPLE)) is not None:
             static = {pool: tuple(sites) for pool, sites in (done.static or {}).items()}
@@ -137,7 +143,8 @@ def best_of_simple(question: Question, leaning: Leaning, train: Part, tune: Part
         leaning.weights,
     )
     if kept is not None:
-        order = best.planner.static if isinstance(best.planner, InOrder) else None
+        chosen = best.planner.inner if isinstance(best.planner, OriginAware) else best.planner
+        order = chosen.static if isinstance(chosen, InOrder) else None
         kept.add(SIMPLE, _Choice(best.name, best.value, order))
     return Chosen(best.name, best.value, best.planner)
 
@@ -149,7 +156,7 @@ def scores(question: Question, unit: Unit) -> list[Score]:
     weights = unit.leaning.all_weights
     kept = None
     if question.keep is not None:
-        identity = (experiment.sha256(), question.dispatch, weights, asdict(unit.pair), unit.seed)
+        identity = (experiment.sha256(), question.carried_out, weights, asdict(unit.pair), unit.seed)
         kept = Kept.of(question.keep, Score, "day", *identity)
     done = {} if kept is None else kept.rows()
     found: list[Score] = []
@@ -159,8 +166,9 @@ def scores(question: Question, unit: Unit) -> list[Score]:
         if key in done:
             found.append(done[key])
             continue
-        same = next((one for one in found if name == SIMPLE and one.framework == unit.chosen.name), None)
-        if same is not None:  # the forecast-limited oracle was chosen, and has been scored already
+        is_limited = name == SIMPLE and unit.chosen.name == LIMITED
+        same = next((one for one in found if is_limited and one.framework == LIMITED), None)
+        if same is not None:  # it has been scored already
             one = replace(same, framework=SIMPLE)
         elif planner is None:
             bound = clairvoyant(study, unit.leaning.scheme, experiment.engine, unit.leaning.weights)
