@@ -15,11 +15,12 @@ from marlin.api.state import FleetState
 from marlin.policy.deciding import Ground
 from marlin.policy.in_order import InOrder
 from marlin.policy.objective import scheme_weights
-from marlin.policy.origins import as_evaluated
+from marlin.policy.origins import OriginAware, as_evaluated
 from marlin.policy.planners import make_planner
 from marlin.policy.sensitivity import with_power_down
 from marlin.policy.yardsticks import (
     captured_saving,
+    clairvoyant,
     recovered_share,
     score,
     scored,
@@ -93,6 +94,17 @@ def test_candidates_have_names_of_their_own_and_none_is_left_out(powers_down: bo
     assert len(found) == count
     kinds = {planner.kind for planner in found.values()}
     assert kinds == set(PlannerKind) - {PlannerKind.MARLIN}
+
+
+def test_under_shares_the_clairvoyant_plays_with_rows_of_origins_as_well_and_the_better_counts() -> None:
+    study = Study(Builder(scenario_documents("demo-3")), load="mean30")
+    ttft = (1.0, 0.0, 0.0, 0.0)
+    in_turn = clairvoyant(study, Scheme.CUSTOM, weights=ttft)
+    as_all = clairvoyant(study, Scheme.CUSTOM, weights=ttft, dispatch=Dispatch.SHARES)
+    assert as_all.value < in_turn.value
+    assert isinstance(as_all.planner, OriginAware)
+    carbon = [clairvoyant(study, Scheme.MIN_CARBON, dispatch=dispatch).value for dispatch in Dispatch]
+    assert carbon[list(Dispatch).index(Dispatch.SHARES)] <= carbon[list(Dispatch).index(Dispatch.ORDERED)]
 
 
 def summary(**changes: float) -> Summary:

@@ -56,7 +56,8 @@ class Question:
     @property
     def carried_out(self) -> str:
         """How plans are, as what is kept is named by: other rows of origins are another way."""
-        return self.dispatch.value + (", rows of origins for all" if self.dispatch is Dispatch.SHARES else "")
+        rows = ", rows of origins for all, the clairvoyant too" if self.dispatch is Dispatch.SHARES else ""
+        return self.dispatch.value + rows
 
     def wants(self, framework: str) -> bool:
         """Whether it is scored."""
@@ -171,7 +172,8 @@ def scores(question: Question, unit: Unit) -> list[Score]:
         if same is not None:  # it has been scored already
             one = replace(same, framework=SIMPLE)
         elif planner is None:
-            bound = clairvoyant(study, unit.leaning.scheme, experiment.engine, unit.leaning.weights)
+            leaning, dispatch = unit.leaning, question.dispatch
+            bound = clairvoyant(study, leaning.scheme, experiment.engine, leaning.weights, dispatch)
             one = _score(question, unit, name, artifact, bound.summary, bound.value)
         else:
             summary, held_share = _simulated(study, planner, experiment.engine)
