@@ -1,15 +1,16 @@
 """The last look before a plan is published: whether something plain is expected to do better.
 
-What the agents agree on is tried in the twin beside capacity-proportional routing, merit order and, where no replica
-can power down, even margins (``even_margins``), on the same demands and by the user's own weights. The best of them is
-published; where it is not the agents', the record says whose it is. The paper has no such step. With merit order in it,
-MARLIN is never expected to be worse than a sort; the evaluation shows it without as well, so that the sort's merit is
-not taken for the agents'.
+What the agents agree on is tried in the twin beside capacity-proportional routing, merit order and a third: where no
+replica can power down even margins (``even_margins``), and where replicas can and time to first token weighs nothing
+merit order with replicas awake for a demand filled in turn (``awake_in_turn``). All meet the same demands and are
+judged by the user's own weights. The best of them is published; where it is not the agents', the record says whose it
+is. The paper has no such step. With merit order in it, MARLIN is never expected to be worse than a sort; the evaluation
+shows it without as well, so that the sort's merit is not taken for the agents'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
@@ -18,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from marlin.api.plan import Dispatch
+from marlin.policy.agents.awake_in_turn import awake_in_turn, models_apart, rows_of
 from marlin.policy.agents.settling import Settled
 from marlin.policy.agents.situation import Situation
 from marlin.policy.building import fill_in_order
@@ -32,6 +34,7 @@ from marlin.simulator.physics import FloatArray
 
 PROPORTIONAL: Final = "capacity-proportional"
 MERIT: Final = "merit order"
+IN_TURN: Final = "merit order, awake in turn"
 EVEN: Final = "even margins"
 CAPPED: Final = "even margins, to the rate"
 
@@ -55,7 +58,7 @@ class Guard(StrEnum):
     PROPORTIONAL = "proportional"
     """Capacity-proportional routing."""
     SIMPLE = "simple"
-    """That, merit order or even margins."""
+    """That, merit order (with replicas awake in turn as well), or even margins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class Looked:
     plans: Plans  # 1 + J + K: the consensus, each agent's own, the best of each of the K ``plain`` ones
     outcome: Tried  # N = 1 + J + K
     plain: tuple[str, ...]
-    """``MERIT``; where no replica can power down also ``EVEN`` and, under orders, ``CAPPED``."""
+    """``MERIT``; ``IN_TURN`` where replicas can power down and time to first token weighs nothing; where none can
+    ``EVEN`` and, under orders, ``CAPPED``."""
     baseline: Tried  # N = 1, capacity-proportional
     values: dict[str, float]
     """By the user's weights: of ``plan``, ``PROPORTIONAL`` and the plain ones; less is better."""
@@ -93,9 +97,14 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
         guard: who may take the agents' place.
     """
     of_agents = _with(settled.plans(situation), situation.plans(proposals))
-    plain = {MERIT: _by_merit(situation, weights)}
+    twin = situation.twin
+    by_merit, _ = merit_order(situation.state, twin.capacity_rps, marginal_metrics(twin), situation.allowed, weights)
+    orders = by_merit.order
+    plain = {MERIT: _by_merit(situation, orders)}
     if not situation.fleets.can_power_down:
         plain |= _by_margins(situation)
+    elif not situation.objective.weights[0]:  # with it balanced days came out dearer
+        plain[IN_TURN] = models_apart(situation, _with(plain[MERIT], awake_in_turn(situation, orders)))
     plans, outcome = _best_of_each(situation, of_agents, plain)
     baseline_plan, baseline = situation.baseline_plan, situation.baseline
     of_plans = outcome.values(situation.objective)
@@ -148,17 +157,14 @@ def _by_margins(situation: Situation) -> dict[str, Plans]:
     return dict(zip((EVEN, CAPPED), even_orders(slices, demand_rps), strict=True))
 
 
-def _by_merit(situation: Situation, weights: Weights) -> Plans:
+def _by_merit(situation: Situation, orders: Sequence[Sequence[int]]) -> Plans:
     """Merit order as the engine takes it: as it is, and where replicas can power down with its knobs turned as well.
 
     One sort serves all; how full sites get, the demand that is counted on and the load that replicas are kept awake for
     are what the planner of that name can be tuned by (``in_order``).
     """
     twin, allowed, capacity = situation.twin, situation.allowed, situation.twin.capacity_rps
-    proposal, _ = merit_order(situation.state, capacity, marginal_metrics(twin), allowed, weights)
-    order = np.full(capacity.shape, -1, dtype=np.int64)
-    for v, row in enumerate(proposal.order):
-        order[v, : len(row)] = row
+    order = rows_of(orders, capacity.shape[1])
     knobs = [(twin.max_utilization, 0.0, AWAKE_UTILIZATION)]
     if situation.fleets.can_power_down:
         knobs += [(min(fill, twin.max_utilization), counted, load) for fill, counted, load in product(*_KNOBS)]
@@ -166,7 +172,7 @@ def _by_merit(situation: Situation, weights: Weights) -> Plans:
     shares = np.zeros((len(knobs), *capacity.shape))
     for n, (fill, counted, _) in enumerate(knobs):
         demand_rps = (expected + counted * (high - expected)) / twin.epoch_s
-        for v, row in enumerate(proposal.order):
+        for v, row in enumerate(orders):
             shares[n, v] = fill_in_order(row, float(demand_rps[v]), capacity[v], fill)
     # A model of which nothing is expected has a row all the same.
     shares = np.where(shares.sum(axis=2, keepdims=True) > 0, shares, capacity * allowed)

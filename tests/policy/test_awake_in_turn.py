@@ -1,0 +1,86 @@
+"""Replicas awake for a demand filled in turn, and the best of many plans model by model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fleets import differing_site, fleet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from marlin.api.plan import Dispatch
+from marlin.api.pool import PowerDown
+from marlin.policy.agents.awake_in_turn import awake_in_turn, models_apart
+from marlin.policy.agents.situation import Situation, situation_of
+from marlin.simulator.fluid import Plans
+from marlin.simulator.twin_state import arrays_from
+
+ORDERS = ((2, 0, 3, 1), (1, 3, 0, 2))
+
+
+def two_models(seed: int, dispatch: Dispatch, power_down: PowerDown = PowerDown.SCALE_TO_ZERO) -> Situation:
+    """Four sites that differ, and two models there."""
+    rng = np.random.default_rng(seed)
+    base = fleet(*(differing_site(rng, f"s{d}") for d in range(4)), rtt_ms=((10.0, 40.0, 90.0, 160.0),))
+    capacity = float(arrays_from(base).capacity_rps.sum()) * base.epoch_s
+    pools = []
+    for name, wanted in zip(("one", "other"), rng.uniform(0.05, 0.6, 2) * capacity, strict=True):
+        expected = {"forecast_requests": (wanted,), "forecast_upper_requests": 1.5 * wanted}
+        pools.append(base.pools[0].model_copy(update={"name": name, "power_down": power_down} | expected))
+    state = base.model_copy(update={"pools": tuple(pools)})
+    return situation_of(state, dispatch, (0.25, 0.25, 0.25, 0.25))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch))
+def test_what_is_awake_carries_its_demand_in_turn_and_no_site_is_awake_before_those_ahead_are_full(
+    seed: int, dispatch: Dispatch
+) -> None:
+    situation = two_models(seed, dispatch)
+    plans, twin = awake_in_turn(situation, ORDERS), situation.twin
+    demand_rps = situation.demands.requests / twin.epoch_s  # (S, V)
+    assert plans.awake is not None
+    assert len(plans) == 3 * len(demand_rps)
+    np.testing.assert_allclose(plans.shares.sum(axis=2), 1.0)
+    each_rps = twin.replica_rps[:, :, 0]
+    for n, awake in enumerate(plans.awake):
+        for v, order in enumerate(ORDERS):
+            wanted = min(demand_rps[n % len(demand_rps), v], twin.max_utilization * twin.capacity_rps[v].sum())
+            assert (awake[v] * each_rps[v]).sum() >= wanted - 1e-9
+            in_turn = [awake[v, d] for d in order]
+            begun = [d for d, count in zip(order, in_turn, strict=True) if count > 1]
+            ahead = order[: order.index(begun[-1])] if begun else ()
+            assert all(awake[v, d] == twin.all_replicas[v, d] for d in ahead)
+            load = (0.95, 0.85, 0.75)[n // len(demand_rps)]
+            assert load * twin.capacity_rps[v, list(ahead)].sum() <= demand_rps[n % len(demand_rps), v]
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch))
+def test_models_apart_are_expected_to_be_no_worse_than_any_of_the_plans(seed: int, dispatch: Dispatch) -> None:
+    situation = two_models(seed, dispatch)
+    plans = awake_in_turn(situation, ORDERS)
+    values = situation.tried(plans).values(situation.objective)
+    of_best, put_together = situation.tried(models_apart(situation, plans)).values(situation.objective)
+    assert of_best == pytest.approx(values.min(), rel=1e-9)
+    assert put_together <= values.min() + 1e-9
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_each_model_takes_the_plan_that_is_best_for_it(seed: int) -> None:
+    """Of two plans for two models the best of all four ways to put them together is found."""
+    situation, rng = two_models(seed, Dispatch.ORDERED), np.random.default_rng(seed)
+    shares = rng.dirichlet(np.ones(4), (2, 2))  # (N, V, D)
+    awake = rng.integers(1, 3, shares.shape).astype(float)
+    both = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
+    each = Plans(shares=shares[both, [0, 1]], awake=awake[both, [0, 1]])
+    best = situation.tried(each).values(situation.objective).min()
+    found = situation.tried(models_apart(situation, Plans(shares=shares, awake=awake))).values(situation.objective)
+    assert found[1] == pytest.approx(best, rel=1e-9)
+
+
+def test_one_model_has_nothing_to_put_together() -> None:
+    state = two_models(1, Dispatch.ORDERED).state
+    situation = situation_of(state.model_copy(update={"pools": state.pools[:1]}), Dispatch.ORDERED, (0, 1, 0, 0))
+    assert len(models_apart(situation, awake_in_turn(situation, ORDERS[:1]))) == 1
