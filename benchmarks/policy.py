@@ -12,12 +12,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from figures import Figure, Group
 
 from marlin.policy.forecasting import observe, predict, replay
+
+if TYPE_CHECKING:
+    from marlin.api.state import FleetState
+    from marlin.policy.planner import Planner
 
 REPEATS: Final = 3000
 DECISIONS: Final = 300
@@ -62,6 +66,7 @@ def _decisions() -> dict[str, float]:
 def _decide_many(began: float) -> dict[str, float]:
     """The other process: what a serving process loads, and what a decision takes."""
     from marlin.api.plan import Dispatch, PlannerKind, Scheme  # noqa: PLC0415
+    from marlin.api.pool import PowerDown  # noqa: PLC0415
     from marlin.policy.planners import make_planner  # noqa: PLC0415
     from marlin.simulator.fleet import Builder, loaded_state  # noqa: PLC0415
     from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
@@ -70,6 +75,22 @@ def _decide_many(began: float) -> dict[str, float]:
     first = loaded_state(Builder(scenario_documents(FLEET)), datetime(2023, 6, 15, 12, tzinfo=UTC), 0.5)
     planner.decide(first)
     ready_s = time.time() - began
+    times_s = _decision_times_s(planner, first)
+    peak_mb = _peak_mb()
+    sleeping = tuple(pool.model_copy(update={"power_down": PowerDown.SCALE_TO_ZERO}) for pool in first.pools)
+    asleep_s = _decision_times_s(planner, first.model_copy(update={"pools": sleeping}))
+    return {
+        "policy.decision_ms_median": float(np.median(times_s)) * 1e3,
+        "policy.decision_ms_p99": float(np.quantile(times_s, 0.99)) * 1e3,
+        "policy.decision_asleep_ms_median": float(np.median(asleep_s)) * 1e3,
+        "policy.decision_asleep_ms_p99": float(np.quantile(asleep_s, 0.99)) * 1e3,
+        "policy.process_rss_mb": peak_mb,
+        "policy.ready_s": ready_s,
+    }
+
+
+def _decision_times_s(planner: Planner, first: FleetState) -> list[float]:
+    """Of many epochs, one after the other: a prediction, a decision and its account as JSON each."""
     asked = np.array([sum(pool.forecast_requests) for pool in first.pools])
     rng = np.random.default_rng(0)
     expectation = replay(rng.poisson(asked, (200, len(asked))).astype(np.float64))
@@ -91,12 +112,7 @@ def _decide_many(began: float) -> dict[str, float]:
         json.dumps(decision.record)
         times_s.append(time.perf_counter() - began_s)
         expectation = observe(expectation, rng.poisson(asked).astype(np.float64))
-    return {
-        "policy.decision_ms_median": float(np.median(times_s)) * 1e3,
-        "policy.decision_ms_p99": float(np.quantile(times_s, 0.99)) * 1e3,
-        "policy.process_rss_mb": _peak_mb(),
-        "policy.ready_s": ready_s,
-    }
+    return times_s
 
 
 def _peak_mb() -> float:
@@ -113,6 +129,8 @@ GROUP: Final = Group(
         Figure("policy.predictor_epoch_us", "us", "taking one epoch's arrivals in"),
         Figure("policy.decision_ms_median", "ms", "one epoch's decision on 12 sites, one core: predict to explain"),
         Figure("policy.decision_ms_p99", "ms", "the same, the slowest of a hundred"),
+        Figure("policy.decision_asleep_ms_median", "ms", "the same median where replicas can scale to zero"),
+        Figure("policy.decision_asleep_ms_p99", "ms", "and the slowest of a hundred there"),
         Figure("policy.process_rss_mb", "MB", "most memory of the process that decides"),
         Figure("policy.ready_s", "s", "from starting that process to its first plan"),
     ),

@@ -20,7 +20,7 @@ from marlin.api.errors import InputError
 from marlin.api.plan import Dispatch, PlannerKind, PoolPlan, RoutingPlan, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FORECAST_CHANCES, FleetState
-from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing, shipped
+from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing, settling, shipped
 from marlin.policy.agents.critics import USUAL_DISCOUNT, LearnedCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.guard import Guard
 from marlin.policy.agents.planner import Judge, Source
@@ -34,6 +34,8 @@ from marlin.policy.networks import critic
 from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.planner import Decision
 from marlin.policy.planners import make_planner
+from marlin.simulator.environments.action import Intent
+from marlin.simulator.environments.proportional import by_capacity
 from marlin.simulator.twin_state import arrays_from
 
 
@@ -385,6 +387,48 @@ def test_settling_gains_what_it_says_and_never_loses(
     assert worth(as_agreed(agreed)) - worth(settled) == pytest.approx(settled.gained, abs=1e-9)
     assert settled.intent.shares.sum(axis=1) == pytest.approx(1.0)
     assert settled.intent.shares[:, 4].max() == 0.0, "the closed site"
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch), st.sampled_from(PowerDown))
+def test_what_models_add_is_what_plans_are_worth_but_for_a_constant(
+    seed: int, dispatch: Dispatch, power_down: PowerDown
+) -> None:
+    state = varied(seed, power_down=power_down)
+    other = state.pools[0].model_copy(update={"name": "other", "power_down": PowerDown.NONE})
+    situation = situation_of(
+        state.model_copy(update={"pools": (state.pools[0], other)}), dispatch, (0.4, 0.3, 0.2, 0.1)
+    )
+    rng = np.random.default_rng(seed)
+    many = (6, *situation.allowed.shape)
+    shares = rng.random(many) * situation.allowed
+    shares /= shares.sum(axis=2, keepdims=True)
+    plans = situation.plans(Intent(shares, rng.uniform(0.2, 1.0, many), rng.uniform(0.5, 2.0, many)))
+    differences = situation.tried(plans).values(situation.objective) - situation.values_by_model(plans).sum(axis=1)
+    assert differences == pytest.approx(differences[0], abs=1e-9)
+
+
+@settings(max_examples=8)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch))
+def test_a_move_tried_beside_those_of_other_models_is_worth_what_it_is_worth_alone(
+    seed: int, dispatch: Dispatch
+) -> None:
+    state = varied(seed, power_down=PowerDown.SCALE_TO_ZERO)
+    other = state.pools[0].model_copy(update={"name": "other", "mean_output_tokens": 90.0})
+    situation = situation_of(
+        state.model_copy(update={"pools": (state.pools[0], other)}), dispatch, (0.4, 0.3, 0.2, 0.1)
+    )
+    shape, ones = situation.allowed.shape, np.ones(2)
+    intent = Intent(by_capacity(situation.twin.capacity_rps, situation.allowed), np.full(shape, 0.7), np.ones(shape))
+    moves = settling.single_moves(intent, situation, 1.4)
+    together = settling.gains_of(situation, intent, ones, moves, situation.demands)
+
+    def worth(of: Intent) -> float:
+        plans = situation.plans(Intent(of.shares[None], of.fill[None], of.margin[None]), ones[None])
+        return float(situation.tried(plans).values(situation.objective)[0])
+
+    assert {move.model for move in moves} == {0, 1}
+    assert together == pytest.approx([worth(intent) - worth(move.made(intent)) for move in moves], abs=1e-9)
 
 
 def test_what_settling_changed_is_told_with_its_worth(artifact: Artifact) -> None:

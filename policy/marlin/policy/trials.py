@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from marlin.policy.demands import Demands
-from marlin.simulator.fluid import Plans, capacity_rps, simulate_epochs
+from marlin.simulator.fluid import Plans, capacity_rps, simulate_each, simulate_epochs, totals_by_model
 from marlin.simulator.fluid.coefficients import Conditions, conditions
 from marlin.simulator.fluid.outcome import FluidResult
 from marlin.simulator.physics import FloatArray
@@ -91,7 +91,7 @@ def objective_beside(
         The objective, the demands with what waiting counts for in each, and what the plan comes to on them.
     """
     usual, epoch, plan = _usual(twin)
-    tries = _each(baseline, len(demands))
+    tries = baseline.repeated(len(demands))
     now = conditions(twin)
 
     def beside(first: FloatArray, others: FloatArray) -> FloatArray:
@@ -179,8 +179,27 @@ class Tried:
 
 def tried(twin: TwinState, plans: Plans, demands: Demands) -> Tried:
     """Carries N plans out on each of S demands, in one call of the twin."""
-    result = simulate_epochs(twin, _epochs(conditions(twin), demands, len(plans)), _each(plans, len(demands)))
-    return _tried(result, slice(None), demands)
+    return _tried(simulate_each(twin, demands.requests, plans), slice(None), demands)
+
+
+def values_by_model(twin: TwinState, plans: Plans, demands: Demands, objective: Objective) -> FloatArray:
+    """(N, V) what each model by itself adds to the expected objective of each plan.
+
+    Sums over models differ from ``Tried.values`` by what sites use whoever is served, which is the same for all plans.
+    """
+    totals = totals_by_model(twin, demands.requests, plans)
+    per_unit = objective.weights / objective.scale  # (4,)
+
+    def expected(values: FloatArray, of_demand: FloatArray) -> FloatArray:
+        """Of (N x S, ...), over the demands: (N, ...)."""
+        by_demand = values.reshape(len(plans), len(demands), *values.shape[1:])
+        return np.asarray((by_demand * of_demand.reshape(-1, *(1,) * (values.ndim - 1))).sum(axis=1))
+
+    seconds = expected(totals.seconds, demands.chances * demands.calm)  # (N, V)
+    footprint = expected(totals.footprint, demands.chances)  # (N, V, 3)
+    late = expected(totals.late, demands.chances)
+    worth = seconds * per_unit[0] + (footprint * per_unit[1:]).sum(axis=2)
+    return np.asarray(worth + objective.late * late / objective.requests)
 
 
 def _tried(result: FluidResult, rows: slice, demands: Demands) -> Tried:
@@ -197,25 +216,6 @@ def _tried(result: FluidResult, rows: slice, demands: Demands) -> Tried:
         served=served.reshape(*pairs, *served.shape[1:]),
         chances=demands.chances,
         calm=demands.calm,
-    )
-
-
-def _epochs(now: Conditions, demands: Demands, many: int) -> Conditions:
-    """The epoch under each demand, once for each plan: (N x S) of them, the demands of a plan side by side."""
-    return replace(now, requests=np.tile(demands.requests, (many, 1)))
-
-
-def _each(plans: Plans, times: int) -> Plans:
-    def repeated(values: FloatArray | None) -> FloatArray | None:
-        return None if values is None else np.repeat(values, times, axis=0)
-
-    return replace(
-        plans,
-        shares=np.repeat(plans.shares, times, axis=0),
-        order=None if plans.order is None else np.repeat(plans.order, times, axis=0),
-        cap=repeated(plans.cap),
-        awake=repeated(plans.awake),
-        rtt_s=repeated(plans.rtt_s),
     )
 
 

@@ -7,7 +7,8 @@ is loaded evenly; then with single sites fuller, emptier, more or less awake. Mo
 on the demands that may come; those that help are taken together as far as they help together. Ours: the paper publishes
 the blend as it is.
 
-Nothing here draws lots, and each batch is one call of the twin.
+What a model costs depends on no other, so that the twin is asked once for what is tried of all models: each row of a
+batch tries one change of every model, and what is best of each is read from it. Nothing here draws lots.
 """
 
 from __future__ import annotations
@@ -87,18 +88,17 @@ def settle(situation: Situation, agreed: Intent, rounds: int, has_time: Callable
     for step in _STEPS[:rounds]:
         if not has_time():
             break
-        singles = _single_moves(best, situation, step)
+        singles = single_moves(best, situation, step)
         # Found on a few demands and taken as far as they help on all: what only suits those few goes no further.
-        roughly = _values(situation, [best, *(move(best) for move in singles)], prewarmed, few)
-        gains = roughly[0] - roughly[1:]
+        gains = gains_of(situation, best, prewarmed, singles, few)
         helping = [int(i) for i in np.argsort(-gains, kind="stable") if gains[i] > _LEAST_GAIN]
         if not helping:
             continue
         together = [best]
         for i in helping:
-            together.append(singles[i](together[-1]))
+            together.append(singles[i].made(together[-1]))
         sizes = [size for size in _TOGETHER if size < len(together)]
-        of_sets = _values(situation, [together[size] for size in sizes], prewarmed)
+        of_sets = _values(situation, _stacked([together[size] for size in sizes]), prewarmed).sum(axis=1)
         taken = int(of_sets.argmin())
         if of_sets[taken] >= value:
             continue
@@ -109,31 +109,21 @@ def settle(situation: Situation, agreed: Intent, rounds: int, has_time: Callable
 def _prewarmed(situation: Situation, agreed: Intent) -> tuple[Intent, FloatArray, FloatArray, float, float]:
     """How much each model is prewarmed for, and how far it goes towards an even load.
 
-    First both for all models alike, then for each model alone. What a model costs depends on no other model, but for
-    rounding, so that what is best for each by itself is tried together, and taken if it is best.
+    All choices are tried for all models alike. What is best for each model by itself is read from the same rows.
 
     Returns:
         The intent, demands that are prewarmed for (V,) in upper forecasts, parts of the way (V,), and what the plan is
         worth at first and now.
     """
-    models = len(agreed.shares)
     both = _choices(situation)  # (C, V, 2)
-
-    def worth(choices: FloatArray) -> FloatArray:
-        """Of choices (N, V, 2)."""
-        return _values_of(situation, _eased(agreed, situation, choices[..., 1]), choices[..., 0])
-
-    values = worth(both)
-    at_first = float(values[0])
-    chosen = int(values.argmin()) if values.min() < at_first - _LEAST_GAIN else 0
-    best, value = both[chosen], float(values[chosen])
-    if models > 1:
-        alone = [_with_row(best, v, choice[v]) for v in range(models) for choice in both]
-        of_each = worth(np.array(alone)).reshape(models, len(both))
-        together = both[of_each.argmin(axis=1), np.arange(models)]  # (V, 2)
-        found = float(worth(together[None])[0])
-        if found < value - _LEAST_GAIN:
-            best, value = together, found
+    of_models = _values(situation, _eased(agreed, situation, both[..., 1]), both[..., 0])  # (C, V)
+    alike = of_models.sum(axis=1)
+    at_first = float(alike[0])
+    chosen = int(alike.argmin()) if alike.min() < at_first - _LEAST_GAIN else 0
+    best, value = both[chosen], float(alike[chosen])
+    models, own = np.arange(both.shape[1]), of_models.argmin(axis=0)  # (V,)
+    if (found := float(of_models[own, models].sum())) < value - _LEAST_GAIN:
+        best, value = both[own, models], found
     return _eased(agreed, situation, best[:, 1]), best[:, 0], best[:, 1], at_first, value
 
 
@@ -145,12 +135,6 @@ def _choices(situation: Situation) -> FloatArray:
     return np.array([np.stack([row, np.full_like(row, part)], axis=1) for part in EASED for row in prewarmed])
 
 
-def _with_row(rows: FloatArray, v: int, row: FloatArray) -> FloatArray:
-    changed = rows.copy()
-    changed[v] = row
-    return changed
-
-
 def _eased(intent: Intent, situation: Situation, parts: FloatArray) -> Intent:
     """Some of the way (..., V) to a fleet that is loaded evenly; one intent (..., V, D) for each."""
     even = by_capacity(situation.twin.capacity_rps, situation.allowed)
@@ -159,11 +143,16 @@ def _eased(intent: Intent, situation: Situation, parts: FloatArray) -> Intent:
     return Intent(shares, (1.0 - 0.5 * part) * intent.fill, np.broadcast_to(intent.margin, shares.shape))
 
 
-Move = Callable[[Intent], Intent]
-
-
-def _single_moves(intent: Intent, situation: Situation, step: float) -> list[Move]:
+@dataclass(frozen=True, slots=True)
+class Move:
     """What may be done to one site of one model, or to all of its sites."""
+
+    model: int
+    made: Callable[[Intent], Intent]
+
+
+def single_moves(intent: Intent, situation: Situation, step: float) -> list[Move]:
+    """All that is tried by itself."""
     moves: list[Move] = []
     for v in range(len(intent.shares)):
         moves += [_fill(v, _ALL, factor) for factor in (step**-3, step**-1.5, step**1.5)]
@@ -177,11 +166,13 @@ def _single_moves(intent: Intent, situation: Situation, step: float) -> list[Mov
 
 
 def _margin(v: int, d: int | slice, factor: float) -> Move:
-    return lambda intent: Intent(intent.shares, intent.fill, _times(intent.margin, v, d, factor))
+    return Move(v, lambda intent: Intent(intent.shares, intent.fill, _times(intent.margin, v, d, factor)))
 
 
 def _fill(v: int, d: int | slice, factor: float) -> Move:
-    return lambda intent: Intent(intent.shares, np.minimum(_times(intent.fill, v, d, factor), 1.0), intent.margin)
+    return Move(
+        v, lambda intent: Intent(intent.shares, np.minimum(_times(intent.fill, v, d, factor), 1.0), intent.margin)
+    )
 
 
 def _share(v: int, d: int, factor: float) -> Move:
@@ -193,7 +184,7 @@ def _share(v: int, d: int, factor: float) -> Move:
         shares[v] /= whole
         return Intent(shares, intent.fill, intent.margin)
 
-    return moved
+    return Move(v, moved)
 
 
 def _times(values: FloatArray, v: int, d: int | slice, factor: float) -> FloatArray:
@@ -202,19 +193,33 @@ def _times(values: FloatArray, v: int, d: int | slice, factor: float) -> FloatAr
     return changed
 
 
-def _values(
-    situation: Situation, intents: list[Intent], prewarmed: FloatArray, demands: Demands | None = None
+def gains_of(
+    situation: Situation, intent: Intent, prewarmed: FloatArray, moves: list[Move], demands: Demands
 ) -> FloatArray:
-    """(N,) by the user's weights, prewarmed for (V,) or (N, V) upper forecasts; less is better."""
-    return _values_of(situation, _stacked(intents), prewarmed, demands)
+    """What each move alone is worth; a row of the batch tries one move of every model."""
+    turn, turns = [], [0] * len(intent.shares)  # the row that each move is in; row 0 is the intent as it is
+    for move in moves:
+        turns[move.model] += 1
+        turn.append(turns[move.model])
+    rows = [intent] * (1 + max(turns))
+    for row, move in zip(turn, moves, strict=True):
+        rows[row] = move.made(rows[row])
+    of_models = _values(situation, _stacked(rows), prewarmed, demands)  # (1 + max of turns, V)
+    which = [move.model for move in moves]
+    return np.asarray(of_models[0, which] - of_models[turn, which])
 
 
-def _values_of(
-    situation: Situation, intents: Intent, prewarmed: FloatArray, demands: Demands | None = None
-) -> FloatArray:
-    """The same of intents (N, V, D) that lie together."""
+def _values(situation: Situation, intents: Intent, prewarmed: FloatArray, demands: Demands | None = None) -> FloatArray:
+    """(N, V) what each model of intents (N, V, D) adds by the user's weights; less is better.
+
+    Args:
+        situation: where.
+        intents: what is tried.
+        prewarmed: (V,) or (N, V) upper forecasts that replicas are kept awake for.
+        demands: on which. Default: all that may come.
+    """
     many = np.broadcast_to(prewarmed, intents.shares.shape[:2])
-    return situation.tried(situation.plans(intents, many), demands).values(situation.objective)
+    return situation.values_by_model(situation.plans(intents, many), demands)
 
 
 def _stacked(intents: list[Intent]) -> Intent:

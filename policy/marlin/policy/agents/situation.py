@@ -18,7 +18,7 @@ from marlin.policy.building import allowed_sites
 from marlin.policy.demands import UNKNOWN_SPREAD, UPPER_Z, Demands, demands_of
 from marlin.policy.networks.rows import Rows, rows_of
 from marlin.policy.objective import Weights
-from marlin.policy.trials import Objective, Tried, objective_beside, tried
+from marlin.policy.trials import Objective, Tried, objective_beside, tried, values_by_model
 from marlin.simulator.environments import observation
 from marlin.simulator.environments.action import Intent, plans
 from marlin.simulator.environments.forecast import Forecast
@@ -76,6 +76,10 @@ class Situation:
     def tried(self, tries: Plans, demands: Demands | None = None) -> Tried:
         """What plans come to on the demands that may come, or on others."""
         return tried(self.twin, tries, demands or self.demands)
+
+    def values_by_model(self, tries: Plans, demands: Demands | None = None) -> FloatArray:
+        """(N, V) what each model by itself adds to what plans are worth; see ``trials.values_by_model``."""
+        return values_by_model(self.twin, tries, demands or self.demands, self.objective)
 
 
 def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Situation:

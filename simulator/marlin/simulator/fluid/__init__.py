@@ -16,10 +16,12 @@ from marlin.simulator.fluid.engine import (
     per_request,
     plans_of,
     simulate,
+    simulate_each,
     simulate_epochs,
     simulate_plan,
     stacked,
     step,
+    totals_by_model,
 )
 from marlin.simulator.fluid.marginal import EnergyByLoad, energy_by_load, joules_per_token, marginal_metrics
 from marlin.simulator.fluid.outcome import FluidResult, Plans
@@ -42,10 +44,12 @@ __all__ = [
     "per_request",
     "plans_of",
     "simulate",
+    "simulate_each",
     "simulate_epochs",
     "simulate_plan",
     "site_outcomes",
     "stacked",
     "step",
+    "totals_by_model",
     "ttft_quantiles",
 ]

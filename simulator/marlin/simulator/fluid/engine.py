@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from marlin.api.plan import Dispatch, PoolPlan, RoutingPlan
 from marlin.api.values import SHARE_SCALE
 from marlin.simulator.fluid import numpy_form
 from marlin.simulator.fluid.coefficients import NEVER_S, Coefficients, Conditions, coefficients, conditions
-from marlin.simulator.fluid.outcome import Buffers, FluidResult, Plans, result_from
+from marlin.simulator.fluid.outcome import Buffers, FluidResult, ModelTotals, Plans, result_from
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState, in_proportion
 
@@ -89,6 +90,51 @@ def simulate_epochs(twin: TwinState, epochs: Conditions, plans: Plans, form: For
     if len(epochs) not in {1, len(plans)}:
         raise ValueError(f"{len(epochs)} epochs and {len(plans)} plans do not pair up")
     return _run(twin, epochs, plans, form)
+
+
+def simulate_each(twin: TwinState, requests: FloatArray, plans: Plans) -> FluidResult:
+    """Carries each of N plans out on each of S demands: (N x S) outcomes, the demands of a plan side by side.
+
+    Args:
+        twin: the fleet and its epoch; what it expects is not looked at.
+        requests: (S, V) that may arrive.
+        plans: what to do.
+    """
+    c, epochs = coefficients(twin), replace(conditions(twin), requests=requests)
+    out = Buffers.empty(len(plans) * len(epochs), *c.all_replicas.shape)
+    numpy_form.evaluate_each(c, epochs, plans, out)
+    result = result_from(out)
+    _nobody_is_lost(np.tile(requests + epochs.backlog, (len(plans), 1)), result)
+    gone = result.rejected.sum(axis=1)
+    if gone.any():
+        result.metrics[:, 1:] += np.tile(_charges(twin, epochs), (len(plans), 1)) * gone[:, None]
+    return result
+
+
+def totals_by_model(twin: TwinState, requests: FloatArray, plans: Plans) -> ModelTotals:
+    """What each model by itself comes to; arguments and (N x S) rows as of ``simulate_each``.
+
+    Where plans differ in one model each, one row may try a change of every model.
+    """
+    c, epochs = coefficients(twin), replace(conditions(twin), requests=requests)
+    totals, gone = numpy_form.of_models(c, epochs, plans)
+    if gone.any():
+        charges = np.tile(_charges(twin, epochs), (len(plans), 1))
+        totals.footprint[:] += charges[:, None] * gone[:, :, None]
+    return totals
+
+
+_charged: WeakKeyDictionary[TwinState, dict[bytes, FloatArray]] = WeakKeyDictionary()
+
+
+def _charges(twin: TwinState, epochs: Conditions) -> FloatArray:
+    """(S, 3) gCO2, L and USD for each request that leaves, in a state's epoch under S demands; worked out once."""
+    kept = _charged.setdefault(twin, {})
+    demands = epochs.requests.tobytes()
+    if demands not in kept:
+        of_each = _per_request(coefficients(twin), epochs, Form.NUMPY)
+        kept[demands] = np.asarray(twin.settings.unserved_charge_factor * of_each)
+    return kept[demands]
 
 
 def step(
@@ -259,9 +305,7 @@ def _round_trip_s(twin: TwinState, by_origin: FloatArray) -> FloatArray:
 def _run(twin: TwinState, now: Conditions, plans: Plans, form: Form) -> FluidResult:
     c = coefficients(twin)
     result = _evaluate(c, now, plans, form)
-    total = result.served.sum(axis=2) + result.queued + result.rejected
-    came = now.requests + now.backlog
-    assert (np.abs(total - came) <= 1e-6 + 1e-9 * came).all(), "requests were lost or made up"
+    _nobody_is_lost(now.requests + now.backlog, result)
     gone = result.rejected.sum(axis=1)  # (B,)
     if gone.any():
         # A served request of capacity-proportional routing is the measure, so that the charge is the same for all. Of
@@ -270,6 +314,12 @@ def _run(twin: TwinState, now: Conditions, plans: Plans, form: Form) -> FluidRes
         of_each = _per_request(c, now if len(now) == 1 else now.take(left), form)
         result.metrics[left, 1:] += twin.settings.unserved_charge_factor * of_each * gone[left, None]
     return result
+
+
+def _nobody_is_lost(came: FloatArray, result: FluidResult) -> None:
+    """Whoever came (1 or B, V) is served, waits or has left."""
+    total = result.served.sum(axis=2) + result.queued + result.rejected
+    assert (np.abs(total - came) <= 1e-6 + 1e-9 * came).all(), "requests were lost or made up"
 
 
 def _evaluate(c: Coefficients, now: Conditions, plans: Plans, form: Form) -> FluidResult:

@@ -41,6 +41,17 @@ class Plans:
             by_origin=self.by_origin,
         )
 
+    def repeated(self, times: int) -> Plans:
+        """Each of the plans so many times, side by side."""
+        return Plans(
+            shares=np.repeat(self.shares, times, axis=0),
+            order=None if self.order is None else np.repeat(self.order, times, axis=0),
+            cap=None if self.cap is None else np.repeat(self.cap, times, axis=0),
+            awake=None if self.awake is None else np.repeat(self.awake, times, axis=0),
+            rtt_s=None if self.rtt_s is None else np.repeat(self.rtt_s, times, axis=0),
+            by_origin=self.by_origin,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
@@ -78,6 +89,15 @@ class Buffers:
         """The part for some of the plans; writing into it writes here."""
         return Buffers(**{f.name: getattr(self, f.name)[piece] for f in fields(self)})
 
+    def split(self, plans: int, epochs: int) -> Buffers:
+        """The same with two axes in front, (N, S, ...) for (N x S, ...); writing into it writes here."""
+        return Buffers(
+            **{
+                f.name: getattr(self, f.name).reshape(plans, epochs, *getattr(self, f.name).shape[1:])
+                for f in fields(self)
+            }
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FluidResult:
@@ -104,6 +124,19 @@ class FluidResult:
         total = served + self.queued.sum(axis=1) + self.rejected.sum(axis=1)
         share: FloatArray = np.divide(served, total, out=np.ones_like(served), where=total > 0)
         return share
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTotals:
+    """What each model comes to by itself under B plans.
+
+    What a model costs depends on no other: sites are shared, replicas are not. Sums over models are those of a
+    ``FluidResult`` but for what a site uses whoever is served.
+    """
+
+    seconds: FloatArray  # (B, V) request-seconds to first token, waits and the patience of those who left included
+    late: FloatArray  # (B, V) requests beyond the limit of their pool, those who left included
+    footprint: FloatArray  # (B, V, 3) gCO2, L, USD, charges for rejected requests included
 
 
 def result_from(out: Buffers) -> FluidResult:

@@ -32,8 +32,8 @@ def site_outcomes(twin: TwinState, model: int, rate_rps: FloatArray, awake: Floa
     Rates beyond what the awake replicas carry are cut to it.
     """
     c, now = coefficients(twin).of_model(model), conditions(twin)
-    rate = rate_rps[None]  # (V, D, N), where V = 1
-    kept = _Awake.of(c, np.clip(awake[None], 0.0, c.all_replicas[:, :, None]))
+    rate = rate_rps[None, :, None]  # (V, D, 1, N), where V = 1
+    kept = _Awake.of(c, np.clip(awake[None, :, None], 0.0, c.all_replicas[:, :, None, None]))
     awake_rps = kept.total(c, RPS)
     load = np.minimum(rate / np.maximum(awake_rps, TINY), 1.0)
     if c.pack_utilization > 0:
@@ -43,9 +43,9 @@ def site_outcomes(twin: TwinState, model: int, rate_rps: FloatArray, awake: Floa
         first_s, late = (total / np.maximum(awake_rps, TINY) for total in (first, late_sum))
     it_j = power_w * c.epoch_s
     if c.sleeps.any():
-        before = now.awake_before[0, model][None, :, None]
+        before = now.awake_before[0, model][None, :, None, None]
         it_j = it_j + _sleepers_j(c, kept, _Awake.of(c, before))
-    return SiteOutcomes(it_j[0], first_s[0] + now.rtt_s[0, model][:, None], late[0])
+    return SiteOutcomes(it_j[0, :, 0], first_s[0, :, 0] + now.rtt_s[0, model][:, None], late[0, :, 0])
 
 
 def awake_carrying(twin: TwinState, model: int, rate_rps: FloatArray) -> FloatArray:
