@@ -15,10 +15,19 @@ from marlin.api.metrics import METRIC_NAMES
 from marlin.policy.networks.conditioning import OWN_PART, Conditioning, goals
 from marlin.policy.training import checkpoint
 from marlin.policy.training.networks import arrays
-from marlin.policy.training.run import Fleets, Training, TrainSettings, begin, judged, next_round
+from marlin.policy.training.run import Fleets, Teacher, Training, TrainSettings, begin, judged, next_round
 
 QUICK = TrainSettings(
-    rounds=2, lanes=2, batch=4, warm_epochs=160, critic_first=5, kept_per_epoch=2, actor_hidden=8, critic_hidden=8
+    rounds=2,
+    lanes=2,
+    batch=4,
+    warm_epochs=160,
+    critic_first=5,
+    teacher=Teacher.BOTH,
+    pairs=1,
+    kept_per_epoch=2,
+    actor_hidden=8,
+    critic_hidden=8,
 )
 
 
@@ -54,6 +63,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
     assert same(resumed, uninterrupted)
     assert [line["round"] for line in uninterrupted.log] == [0, 1, 2], "agents are judged before they learn as well"
     assert "worth" in uninterrupted.log[2], "it did learn, actors too"
+    assert "expected" in uninterrupted.log[2], "and from groups"
 
 
 def test_another_training_s_checkpoint_is_refused(fleets: Fleets, tmp_path: Path) -> None:

@@ -76,6 +76,13 @@ def _reduced(context: click.Context, _: click.Parameter, is_asked: bool) -> None
     show_default=True,
     help="Networks that serve any fleet, or the paper's plain ones, which know the scenario's alone.",
 )
+@click.option(
+    "--teacher",
+    type=click.Choice(["groups", "critics", "both"]),
+    default="groups",
+    show_default=True,
+    help="What actors follow: their own samples, compared in the twin; their critics, as in the paper; or both.",
+)
 @click.option("--conditioning", type=click.Choice(["film", "paper"]), default="film", show_default=True)
 @click.option(
     "--critic-rate",
@@ -126,7 +133,7 @@ def train(out: Path, *, bound: bool, resume: bool, quiet: bool, seeds: int, jobs
     """  # noqa: D301 the backslash is click's mark for a block to keep
     from marlin.policy.networks.conditioning import Conditioning  # noqa: PLC0415
     from marlin.policy.training.job import Job  # noqa: PLC0415
-    from marlin.policy.training.run import TrainSettings  # noqa: PLC0415
+    from marlin.policy.training.run import Teacher, TrainSettings  # noqa: PLC0415
     from marlin.policy.training.sac import SacSettings  # noqa: PLC0415
     from marlin.policy.training.seeds import folder_of, train_each  # noqa: PLC0415
 
@@ -138,6 +145,7 @@ def train(out: Path, *, bound: bool, resume: bool, quiet: bool, seeds: int, jobs
         patience=given.pop("patience"),
         conditioning=Conditioning(given.pop("conditioning")),
         is_flat=given.pop("network") == "flat",
+        teacher=Teacher(given.pop("teacher")),
         sac=SacSettings(critic_rate=given.pop("critic_rate")),
     )
     if bound and seeds > 1:

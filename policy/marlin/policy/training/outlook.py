@@ -37,34 +37,54 @@ def expected_terms(task: Task, lanes: Lanes, intents: Sequence[Intent]) -> list[
     open_rps = (fleets.capacity_rps[index] * allowed).sum(axis=2) * fleets.max_utilization[index][:, None]
     most = open_rps * fleets.epoch_s[index][:, None] / np.maximum(expected, 1e-9)
     factors = np.minimum(np.exp(points[:, None, None] * spread), np.maximum(most, 1.0))  # (S, N, V)
-    tried = [plans(intent, task.settings.dispatch, fleets, index, allowed, high) for intent in intents]
-    everyone = fleets.all_replicas[index]
-    parts = [
-        _mean(
-            carry_out(
-                fleets,
-                np.tile(index, len(points)),
-                Conditions(
-                    requests=(expected * factors).reshape(-1, expected.shape[1]),
-                    backlog=np.tile(lanes.carried.backlog, (len(points), 1)),
-                    allowed=np.tile(allowed.astype(np.float64), (len(points), 1, 1)),
-                    awake_before=np.tile(np.minimum(lanes.carried.awake, everyone), (len(points), 1, 1)),
-                    rtt_s=np.tile(episodes.rtt_s[e], (len(points), 1, 1)),
-                    per_joule=np.tile(episodes.per_joule[e], (len(points), 1, 1)),
-                ),
-                _repeated(one, len(points)),
-                task.settings.form,
-            ),
-            chances,
-        )
-        for one in (proportional_plans(fleets, index, allowed, high), *tried)
-    ]
-    (baseline, _, _), *others = parts
-    replicas = np.maximum(everyone.sum(axis=(1, 2)), 1.0)
+    many = len(intents)
+    everywhere, open_there = np.tile(index, many), np.tile(allowed, (many, 1, 1))  # (M N, ...)
+    parts = zip(*((intent.shares, intent.fill, intent.margin) for intent in intents), strict=True)
+    together = Intent(*(np.concatenate(part) for part in parts))
+    of_all = plans(together, task.settings.dispatch, fleets, everywhere, open_there, np.tile(high, (many, 1)))
+    # Capacity-proportional routing has no order, so that the two kinds of plans are carried out one after the other.
+    baseline_plan = proportional_plans(fleets, index, allowed, high)
+    baseline = _carried_out(task, lanes, expected * factors, chances, baseline_plan)[0][0]
+    totals, late, awake = _carried_out(task, lanes, expected * factors, chances, of_all)  # (M, N, ...)
+    replicas = np.maximum(fleets.all_replicas[index].sum(axis=(1, 2)), 1.0)
     return [
-        terms(totals, baseline, episodes.scale, lanes.average_gain, 1.0 - awake / replicas, late)
-        for totals, late, awake in others
+        terms(totals[m], baseline, episodes.scale, lanes.average_gain, 1.0 - awake[m] / replicas, late[m])
+        for m in range(many)
     ]
+
+
+def _carried_out(
+    task: Task, lanes: Lanes, requests: FloatArray, chances: FloatArray, tried: Plans
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Totals (M, N, 4), share of late requests (M, N), replicas awake at the end (M, N) of M plans in each of N lanes.
+
+    Args:
+        task: the fleets.
+        lanes: N of them, before the epoch.
+        requests: (S, N, V) that may come.
+        chances: (S,) of them.
+        tried: M N plans, all lanes of a plan side by side.
+    """
+    episodes, e = lanes.episodes, lanes.carried.epoch
+    fleets, index, allowed = episodes.fleets, episodes.seen_index[e], episodes.seen_allowed[e]
+    many, count = len(tried) // len(index), len(chances)
+    times = count * many
+
+    def tiled(values: FloatArray) -> FloatArray:
+        return np.tile(values, (times, *(1,) * (values.ndim - 1)))
+
+    conditions = Conditions(
+        requests=np.repeat(requests[:, None], many, axis=1).reshape(-1, requests.shape[2]),
+        backlog=tiled(lanes.carried.backlog),
+        allowed=tiled(allowed.astype(np.float64)),
+        awake_before=tiled(np.minimum(lanes.carried.awake, fleets.all_replicas[index])),
+        rtt_s=tiled(episodes.rtt_s[e]),
+        per_joule=tiled(episodes.per_joule[e]),
+    )
+    happened = carry_out(fleets, np.tile(index, times), conditions, _repeated(tried, count), task.settings.form)
+    totals, late, awake = _mean(happened, chances)
+    lanes_and_plans = (many, len(index))
+    return totals.reshape(*lanes_and_plans, -1), late.reshape(lanes_and_plans), awake.reshape(lanes_and_plans)
 
 
 def _repeated(one: Plans, times: int) -> Plans:

@@ -2,15 +2,17 @@
 
 The unit is a *round*: on some of the fleets in turn, N lanes play one day each, and every epoch is followed by updates.
 In each epoch the twin also tries what each agent alone would have done from there: transitions that differ in nothing
-but the plan are what teaches a critic the plan's worth (``sac.apart``), and they cost next to nothing. After a
-round the agents are judged on the tuning days, without chance. State is whole between rounds, so that a checkpoint
-there is enough to go on exactly as if nothing had happened (``checkpoint``).
+but the plan are what teaches a critic the plan's worth (``sac.apart``), and they cost next to nothing. Actors follow
+their own samples, compared in the twin (``groups``), or their critics, or both (``Teacher``). After a round the agents
+are judged on the tuning days, without chance. State is whole between rounds, so that a checkpoint there is enough to go
+on exactly as if nothing had happened (``checkpoint``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +24,7 @@ from marlin.policy.networks import kind
 from marlin.policy.networks.conditioning import Conditioning, goals
 from marlin.policy.networks.parameters import AGENTS, NetworkSettings
 from marlin.policy.networks.rows import rows_of
+from marlin.policy.training.groups import learn_in_groups
 from marlin.policy.training.networks import arrays
 from marlin.policy.training.outlook import expected_terms
 from marlin.policy.training.replay import PAST, PRESENT, Memory, Ring, Transitions, relabelled
@@ -42,6 +45,16 @@ _BLEND_SPREAD: Final = 0.3
 """Of the Dirichlet weights with which proposals are blended while playing: mostly one agent's, seldom an even mix."""
 
 
+class Teacher(StrEnum):
+    """What actors follow. Critics learn from all that was tried either way: the game asks them."""
+
+    CRITICS = "critics"
+    """Their critics' derivatives, as in soft actor-critic and the paper."""
+    GROUPS = "groups"
+    """Their own samples, compared in the twin (``groups``)."""
+    BOTH = "both"
+
+
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """How long and how large."""
@@ -57,6 +70,9 @@ class TrainSettings:
     """Of a fleet that are played before it is learnt from, those of all lanes together."""
     critic_first: int = 200
     """Updates of the critics alone: an actor that begins at a good plan is not to follow critics that know nothing."""
+    teacher: Teacher = Teacher.GROUPS
+    pairs: int = 4
+    """Of samples that each agent is compared with itself by, in every epoch of every lane."""
     kept_per_epoch: int = 8
     """Epochs that join the past after each."""
     patience: int = 12
@@ -200,6 +216,9 @@ def play(
         intents = task.propose(lanes, laid_out(task.action, actions))
         weight = rng.dirichlet(np.full(AGENTS, _BLEND_SPREAD), settings.lanes)  # (N, J)
         agreed = blended(intents, weight)
+        if settings.teacher is not Teacher.CRITICS:
+            wanted = relabelled(rng, settings.lanes)
+            losses.append(learn_in_groups(learner, task, lanes, rows, wanted, settings.pairs, rng))
         tried, candidates = [], (*each(intents), agreed)
         for intent, earned in zip(candidates, expected_terms(task, lanes, candidates), strict=True):
             following, _ = task.step(lanes, intent)
@@ -211,7 +230,7 @@ def play(
         for _ in range(settings.updates_per_epoch if known else 0):
             of = int(rng.choice(known))
             batch = training.memories[of].mixed(rng, settings.batch)
-            moves = training.updates >= settings.critic_first
+            moves = training.updates >= settings.critic_first and settings.teacher is not Teacher.GROUPS
             preference = relabelled(rng, settings.batch)
             losses.append(update(learner, fleets.train[of].action, batch, preference, actor_moves=moves))
             training.updates += 1
