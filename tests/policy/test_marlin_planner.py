@@ -136,6 +136,30 @@ def test_more_samples_never_make_an_agent_worse_off_by_its_own_measure(artifact:
     assert max(gained[2]) > 0.0
 
 
+@pytest.mark.parametrize("power_down", [PowerDown.NONE, PowerDown.SLEEP])
+def test_the_first_of_many_samples_are_those_of_few(artifact: Artifact, power_down: PowerDown) -> None:
+    situation = situation_of(varied(3, power_down=power_down), Dispatch.ORDERED, (0.25,) * 4)
+    proposals = proposing.propose(artifact, situation.rows((0.25,) * 4), np.eye(4))
+    few, many = (proposing.samples(proposals, situation, np.random.default_rng(0), n) for n in (8, 64))
+    for part in ("shares", "fill", "margin"):
+        np.testing.assert_array_equal(getattr(few, part), getattr(many, part)[:, :9])
+
+
+@pytest.mark.parametrize(
+    ("power_down", "is_common"), [pytest.param(PowerDown.NONE, False), pytest.param(PowerDown.SLEEP, True)]
+)
+def test_where_replicas_can_power_down_later_samples_move_all_sites_together(
+    artifact: Artifact, power_down: PowerDown, is_common: bool
+) -> None:
+    situation = situation_of(varied(3, power_down=power_down), Dispatch.ORDERED, (0.25,) * 4)
+    proposals = proposing.propose(artifact, situation.rows((0.25,) * 4), np.eye(4))
+    sampled = proposing.samples(proposals, situation, np.random.default_rng(0), 64)
+    numbers = np.arctanh(np.clip(2.0 * sampled.fill - 1.0, -1 + 1e-9, 1 - 1e-9))  # (J, 1 + S, V, D)
+    moved = (numbers[:, 1:] - numbers[:, :1]).mean(axis=(2, 3))  # (J, S)
+    own, together = moved[:, : proposing.NARROW].std(), moved[:, proposing.NARROW :].std()
+    assert (together > 2.0 * own) is np.bool_(is_common)
+
+
 def test_without_learning_the_search_is_the_same_and_the_candidates_are_not(artifact: Artifact) -> None:
     state = varied(3)
     ours, random = (marlin(artifact, source=source).decide(state).record for source in Source)

@@ -5,6 +5,8 @@ The one place that knows how an artifact's numbers become an intent; everything 
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 
 from marlin.policy.agents.situation import Situation
@@ -17,6 +19,13 @@ from marlin.policy.networks.parameters import AGENTS, CHANNEL_COUNT
 from marlin.policy.networks.rows import Rows
 from marlin.simulator.environments.action import ActionLayout, Intent, intents, laid_out
 from marlin.simulator.physics import FloatArray
+
+COMMON_SHIFT: Final = 2.0
+"""Standard deviation, before tanh, by which samples after the first ``NARROW`` shift the fills, and the margins, of all
+of a model's sites together, where replicas can power down."""
+
+NARROW: Final = 8
+"""Samples that are drawn closely around what an agent proposes, before a search looks further away."""
 
 
 def goals(conditioning: Conditioning, preference: FloatArray) -> FloatArray:
@@ -46,13 +55,28 @@ def best(proposals: Proposals, situation: Situation) -> Intent:
 
 def samples(proposals: Proposals, situation: Situation, rng: np.random.Generator, many: int) -> Intent:
     """What each agent proposes, and after it what it might have proposed as well: parts of shape (J, 1 + S, V, D)."""
-    return _meant(np.concatenate([proposals.best()[:, None], proposals.sample(rng, many)], axis=1), situation)
+    shift = _common_shifts(proposals, rng, many) if situation.fleets.can_power_down else 0.0
+    return _meant(np.concatenate([proposals.best()[:, None], proposals.sample(rng, many, shift)], axis=1), situation)
 
 
 def anything(situation: Situation, rng: np.random.Generator, many: int) -> Intent:
     """Proposals of agents that know nothing, parts of shape (J, S, V, D): what a search is worth without learning."""
     drawn = rng.uniform(-1.0, 1.0, (AGENTS, many, 1, *situation.allowed.shape, CHANNEL_COUNT))
     return _meant(drawn, situation)
+
+
+def _common_shifts(proposals: Proposals, rng: np.random.Generator, many: int) -> FloatArray:
+    """(S, J, N, V, 1, C) by which later samples are fuller or more awake, or less, at all of a model's sites.
+
+    Each site's own noise is independent of the others', so that a sample is hardly ever more awake as a whole than the
+    action it is drawn around: where agents sleep too deep, no sample does not. Preferences, which are what was learnt,
+    stay. A generator of its own, so that the first of many samples are the same as of few.
+    """
+    shape = (many, *proposals.mean.shape[:3], 1, CHANNEL_COUNT)
+    shifts = COMMON_SHIFT * rng.spawn(1)[0].standard_normal(shape)
+    shifts[:NARROW] = 0.0
+    shifts[..., 0] = 0.0
+    return shifts
 
 
 def _meant(cells: FloatArray, situation: Situation) -> Intent:

@@ -33,10 +33,16 @@ class Proposals:
         """The actions without chance, (J, N, V, D, C): what an agent proposes in service."""
         return np.asarray(np.tanh(self.mean))
 
-    def sample(self, rng: np.random.Generator, samples: int) -> FloatArray:
-        """Actions drawn from the distributions, (J, S, N, V, D, C)."""
+    def sample(self, rng: np.random.Generator, samples: int, shift: FloatArray | float = 0.0) -> FloatArray:
+        """Actions drawn from the distributions, (J, S, N, V, D, C).
+
+        Args:
+            rng: draws.
+            samples: S.
+            shift: what is added to them before tanh, of a shape that fits (S, J, N, V, D, C).
+        """
         noise = rng.standard_normal((samples, *self.mean.shape))
-        return np.asarray(np.tanh(self.mean + np.exp(self.log_std) * noise).swapaxes(0, 1))
+        return np.asarray(np.tanh(self.mean + np.exp(self.log_std) * noise + shift).swapaxes(0, 1))
 
 
 def propose(parameters: Parameters, rows: Rows, preference: FloatArray) -> Proposals:
