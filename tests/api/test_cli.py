@@ -143,6 +143,19 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize(("said", "threads"), [(None, 1), ("2", 2)])
+def test_linear_algebra_takes_one_thread_unless_somebody_says_otherwise(said: str | None, threads: int) -> None:
+    code = (
+        "import os\nfrom marlin.api.cli import main\n"
+        "try:\n    main(['plan', '--scenario', 'demo-3', '--planner', 'marlin'])\nexcept SystemExit as end:\n"
+        "    assert not end.code\nprint('THREADS', len(os.listdir('/proc/self/task')))"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    env = kept if said is None else kept | {"OPENBLAS_NUM_THREADS": said}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, env=env)
+    assert int(done.stdout.rsplit("THREADS", 1)[1]) == min(threads, os.cpu_count() or 1)
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_a_completion_script_is_printed(shell: str) -> None:
     assert "_MARLIN_COMPLETE" in run("completion", shell).stdout

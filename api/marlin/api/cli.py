@@ -124,6 +124,9 @@ def marlin() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``marlin`` command."""
+    # Threads of linear algebra spin while they wait for each other. Matrices as small as ours gain nothing by them, and
+    # on a crowded machine an evaluated day took up to eight times the time. Whoever sets it has the last word.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         marlin.main(args=arguments, prog_name="marlin")
     except BrokenPipeError:
