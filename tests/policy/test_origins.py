@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,12 @@ from marlin.api.cli import marlin
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.api.state import FleetState
 from marlin.policy.agents import Marlin
+from marlin.policy.agents.situation import situation_of
 from marlin.policy.deciding import Ground
 from marlin.policy.evaluation.frameworks import BASELINE, Leaning, learnt, simple
+from marlin.policy.network_times import nearby_rtt_s
+from marlin.policy.objective import scheme_weights
+from marlin.policy.oracle.planner import Oracle
 from marlin.policy.origins import OriginAware, OriginAwarePlain, as_evaluated, nearest_rows
 from marlin.policy.planners import make_planner
 from marlin.policy.yardsticks import simple_policies
@@ -180,3 +185,78 @@ def test_a_plan_on_the_command_line_names_every_origins_rows() -> None:
     )
     plan = json.loads(done.output[done.output.index("{") :])["plan"]
     assert len(plan["pools"][0]["byOrigin"]) == len(plan["origins"]) > 1
+
+
+def test_marlin_that_is_told_of_rows_is_expected_to_do_no_worse_with_them(tmp_path: Path) -> None:
+    """Told, its guard compares plans by what the network takes once the rows are there."""
+    artifact, weights = small_artifact(tmp_path / "policy"), scheme_weights(Scheme.MIN_TTFT)
+    for forecast in (300.0, 900.0, 2000.0):
+        state = worldwide(forecast)
+        marlin_ = Marlin(artifact, Scheme.MIN_TTFT, Dispatch.SHARES, weights)
+        untold, told = OriginAware(marlin_).decide(state), as_evaluated(marlin_, Dispatch.SHARES).decide(state)
+        assert told.estimate.ttft_s <= untold.estimate.ttft_s + 0.005
+
+
+def test_whoever_is_told_tries_plans_with_less_network_time_and_the_same_energy() -> None:
+    situation = situation_of(worldwide(), Dispatch.SHARES, scheme_weights(Scheme.BALANCED))
+    told, plan = situation.with_rows(), situation.baseline_plan
+    without, with_rows = (one.tried(plan).expected_metrics()[0] for one in (situation, told))
+    assert with_rows[0] < without[0] - 0.005
+    np.testing.assert_array_equal(with_rows[1:], without[1:])
+    assert told.baseline.expected_metrics()[0, 0] == with_rows[0], "what all are compared with is tried so as well"
+
+
+def test_only_shares_are_told_of_rows(tmp_path: Path) -> None:
+    artifact, weights = small_artifact(tmp_path / "policy"), scheme_weights(Scheme.BALANCED)
+    for dispatch in Dispatch:
+        situation = situation_of(worldwide(), dispatch, weights)
+        assert situation.with_rows().has_rows == (dispatch is Dispatch.SHARES)
+    ordered = Marlin(artifact, Scheme.BALANCED, Dispatch.ORDERED, weights)
+    assert as_evaluated(ordered, Dispatch.ORDERED) is ordered
+    told = as_evaluated(Marlin(artifact, Scheme.BALANCED, Dispatch.SHARES, weights), Dispatch.SHARES)
+    assert isinstance(told, OriginAware)
+    assert isinstance(told.inner, Marlin)
+    assert told.inner.settings.origin_aware
+
+
+def test_the_oracle_that_is_told_of_rows_is_expected_to_do_no_worse_with_them_and_better_somewhere() -> None:
+    """No yardstick knows less of rows than MARLIN does."""
+    gained = []
+    for forecast in (300.0, 900.0, 2000.0):
+        state = worldwide(forecast)
+        oracle = make_planner(PlannerKind.ORACLE, scheme=Scheme.MIN_TTFT, dispatch=Dispatch.SHARES)
+        untold, told = OriginAware(oracle).decide(state), as_evaluated(oracle, Dispatch.SHARES).decide(state)
+        gained.append(untold.estimate.ttft_s - told.estimate.ttft_s)
+    assert min(gained) >= -0.005
+    assert max(gained) > 0.005
+
+
+def test_an_oracle_that_fills_in_turn_is_told_of_nothing() -> None:
+    told = as_evaluated(make_planner(PlannerKind.ORACLE, dispatch=Dispatch.SHARES), Dispatch.SHARES)
+    assert isinstance(told, OriginAware)
+    assert isinstance(told.inner, Oracle)
+    assert told.inner.origin_aware
+    state = worldwide()
+    ordered = Oracle(Scheme.BALANCED, Dispatch.ORDERED, scheme_weights(Scheme.BALANCED))
+    plans = [one.decide(state).plan for one in (ordered, replace(ordered, origin_aware=True))]
+    assert plans[0].pools == plans[1].pools
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_many_plans_at_once_take_the_network_time_of_their_rows(seed: int) -> None:
+    twin = arrays_from(worldwide())
+    shares = np.random.default_rng(seed).dirichlet(np.ones(3), (20, 1))  # (N, V, D)
+    found = (shares * nearby_rtt_s(twin, shares)).sum(axis=2)[:, 0]
+    spread = (shares * twin.mean_rtt_s).sum(axis=2)[:, 0]
+    for n, row in enumerate(shares[:, 0]):
+        rows = nearest_rows(row, twin.requests[0], twin.rtt_s)
+        least = float((twin.origin_share[0][:, None] * rows * twin.rtt_s).sum())
+        assert found[n] == pytest.approx(least, abs=0.01), "a hundredth of a second of up to two tenths"
+        assert found[n] < spread[n]
+
+
+def test_a_site_without_a_share_changes_nothing_and_is_a_number() -> None:
+    twin = arrays_from(worldwide())
+    found = nearby_rtt_s(twin, np.array([[[0.5, 0.5, 0.0]]]))
+    assert np.isfinite(found).all()
+    assert (found > 0).all()

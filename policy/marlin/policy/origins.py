@@ -21,6 +21,7 @@ from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, largest_remainde
 from marlin.api.values import MAX_ORIGINS
 from marlin.policy.deciding import Ground, Plain
 from marlin.policy.in_order import InOrder
+from marlin.policy.oracle.planner import Oracle
 from marlin.policy.planner import Decision, Planner
 from marlin.policy.planners import Baseline
 from marlin.simulator.fluid import estimate
@@ -82,7 +83,7 @@ def origin_aware(planner: Planner, dispatch: Dispatch) -> Planner:
     """
     if dispatch is not Dispatch.SHARES:
         raise InputError("origin-aware needs dispatch shares: filled in turn, the order decides request by request")
-    return OriginAware(planner)
+    return _aware(planner)
 
 
 def as_evaluated(planner: Planner, dispatch: Dispatch) -> Planner:
@@ -93,7 +94,21 @@ def as_evaluated(planner: Planner, dispatch: Dispatch) -> Planner:
     """
     if dispatch is not Dispatch.SHARES:
         return planner
-    return OriginAwarePlain(planner) if isinstance(planner, InOrder | Baseline) else OriginAware(planner)
+    return _aware(planner)
+
+
+def _aware(planner: Planner) -> Planner:
+    """With rows; whoever tries plans beforehand is told, so that plans are compared as they will be carried out."""
+    if isinstance(planner, InOrder | Baseline):
+        return OriginAwarePlain(planner)
+    if isinstance(planner, Oracle):
+        planner = replace(planner, origin_aware=True)
+    if planner.kind is PlannerKind.MARLIN:
+        from marlin.policy.agents.planner import Marlin  # noqa: PLC0415 a sort needs no networks
+
+        if isinstance(planner, Marlin):
+            planner = replace(planner, settings=replace(planner.settings, origin_aware=True))
+    return OriginAware(planner)
 
 
 def with_rows(plan: RoutingPlan, state: FleetState) -> RoutingPlan:

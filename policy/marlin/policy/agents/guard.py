@@ -166,8 +166,12 @@ def _by_merit(situation: Situation, orders: Sequence[Sequence[int]]) -> Plans:
     twin, allowed, capacity = situation.twin, situation.allowed, situation.twin.capacity_rps
     order = rows_of(orders, capacity.shape[1])
     knobs = [(twin.max_utilization, 0.0, AWAKE_UTILIZATION)]
-    if situation.fleets.can_power_down:
-        knobs += [(min(fill, twin.max_utilization), counted, load) for fill, counted, load in product(*_KNOBS)]
+    if situation.fleets.can_power_down or situation.has_rows:
+        how_full, counted_on, awake_for_loads = _KNOBS
+        # With rows of origins a lower fill is worth something though nobody sleeps: more sites serve their neighbours.
+        kept_for = awake_for_loads if situation.fleets.can_power_down else awake_for_loads[:1]
+        limited = (min(fill, twin.max_utilization) for fill in how_full)
+        knobs += product(limited, counted_on, kept_for)
     expected, high = situation.forecast.mean[0], situation.forecast.high[0]  # (V,) requests
     shares = np.zeros((len(knobs), *capacity.shape))
     for n, (fill, counted, _) in enumerate(knobs):

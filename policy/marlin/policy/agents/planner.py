@@ -95,6 +95,9 @@ class MarlinSettings:
     """What may take the place of a plan that is expected to be worse."""
     game: GameSettings = field(default_factory=GameSettings)
     capital: CapitalSettings = field(default_factory=CapitalSettings)
+    origin_aware: bool = False
+    """Plans of shares will be given rows of origins (``policy.origins``): the guard compares them with what the network
+    takes then."""
     seed: int = 0
     """Of the samples. The same seed, state and standing make the same plan."""
 
@@ -211,6 +214,8 @@ class Marlin:
     def _decided(self, situation: Situation, agreed: Agreed, settled: Settled, now: datetime | None) -> Decision:
         """The plan, guarded, with the capital earned by it."""
         state = situation.state
+        if self.settings.origin_aware:
+            situation = situation.with_rows()
         looked = look(situation, settled, agreed.exploited.proposals, self.weights, self.settings.guard)
         capital = self.standing.of_epoch(state.epoch)
         self.standing = self.standing.after(

@@ -6,7 +6,7 @@ what was taken instead, so that a plan made half blind says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch
+from marlin.api.values import MAX_ORIGINS
 from marlin.policy.building import allowed_sites
 from marlin.policy.demands import UNKNOWN_SPREAD, UPPER_Z, Demands, demands_of
+from marlin.policy.network_times import nearby_rtt_s
 from marlin.policy.networks.rows import Rows, rows_of
 from marlin.policy.objective import Weights
 from marlin.policy.trials import Objective, Tried, objective_beside, tried, values_by_model
@@ -50,6 +52,15 @@ class Situation:
     baseline: Tried  # N = 1, what it comes to
     trusted: FloatArray  # (4,) 0 where nothing is known of what a metric depends on
     gaps: tuple[str, ...]
+    has_rows: bool = False
+    """Whether plans are tried with the network time that is left when they are given rows of origins."""
+
+    def with_rows(self) -> Situation:
+        """The same, looked at by somebody whose plans of shares get rows of origins; itself where they cannot."""
+        if self.dispatch is not Dispatch.SHARES or len(self.state.origins) > MAX_ORIGINS:
+            return self
+        there = replace(self, has_rows=True)
+        return replace(there, baseline=there.tried(self.baseline_plan))
 
     def rows(self, weights: Weights) -> Rows:
         """What the agents are shown; N = 1.
@@ -75,6 +86,8 @@ class Situation:
 
     def tried(self, tries: Plans, demands: Demands | None = None) -> Tried:
         """What plans come to on the demands that may come, or on others."""
+        if self.has_rows:
+            tries = replace(tries, rtt_s=nearby_rtt_s(self.twin, tries.shares))
         return tried(self.twin, tries, demands or self.demands)
 
     def values_by_model(self, tries: Plans, demands: Demands | None = None) -> FloatArray:

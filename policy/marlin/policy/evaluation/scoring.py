@@ -56,7 +56,7 @@ class Question:
     @property
     def carried_out(self) -> str:
         """How plans are, as what is kept is named by: other rows of origins are another way."""
-        rows = ", rows of origins for all, the clairvoyant too" if self.dispatch is Dispatch.SHARES else ""
+        rows = ", rows of origins for all, told to who tries plans" if self.dispatch is Dispatch.SHARES else ""
         return self.dispatch.value + rows
 
     def wants(self, framework: str) -> bool:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
+from marlin.api.values import MAX_ORIGINS
 from marlin.policy import baselines
 from marlin.policy.building import Proposal, allowed_sites, build_plan
 from marlin.policy.deciding import decision_of, upper_requests
 from marlin.policy.demands import Demands, demands_of
 from marlin.policy.merit import merit_order
+from marlin.policy.network_times import nearby_rtt_s
 from marlin.policy.objective import OPTION_NAMES, Weights
 from marlin.policy.oracle.epoch import Optimum, limits_rps, optimum, site_costs
 from marlin.policy.planner import Decision
@@ -58,6 +60,9 @@ class Oracle:
     minimised. Default: an epoch's at the usual load."""
     requests: float | None = None
     """Requests of the day, which the share of late ones is of. Default: an epoch's at the usual load."""
+    origin_aware: bool = False
+    """Its plans of shares will be given rows of origins (``policy.origins``): candidates are compared with what the
+    network takes then. The optima are found as if each site's requests came from everywhere."""
 
     @property
     def kind(self) -> PlannerKind:
@@ -72,7 +77,7 @@ class Oracle:
         demands = demands_of(state, most, is_tailed=bool(twin.can_sleep.any()))
         objective, demands = self._objective(state, twin, allowed, demands)
         candidates = list(self._candidates(state, twin, objective, allowed, demands.few().requests))
-        expected = _expected(twin, objective, candidates, demands, self.dispatch)
+        expected = _expected(twin, objective, candidates, demands, self.dispatch, has_rows=self._has_rows(state))
         best = int(expected.argmin())
         names = [site.name for site in state.datacenters]
         first = candidates[best].proposal.order[0]
@@ -96,6 +101,9 @@ class Oracle:
             ],
         }
         return decision_of(state, twin, plan, record)
+
+    def _has_rows(self, state: FleetState) -> bool:
+        return self.origin_aware and self.dispatch is Dispatch.SHARES and len(state.origins) <= MAX_ORIGINS
 
     def _objective(
         self, state: FleetState, twin: TwinState, allowed: NDArray[np.bool_], demands: Demands
@@ -190,6 +198,8 @@ def _expected(
     candidates: list[_Candidate],
     demands: Demands,
     dispatch: Dispatch,
+    *,
+    has_rows: bool,
 ) -> FloatArray:
     """(N,) expected objective of each candidate: every one carried out on every demand, in one call of the twin."""
     shares = np.array([np.maximum(c.proposal.shares, 0.0) for c in candidates])  # (N, V, D)
@@ -203,5 +213,7 @@ def _expected(
                 order[n, v, : len(row)] = row
             if candidate.proposal.cap is not None:
                 cap[n] = np.minimum(candidate.proposal.cap, twin.max_utilization)
-    plans = Plans(shares=shares, order=order, cap=cap, awake=np.array([c.awake for c in candidates]))
+    awake = np.array([c.awake for c in candidates])
+    rtt_s = nearby_rtt_s(twin, shares) if has_rows else None
+    plans = Plans(shares=shares, order=order, cap=cap, awake=awake, rtt_s=rtt_s)
     return tried(twin, plans, demands).values(objective)
