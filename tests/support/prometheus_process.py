@@ -76,23 +76,23 @@ async def prometheus_over(
     config = {"global": every_second, "rule_files": [file.name for file in RULES], "scrape_configs": jobs}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     address = f"127.0.0.1:{free_port()}"
-    log = (folder / "prometheus.log").open("wb")
-    process = await asyncio.create_subprocess_exec(
-        *(str(program()), f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),
-        *(f"--web.listen-address={address}",),
-        stdout=log,
-        stderr=log,
+    begin = (  # skips where there is none, before anything is opened
+        str(program()),
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
     )
-    try:
-        async with aiohttp.ClientSession() as session:
-            for _ in range(200):
-                with suppress(aiohttp.ClientError):
-                    async with session.get(f"http://{address}/-/ready") as response:
-                        if response.status == 200:
-                            break
-                await asyncio.sleep(0.1)
-            yield Prometheus(f"http://{address}", session)
-    finally:
-        process.terminate()
-        await process.wait()
-        log.close()
+    with (folder / "prometheus.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*begin, stdout=log, stderr=log)
+        try:
+            async with aiohttp.ClientSession() as session:
+                for _ in range(200):
+                    with suppress(aiohttp.ClientError):
+                        async with session.get(f"http://{address}/-/ready") as response:
+                            if response.status == 200:
+                                break
+                    await asyncio.sleep(0.1)
+                yield Prometheus(f"http://{address}", session)
+        finally:
+            process.terminate()
+            await process.wait()
