@@ -54,9 +54,9 @@ class Pair:
 
 
 BURSTGPT: Final = Split(
-    Part(0, 28, date(2023, 6, 12)), Part(28, 7, date(2023, 10, 1)), Part(35, 7, date(2023, 11, 16), weeks=6)
+    Part(0, 28, date(2023, 6, 12)), Part(28, 7, date(2023, 10, 1)), Part(35, 6, date(2023, 11, 16), weeks=6)
 )
-"""The whole of it, which needs full data."""
+"""The whole of it, which needs full data: its 42 local days hold 41 whole days UTC."""
 
 SHIPPED: Final = Split(
     Part(0, 3, date(2023, 6, 12)), Part(3, 2, date(2023, 10, 1)), Part(5, 1, date(2023, 11, 16), weeks=6)
@@ -93,7 +93,7 @@ def chosen(part: Part, wanted: str | None, weeks: int | None) -> tuple[Pair, ...
 
     Args:
         part: whose.
-        wanted: first and last day, such as 35-41, or one day. Default: all.
+        wanted: first and last day, such as 35-40, or one day. Default: all.
         weeks: dates of each day, in steps of a week. Default: the first.
 
     Raises:
@@ -112,7 +112,7 @@ def _days(wanted: str, part: Part) -> range:
     try:
         days = range(int(first), int(last or first) + 1)
     except ValueError:
-        raise InputError(f"--days: {wanted!r} is not a day such as 36, or days such as 35-41") from None
+        raise InputError(f"--days: {wanted!r} is not a day such as 36, or days such as 35-40") from None
     outside = [day for day in days if day not in part.all_days]
     if outside or not days:
         known = f"{part.all_days[0]} to {part.all_days[-1]}"
