@@ -204,6 +204,7 @@ def test_whoever_is_told_tries_plans_with_less_network_time_and_the_same_energy(
     assert with_rows[0] < without[0] - 0.005
     np.testing.assert_array_equal(with_rows[1:], without[1:])
     assert told.baseline.expected_metrics()[0, 0] == with_rows[0], "what all are compared with is tried so as well"
+    assert (told.values_by_model(plan) < situation.values_by_model(plan)).all(), "model by model, too"
 
 
 def test_only_shares_are_told_of_rows(tmp_path: Path) -> None:

@@ -67,19 +67,11 @@ def rows_of(orders: Sequence[Sequence[int]], sites: int) -> IntArray:
 
 def models_apart(situation: Situation, plans: Plans) -> Plans:
     """The best of some plans, and each model's own best put together."""
-    alike = situation.tried(plans).values(situation.objective)  # (N,)
-    best, models = int(alike.argmin()), plans.shares.shape[1]
-    if models == 1:
+    own = situation.values_by_model(plans)  # (N, V)
+    best, of_each = int(own.sum(axis=1).argmin()), own.argmin(axis=0)
+    if len(of_each) == 1:
         return plans.take([best])
-    of_best = np.full((len(plans), models), best)
-    # Of the last model it is what is left: values of a plan are sums over models.
-    own = np.zeros((models, len(plans)))  # but for a constant
-    for v in range(models - 1):
-        rows = of_best.copy()
-        rows[:, v] = np.arange(len(plans))
-        own[v] = situation.tried(_picked(plans, rows)).values(situation.objective)
-    own[-1] = alike - own[:-1].sum(axis=0)
-    return _picked(plans, np.stack([of_best[0], own.argmin(axis=1)]))
+    return _picked(plans, np.stack([np.full_like(of_each, best), of_each]))
 
 
 def _picked(plans: Plans, rows: IntArray) -> Plans:

@@ -160,8 +160,8 @@ def _by_margins(situation: Situation) -> dict[str, Plans]:
 def _by_merit(situation: Situation, orders: Sequence[Sequence[int]]) -> Plans:
     """Merit order as the engine takes it: as it is, and where replicas can power down with its knobs turned as well.
 
-    One sort serves all; how full sites get, the demand that is counted on and the load that replicas are kept awake for
-    are what the planner of that name can be tuned by (``in_order``).
+    So it is where plans get rows of origins. One sort serves all; how full sites get, the demand that is counted on and
+    the load that replicas are kept awake for are what the planner of that name can be tuned by (``in_order``).
     """
     twin, allowed, capacity = situation.twin, situation.allowed, situation.twin.capacity_rps
     order = rows_of(orders, capacity.shape[1])

@@ -86,13 +86,15 @@ class Situation:
 
     def tried(self, tries: Plans, demands: Demands | None = None) -> Tried:
         """What plans come to on the demands that may come, or on others."""
-        if self.has_rows:
-            tries = replace(tries, rtt_s=nearby_rtt_s(self.twin, tries.shares))
-        return tried(self.twin, tries, demands or self.demands)
+        return tried(self.twin, self._carried_out(tries), demands or self.demands)
 
     def values_by_model(self, tries: Plans, demands: Demands | None = None) -> FloatArray:
         """(N, V) what each model by itself adds to what plans are worth; see ``trials.values_by_model``."""
-        return values_by_model(self.twin, tries, demands or self.demands, self.objective)
+        return values_by_model(self.twin, self._carried_out(tries), demands or self.demands, self.objective)
+
+    def _carried_out(self, tries: Plans) -> Plans:
+        """Plans with the network time that they will have."""
+        return replace(tries, rtt_s=nearby_rtt_s(self.twin, tries.shares)) if self.has_rows else tries
 
 
 def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Situation:

@@ -102,7 +102,7 @@ def _loss(
     advantage: FloatArray,  # (J, K, N)
     meant: FloatArray,  # (N, V, D, C) 1 where a number means something
 ) -> Tensor:
-    """What is least when better samples are likelier. Spreads are left to entropy."""
+    """What is least when better samples are likelier. Spreads have no part in it."""
     mean, log_std = kind.propose(actor, RowTensors.of(rows), torch.as_tensor(preference))
     off = (torch.as_tensor(drawn, dtype=torch.float32) - mean[:, None]) / log_std.detach().exp()[:, None]
     log_chance = (-0.5 * off**2 * torch.as_tensor(meant, dtype=torch.float32)).sum(dim=(3, 4, 5))  # (J, K, N)
