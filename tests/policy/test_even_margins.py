@@ -15,15 +15,16 @@ from marlin.policy.deciding import Ground
 from marlin.policy.even_margins import Slices, _hull_slopes, even_orders, even_shares, slices_of
 from marlin.policy.objective import scheme_weights
 from marlin.policy.oracle.epoch import optimum
-from marlin.policy.site_costs import site_costs
+from marlin.policy.site_costs import cheapest_awake, site_costs
 from marlin.policy.trials import Objective, objective_of
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
 
 SCHEMES = [s for s in Scheme if s is not Scheme.CUSTOM]
+POWER_DOWN = [PowerDown.NONE, PowerDown.SLEEP, PowerDown.SCALE_TO_ZERO]
 
 
-def varied(seed: int) -> FleetState:
+def varied(seed: int, power_down: PowerDown = PowerDown.NONE) -> FleetState:
     """Five sites that differ in everything, the last of them closed."""
     rng = np.random.default_rng(seed)
     base = fleet(
@@ -33,7 +34,7 @@ def varied(seed: int) -> FleetState:
     replicas = rng.integers(4, 40, 5)
     pool = base.pools[0].model_copy(
         update={
-            "power_down": PowerDown.NONE,
+            "power_down": power_down,
             "deployments": tuple(
                 PoolDeployment(datacenter=f"s{d}", node_group="a100x4", replicas=int(replicas[d]), tensor_parallel=4)
                 for d in range(5)
@@ -67,11 +68,11 @@ def test_a_hull_is_convex_below_the_values_and_joins_their_ends(values: list[flo
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.floats(0.0, 1.3))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.floats(0.0, 1.3), st.sampled_from(POWER_DOWN))
 def test_all_is_carried_within_the_limits_and_margins_are_even_where_there_is_room(
-    seed: int, scheme: Scheme, part: float
+    seed: int, scheme: Scheme, part: float, power_down: PowerDown
 ) -> None:
-    _, _, slices = sliced(varied(seed), scheme)
+    _, _, slices = sliced(varied(seed, power_down), scheme)
     wanted = part * slices.limit_rps.sum()
     rates = slices.rates(np.array([[wanted]]))[0, 0]
     assert rates.sum() == pytest.approx(min(wanted, slices.limit_rps.sum()))
@@ -95,9 +96,11 @@ def hull_cost(slices: Slices, rates: FloatArray) -> float:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.floats(0.05, 1.0))
-def test_no_other_division_is_cheaper_on_the_hulls(seed: int, scheme: Scheme, part: float) -> None:
-    _, _, slices = sliced(varied(seed), scheme)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.floats(0.05, 1.0), st.sampled_from(POWER_DOWN))
+def test_no_other_division_is_cheaper_on_the_hulls(
+    seed: int, scheme: Scheme, part: float, power_down: PowerDown
+) -> None:
+    _, _, slices = sliced(varied(seed, power_down), scheme)
     limit = slices.limit_rps[0]
     ours = slices.rates(np.array([[part * limit.sum()]]))[0, 0]
     rng = np.random.default_rng(seed)
@@ -146,3 +149,31 @@ def test_its_plans_name_each_open_site_once_and_no_closed_one(seed: int, scheme:
             assert (np.sort(plans.order, axis=2) == [-1, 0, 1, 2, 3]).all()
             assert ((plans.cap >= 0) & (plans.cap <= 1)).all()
     assert (open_ended.cap >= to_the_rate.cap).all()  # type: ignore[operator]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.floats(0.05, 1.0), st.sampled_from(POWER_DOWN[1:]))
+def test_what_is_awake_carries_its_demand_and_nothing_is_awake_where_nothing_goes(
+    seed: int, scheme: Scheme, part: float, power_down: PowerDown
+) -> None:
+    ground, _, slices = sliced(varied(seed, power_down), scheme)
+    demand = np.array([[part], [0.5 * part]]) * slices.limit_rps.sum()
+    rates = slices.rates(demand)
+    for plans in (even_shares(slices, demand), *even_orders(slices, demand)):
+        assert plans.awake is not None
+        assert (plans.awake * ground.twin.replica_rps[:, :, 0] >= rates - 1e-9).all()
+        assert (plans.awake[rates == 0.0] == 0).all()
+        assert plans.cap is None or (plans.cap == 1.0).all(), "what is awake says what a site takes"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.floats(0.1, 0.95), st.sampled_from(POWER_DOWN[1:]))
+def test_where_replicas_power_down_it_is_near_the_optimum(
+    seed: int, scheme: Scheme, part: float, power_down: PowerDown
+) -> None:
+    """Within what one slice is worth: no more than one site's replicas are begun and not filled."""
+    ground, objective, slices = sliced(varied(seed, power_down), scheme)
+    wanted = part * slices.limit_rps.sum()
+    ours = cheapest_awake(ground.twin, objective, 0, slices.rates(np.array([[wanted]]))[0, 0][:, None])[0].sum()
+    best = optimum(ground.twin, objective, np.array([wanted])).cost
+    assert ours <= best + 0.03 * abs(best)

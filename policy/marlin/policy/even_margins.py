@@ -6,6 +6,9 @@ load; time to first token rises with it, ever faster, and then the cheapest divi
 merit order is by slices: the cheapest slice first, wherever it is. Where a cost bends the other way, as energy does,
 its convex hull counts: what is worth beginning there is worth filling, and what comes out is merit order again.
 
+Where replicas can power down, a site costs what it does with as many awake as make it cheapest, so that what sleeping
+spares is in the margins. Which demand replicas are awake for is then what matters most; each has its own plan.
+
 No search, and nothing of the oracle: one sort, which serves all demands at once.
 """
 
@@ -17,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from marlin.policy.site_costs import site_costs
+from marlin.policy.site_costs import cheapest_awake
 from marlin.policy.trials import Objective
 from marlin.simulator.environments.proportional import by_capacity
 from marlin.simulator.fluid import Plans
@@ -35,10 +38,16 @@ _UNUSED: Final = 1e-6
 class Slices:
     """Every site's load up to the limit, in C slices that cost more and more."""
 
+    twin: TwinState
+    objective: Objective
     allowed: NDArray[np.bool_]  # (V, D)
-    capacity_rps: FloatArray  # (V, D)
     width_rps: FloatArray  # (V, D) of one slice; 0 where a site is closed
     slope: FloatArray  # (V, D, C) cost of one more request per second, never falling; infinite where a site is closed
+
+    @property
+    def sleeps(self) -> NDArray[np.bool_]:
+        """(V, 1) models whose replicas can power down."""
+        return self.twin.can_sleep[:, None]
 
     @property
     def limit_rps(self) -> FloatArray:
@@ -57,9 +66,16 @@ class Slices:
         by_site = filled.reshape(-1, models, sites, many)
         return np.asarray(by_site.sum(axis=3))
 
+    def awake(self, rates: FloatArray) -> FloatArray | None:
+        """Replicas (S, V, D) that are cheapest for rates (S, V, D); None where none can power down."""
+        if not self.twin.can_sleep.any():
+            return None
+        of_models = (cheapest_awake(self.twin, self.objective, v, rates[:, v].T)[1].T for v in range(rates.shape[1]))
+        return np.stack(list(of_models), axis=1)
+
 
 def slices_of(twin: TwinState, objective: Objective, allowed: NDArray[np.bool_]) -> Slices:
-    """The slices of a fleet whose replicas are all awake.
+    """The slices of a fleet.
 
     Args:
         twin: the fleet.
@@ -68,11 +84,10 @@ def slices_of(twin: TwinState, objective: Objective, allowed: NDArray[np.bool_])
     """
     limit = np.where(allowed, twin.capacity_rps * twin.max_utilization, 0.0)
     points = limit[:, :, None] * (np.arange(SLICES + 1) / SLICES)  # (V, D, C + 1)
-    awake = twin.all_replicas[:, :, None]
-    cost = np.stack([site_costs(twin, objective, v, points[v], awake[v]) for v in range(len(limit))])
+    cost = np.stack([cheapest_awake(twin, objective, v, points[v])[0] for v in range(len(limit))])
     width = limit / SLICES
     slope = _hull_slopes(cost) / np.where(allowed, width, 1.0)[:, :, None]
-    return Slices(allowed, twin.capacity_rps, width, np.where(allowed[:, :, None], slope, np.inf))
+    return Slices(twin, objective, allowed, width, np.where(allowed[:, :, None], slope, np.inf))
 
 
 def _hull_slopes(values: FloatArray) -> FloatArray:
@@ -91,7 +106,8 @@ def _hull_slopes(values: FloatArray) -> FloatArray:
 
 def even_shares(slices: Slices, demand_rps: FloatArray) -> Plans:
     """One plan of shares for each of the demands (S, V) that it makes margins even for."""
-    return Plans(_shares(slices, slices.rates(demand_rps)))
+    rates = slices.rates(demand_rps)
+    return Plans(_shares(slices, rates), awake=slices.awake(rates))
 
 
 def even_orders(slices: Slices, demand_rps: FloatArray) -> tuple[Plans, Plans]:
@@ -100,22 +116,24 @@ def even_orders(slices: Slices, demand_rps: FloatArray) -> tuple[Plans, Plans]:
     The cheapest first request comes first, whatever the demand: what is spared when less comes is what would not have
     been begun for less. In the first way the last site in use and those after it are open to the limit, so that more
     goes there in turn. In the second each site is filled to its rate, and what comes beyond goes to whoever has room:
-    nearer to even where requests wait, and dear where a surge comes that nobody looked at.
+    nearer to even where requests wait, and dear where a surge comes that nobody looked at. Where replicas can power
+    down, all sites are open to the limit in both: what is awake says what they take.
     """
     rates = slices.rates(demand_rps)  # (S, V, D)
     order = slices.slope[:, :, 0].argsort(axis=1, kind="stable")  # (V, D)
     place = order.argsort(axis=1)
-    exact = np.minimum(rates / np.maximum(slices.capacity_rps, 1e-12), 1.0)
+    exact = np.where(slices.sleeps, 1.0, np.minimum(rates / np.maximum(slices.twin.capacity_rps, 1e-12), 1.0))
     is_used = rates > _UNUSED * rates.sum(axis=2, keepdims=True)
     last = np.where(is_used, place, 0).max(axis=2, keepdims=True)  # (S, V, 1)
     named = np.where(np.take_along_axis(slices.allowed, order, axis=1), order, -1)
     in_turn = np.broadcast_to(named, exact.shape).copy()
-    shares = _shares(slices, rates)
-    return Plans(shares, in_turn, np.where(place >= last, 1.0, exact)), Plans(shares, in_turn, exact)
+    shares, awake = _shares(slices, rates), slices.awake(rates)
+    opened = np.where(place >= last, 1.0, exact)
+    return Plans(shares, in_turn, opened, awake=awake), Plans(shares, in_turn, exact, awake=awake)
 
 
 def _shares(slices: Slices, rates: FloatArray) -> FloatArray:
     """Rates (S, V, D) as shares; by capacity where there are none."""
     total = rates.sum(axis=2, keepdims=True)
-    even = by_capacity(slices.capacity_rps, slices.allowed)
+    even = by_capacity(slices.twin.capacity_rps, slices.allowed)
     return np.asarray(np.where(total > 0, rates / np.where(total > 0, total, 1.0), even))

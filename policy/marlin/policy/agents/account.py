@@ -34,15 +34,11 @@ def account_of(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     if record["guard"] is not None:
         yield f"guard: {record['guard']} is published, which is expected to do better"
     expected = record["expected"]
-    others = "".join(
-        f"{name} {expected[key]:.4f}, "
-        for name, key in (("awake in turn", "merit_order_awake_in_turn_value"), ("even margins", "even_margins_value"))
-        if key in expected
-    )
     yield (
         f"by these weights what was agreed is worth {expected['value']:.4f}, merit order "
-        f"{expected['merit_order_value']:.4f}, {others}capacity-proportional "
-        f"{expected['capacity_proportional_value']:.4f} (less is better; over the demands that may come)"
+        f"{expected['merit_order_value']:.4f}, even margins {expected['even_margins_value']:.4f}, "
+        f"capacity-proportional {expected['capacity_proportional_value']:.4f} "
+        "(less is better; over the demands that may come)"
     )
 
 

@@ -1,11 +1,10 @@
 """The last look before a plan is published: whether something plain is expected to do better.
 
-What the agents agree on is tried in the twin beside capacity-proportional routing, merit order and a third: where no
-replica can power down even margins (``even_margins``), and where replicas can and time to first token weighs nothing
-merit order with replicas awake for a demand filled in turn (``awake_in_turn``). All meet the same demands and are
-judged by the user's own weights. The best of them is published; where it is not the agents', the record says whose it
-is. The paper has no such step. With merit order in it, MARLIN is never expected to be worse than a sort; the evaluation
-shows it without as well, so that the sort's merit is not taken for the agents'.
+What the agents agree on is tried in the twin beside capacity-proportional routing, merit order and even margins
+(``even_margins``). All meet the same demands and are judged by the user's own weights. The best of them is published;
+where it is not the agents', the record says whose it is. The paper has no such step. With merit order in it, MARLIN is
+never expected to be worse than a sort; the evaluation shows it without as well, so that the sort's merit is not taken
+for the agents'.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Final
 import numpy as np
 
 from marlin.api.plan import Dispatch
-from marlin.policy.agents.awake_in_turn import awake_in_turn, models_apart, rows_of
+from marlin.policy.agents.models_apart import models_apart
 from marlin.policy.agents.settling import Settled
 from marlin.policy.agents.situation import Situation
 from marlin.policy.building import fill_in_order
@@ -34,7 +33,6 @@ from marlin.simulator.physics import FloatArray
 
 PROPORTIONAL: Final = "capacity-proportional"
 MERIT: Final = "merit order"
-IN_TURN: Final = "merit order, awake in turn"
 EVEN: Final = "even margins"
 CAPPED: Final = "even margins, to the rate"
 
@@ -45,7 +43,7 @@ and was worse by 1 % over a day; where time to first token alone counts it was e
 percent, and was."""
 
 _KNOBS: Final = ((0.95, 0.85, 0.7), (0.0, 1.0), (0.85, 0.7, 0.5))
-"""Of merit order, where replicas can power down: how full, of the way to the upper forecast, load of what is awake."""
+"""Of merit order with rows of origins: how full, of the way to the upper forecast, load of what is awake."""
 
 _ROUNDING: Final = 1e-9
 """Of the objective, by which a plan may seem worse than its own equal."""
@@ -58,7 +56,7 @@ class Guard(StrEnum):
     PROPORTIONAL = "proportional"
     """Capacity-proportional routing."""
     SIMPLE = "simple"
-    """That, merit order (with replicas awake in turn as well), or even margins."""
+    """That, merit order, or even margins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +66,7 @@ class Looked:
     plans: Plans  # 1 + J + K: the consensus, each agent's own, the best of each of the K ``plain`` ones
     outcome: Tried  # N = 1 + J + K
     plain: tuple[str, ...]
-    """``MERIT``; ``IN_TURN`` where replicas can power down and time to first token weighs nothing; where none can
-    ``EVEN`` and, under orders, ``CAPPED``."""
+    """``MERIT``, ``EVEN`` and, under orders where no replica can power down, ``CAPPED``."""
     baseline: Tried  # N = 1, capacity-proportional
     values: dict[str, float]
     """By the user's weights: of ``plan``, ``PROPORTIONAL`` and the plain ones; less is better."""
@@ -99,12 +96,7 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
     of_agents = _with(settled.plans(situation), situation.plans(proposals))
     twin = situation.twin
     by_merit, _ = merit_order(situation.state, twin.capacity_rps, marginal_metrics(twin), situation.allowed, weights)
-    orders = by_merit.order
-    plain = {MERIT: _by_merit(situation, orders)}
-    if not situation.fleets.can_power_down:
-        plain |= _by_margins(situation)
-    elif not situation.objective.weights[0]:  # with it balanced days came out dearer
-        plain[IN_TURN] = models_apart(situation, _with(plain[MERIT], awake_in_turn(situation, orders)))
+    plain = {MERIT: _by_merit(situation, by_merit.order)} | _by_margins(situation)
     plans, outcome = _best_of_each(situation, of_agents, plain)
     baseline_plan, baseline = situation.baseline_plan, situation.baseline
     of_plans = outcome.values(situation.objective)
@@ -148,27 +140,49 @@ def _handicap(name: str, value: float) -> float:
 
 
 def _by_margins(situation: Situation) -> dict[str, Plans]:
-    """Even margins for each of the demands that may come, carried out in each of the ways that the dispatch has."""
+    """Even margins for each of the demands that may come, carried out in each of the ways that the dispatch has.
+
+    Where replicas can power down, it matters most which demand they are awake for, and that is each model's own choice.
+    """
     twin = situation.twin
     slices = slices_of(twin, situation.objective, situation.allowed)
-    demand_rps = (situation.demands.requests + twin.backlog_requests.sum(axis=1)) / twin.epoch_s  # (S, V)
+    demand_rps = _to_be_carried_rps(situation)  # (S, V)
     if situation.dispatch is Dispatch.SHARES:
-        return {EVEN: even_shares(slices, demand_rps)}
-    return dict(zip((EVEN, CAPPED), even_orders(slices, demand_rps), strict=True))
+        plans = even_shares(slices, demand_rps)
+        return {EVEN: models_apart(situation, plans) if situation.fleets.can_power_down else plans}
+    opened, exact = even_orders(slices, demand_rps)
+    if situation.fleets.can_power_down:
+        return {EVEN: models_apart(situation, opened)}
+    return {EVEN: opened, CAPPED: exact}
+
+
+def _to_be_carried_rps(situation: Situation) -> FloatArray:
+    """(S, V) the demands that may come, with the requests that wait already.
+
+    Where some wait and replicas can power down, it is no less than what is expected: after a surge it looks cheap
+    to let those wait on until replicas have woken for whatever comes, and on the day it was dear.
+    """
+    waiting, arriving = situation.twin.backlog_requests.sum(axis=1), situation.demands.requests  # (V,), (S, V)
+    if situation.fleets.can_power_down:
+        arriving = np.where(waiting > 0, np.maximum(arriving, situation.forecast.mean), arriving)
+    return np.asarray((arriving + waiting) / situation.twin.epoch_s)
 
 
 def _by_merit(situation: Situation, orders: Sequence[Sequence[int]]) -> Plans:
-    """Merit order as the engine takes it: as it is, and where replicas can power down with its knobs turned as well.
+    """Merit order as the engine takes it, and where plans get rows of origins with its knobs turned as well.
 
-    So it is where plans get rows of origins. One sort serves all; how full sites get, the demand that is counted on and
-    the load that replicas are kept awake for are what the planner of that name can be tuned by (``in_order``).
+    One sort serves all; how full sites get, the demand that is counted on and the load that replicas are kept awake for
+    are what the planner of that name can be tuned by (``in_order``). Without rows of origins even margins have all
+    that turning them was worth.
     """
     twin, allowed, capacity = situation.twin, situation.allowed, situation.twin.capacity_rps
-    order = rows_of(orders, capacity.shape[1])
+    order = np.full(capacity.shape, -1, dtype=np.int64)
+    for v, row in enumerate(orders):
+        order[v, : len(row)] = row
     knobs = [(twin.max_utilization, 0.0, AWAKE_UTILIZATION)]
-    if situation.fleets.can_power_down or situation.has_rows:
+    if situation.has_rows:
         how_full, counted_on, awake_for_loads = _KNOBS
-        # With rows of origins a lower fill is worth something though nobody sleeps: more sites serve their neighbours.
+        # A lower fill is worth something though nobody sleeps: more sites serve their neighbours.
         kept_for = awake_for_loads if situation.fleets.can_power_down else awake_for_loads[:1]
         limited = (min(fill, twin.max_utilization) for fill in how_full)
         knobs += product(limited, counted_on, kept_for)

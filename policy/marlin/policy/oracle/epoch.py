@@ -10,19 +10,15 @@ Requests beyond the limit of their pool cost as well: the same penalty that ever
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from marlin.policy.oracle.allocation import Costs, divide, lower_bound
-from marlin.policy.site_costs import site_costs as costs_with
+from marlin.policy.site_costs import cheapest_awake
 from marlin.policy.trials import Objective
-from marlin.simulator.fluid import awake_carrying, capacity_rps
+from marlin.simulator.fluid import capacity_rps
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
-
-_AWAKE_LOADS: Final = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
-"""Loads of the awake replicas that are tried; all awake is tried too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ def optimum(twin: TwinState, objective: Objective, demand: FloatArray | None = N
     for v in range(len(limits)):
         found = divide(_costs(twin, objective, v), float(wanted[v]), limits[v])
         rates[v] = found.amounts
-        awake[v] = _cheapest(twin, objective, v, found.amounts[:, None])[1][:, 0]
+        awake[v] = cheapest_awake(twin, objective, v, found.amounts[:, None])[1][:, 0]
         cost += found.cost
     return Optimum(rates, awake, cost)
 
@@ -58,7 +54,7 @@ def bound(twin: TwinState, objective: Objective, demand: FloatArray | None = Non
 
 def site_costs(twin: TwinState, objective: Objective, model: int, rates: FloatArray) -> FloatArray:
     """Costs (D, N) of rates (D, N) of a model at each site, with the awake replicas that make them cheapest."""
-    return _cheapest(twin, objective, model, rates)[0]
+    return cheapest_awake(twin, objective, model, rates)[0]
 
 
 def demand_rps(twin: TwinState) -> FloatArray:
@@ -73,20 +69,3 @@ def limits_rps(twin: TwinState) -> FloatArray:
 
 def _costs(twin: TwinState, objective: Objective, model: int) -> Costs:
     return lambda rates: site_costs(twin, objective, model, rates)
-
-
-def _cheapest(twin: TwinState, objective: Objective, model: int, rates: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Costs (D, N) of rates (D, N), and the awake replicas (D, N) that make them so cheap."""
-    if not twin.can_sleep[model]:
-        awake = awake_carrying(twin, model, rates)
-        return costs_with(twin, objective, model, rates, awake), awake
-    # All choices side by side: the curves are looked up once for all of them.
-    needed = np.concatenate([rates / load for load in _AWAKE_LOADS] + [np.full_like(rates, np.inf)], axis=1)
-    awake = awake_carrying(twin, model, needed)  # (D, A x N)
-    costs = costs_with(twin, objective, model, np.tile(rates, len(_AWAKE_LOADS) + 1), awake)
-    by_choice = (len(rates), len(_AWAKE_LOADS) + 1, rates.shape[1])
-    best = costs.reshape(by_choice).argmin(axis=1)[:, None]  # (D, 1, N)
-    return (
-        np.take_along_axis(costs.reshape(by_choice), best, axis=1)[:, 0],
-        np.take_along_axis(awake.reshape(by_choice), best, axis=1)[:, 0],
-    )

@@ -1,4 +1,4 @@
-"""Replicas awake for a demand filled in turn, and the best of many plans model by model."""
+"""The best of many plans, model by model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from marlin.api.plan import Dispatch
 from marlin.api.pool import PowerDown
-from marlin.policy.agents.awake_in_turn import awake_in_turn, models_apart
+from marlin.policy.agents.models_apart import models_apart
 from marlin.policy.agents.situation import Situation, situation_of
+from marlin.policy.even_margins import even_orders, even_shares, slices_of
 from marlin.simulator.fluid import Plans
 from marlin.simulator.twin_state import arrays_from
-
-ORDERS = ((2, 0, 3, 1), (1, 3, 0, 2))
 
 
 def two_models(seed: int, dispatch: Dispatch, power_down: PowerDown = PowerDown.SCALE_TO_ZERO) -> Situation:
@@ -31,35 +30,20 @@ def two_models(seed: int, dispatch: Dispatch, power_down: PowerDown = PowerDown.
     return situation_of(state, dispatch, (0.25, 0.25, 0.25, 0.25))
 
 
-@settings(max_examples=20)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch))
-def test_what_is_awake_carries_its_demand_in_turn_and_no_site_is_awake_before_those_ahead_are_full(
-    seed: int, dispatch: Dispatch
-) -> None:
-    situation = two_models(seed, dispatch)
-    plans, twin = awake_in_turn(situation, ORDERS), situation.twin
-    demand_rps = situation.demands.requests / twin.epoch_s  # (S, V)
-    assert plans.awake is not None
-    assert len(plans) == 3 * len(demand_rps)
-    np.testing.assert_allclose(plans.shares.sum(axis=2), 1.0)
-    each_rps = twin.replica_rps[:, :, 0]
-    for n, awake in enumerate(plans.awake):
-        for v, order in enumerate(ORDERS):
-            wanted = min(demand_rps[n % len(demand_rps), v], twin.max_utilization * twin.capacity_rps[v].sum())
-            assert (awake[v] * each_rps[v]).sum() >= wanted - 1e-9
-            in_turn = [awake[v, d] for d in order]
-            begun = [d for d, count in zip(order, in_turn, strict=True) if count > 1]
-            ahead = order[: order.index(begun[-1])] if begun else ()
-            assert all(awake[v, d] == twin.all_replicas[v, d] for d in ahead)
-            load = (0.95, 0.85, 0.75)[n // len(demand_rps)]
-            assert load * twin.capacity_rps[v, list(ahead)].sum() <= demand_rps[n % len(demand_rps), v]
+def many_plans(situation: Situation) -> Plans:
+    """One for each of the demands that may come."""
+    slices = slices_of(situation.twin, situation.objective, situation.allowed)
+    demand_rps = situation.demands.requests / situation.twin.epoch_s
+    if situation.dispatch is Dispatch.SHARES:
+        return even_shares(slices, demand_rps)
+    return even_orders(slices, demand_rps)[0]
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch))
 def test_models_apart_are_expected_to_be_no_worse_than_any_of_the_plans(seed: int, dispatch: Dispatch) -> None:
     situation = two_models(seed, dispatch)
-    plans = awake_in_turn(situation, ORDERS)
+    plans = many_plans(situation)
     values = situation.tried(plans).values(situation.objective)
     of_best, put_together = situation.tried(models_apart(situation, plans)).values(situation.objective)
     assert of_best == pytest.approx(values.min(), rel=1e-9)
@@ -83,4 +67,4 @@ def test_each_model_takes_the_plan_that_is_best_for_it(seed: int) -> None:
 def test_one_model_has_nothing_to_put_together() -> None:
     state = two_models(1, Dispatch.ORDERED).state
     situation = situation_of(state.model_copy(update={"pools": state.pools[:1]}), Dispatch.ORDERED, (0, 1, 0, 0))
-    assert len(models_apart(situation, awake_in_turn(situation, ORDERS[:1]))) == 1
+    assert len(models_apart(situation, many_plans(situation))) == 1
