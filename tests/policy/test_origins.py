@@ -187,14 +187,14 @@ def test_a_plan_on_the_command_line_names_every_origins_rows() -> None:
     assert len(plan["pools"][0]["byOrigin"]) == len(plan["origins"]) > 1
 
 
-def test_marlin_that_is_told_of_rows_is_expected_to_do_no_worse_with_them(tmp_path: Path) -> None:
+def test_marlin_that_is_told_of_rows_is_expected_to_do_better_with_them(tmp_path: Path) -> None:
     """Told, its guard compares plans by what the network takes once the rows are there."""
     artifact, weights = small_artifact(tmp_path / "policy"), scheme_weights(Scheme.MIN_TTFT)
     for forecast in (300.0, 900.0, 2000.0):
         state = worldwide(forecast)
         marlin_ = Marlin(artifact, Scheme.MIN_TTFT, Dispatch.SHARES, weights)
         untold, told = OriginAware(marlin_).decide(state), as_evaluated(marlin_, Dispatch.SHARES).decide(state)
-        assert told.estimate.ttft_s <= untold.estimate.ttft_s + 0.005
+        assert told.estimate.ttft_s <= untold.estimate.ttft_s - 0.01
 
 
 def test_whoever_is_told_tries_plans_with_less_network_time_and_the_same_energy() -> None:

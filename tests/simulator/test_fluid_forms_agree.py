@@ -64,12 +64,14 @@ def random_case(seed: int) -> tuple[TwinState, Plans]:
     shape = (int(rng.integers(1, 10)), 1, count)
     order = np.argsort(rng.random(shape), axis=2)
     order[..., int(rng.integers(1, count + 1)) :] = -1
-    is_ordered = rng.random() < 0.5
+    is_ordered, has_rows = rng.random(2) < 0.5
     return twin, Plans(
         shares=rng.dirichlet(np.ones(count), shape[:2]),
         order=order if is_ordered else None,
         cap=rng.uniform(0, 1, shape) if is_ordered and rng.random() < 0.7 else None,
         awake=np.floor(rng.random(shape) * (twin.all_replicas + 1)) if rng.random() < 0.7 else None,
+        rtt_s=rng.uniform(0.0, 0.4, shape) if has_rows else None,
+        beyond_s=rng.uniform(0.0, 0.4, (*shape, count)) if has_rows and rng.random() < 0.5 else None,
     )
 
 
@@ -132,6 +134,8 @@ def test_the_order_in_which_sites_are_listed_changes_nothing(seed: int) -> None:
         order=None if plans.order is None else np.where(plans.order >= 0, back[plans.order], -1),
         cap=None if plans.cap is None else plans.cap[..., shuffled],
         awake=None if plans.awake is None else plans.awake[..., shuffled],
+        rtt_s=None if plans.rtt_s is None else plans.rtt_s[..., shuffled],
+        beyond_s=None if plans.beyond_s is None else plans.beyond_s[..., shuffled, :][..., shuffled],
     )
     one = simulate_epochs(twin, conditions(twin), plans, Form.NUMPY)
     other = simulate_epochs(again, conditions(again), listed, Form.NUMPY)

@@ -55,9 +55,9 @@ class Question:
 
     @property
     def carried_out(self) -> str:
-        """How plans are, as what is kept is named by: other rows of origins are another way."""
-        rows = ", rows of origins for all, told to who tries plans" if self.dispatch is Dispatch.SHARES else ""
-        return self.dispatch.value + rows
+        """How plans are, as what is kept is named by: other rows of origins, or their round trips, are another way."""
+        rows = ", rows of origins for all, told to who tries plans, spilled over from where they came"
+        return self.dispatch.value + (rows if self.dispatch is Dispatch.SHARES else "")
 
     def wants(self, framework: str) -> bool:
         """Whether it is scored."""

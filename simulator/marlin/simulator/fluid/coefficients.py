@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 TINY: Final = 1e-12
 NEVER_S: Final = 1e12
 
+SLACK: Final = 1e-12
+"""Part of a model's requests below which nothing has spilled over: sums of the same shares differ by roundings."""
 
 CURVES: Final = 3
 """Power (W), time to first token x capacity, late share x capacity: the last axis of the curves' tables."""

@@ -194,16 +194,19 @@ def stacked(twin: TwinState, plans: Sequence[Plans]) -> Plans:
         there = [array for array in arrays if array is not None]
         return np.concatenate(there) if len(there) == len(arrays) else None
 
-    rtt_s = [plan.rtt_s for plan in plans]
+    rtt_s, beyond_s = [plan.rtt_s for plan in plans], [plan.beyond_s for plan in plans]
     if any(one is not None for one in rtt_s):
-        usual = twin.mean_rtt_s[None]
-        rtt_s = [np.repeat(usual, len(p), axis=0) if p.rtt_s is None else p.rtt_s for p in plans]
+        usual = twin.mean_rtt_s  # (V, D)
+        rtt_s = [np.repeat(usual[None], len(p), axis=0) if p.rtt_s is None else p.rtt_s for p in plans]
+        to_each = np.repeat(usual[:, None], usual.shape[1], axis=1)[None]  # whichever site they were sent to
+        beyond_s = [np.repeat(to_each, len(p), axis=0) if p.rtt_s is None else p.beyond_s for p in plans]
     return Plans(
         shares=np.concatenate([plan.shares for plan in plans]),
         order=all_of([plan.order for plan in plans]),
         cap=all_of([plan.cap for plan in plans]),
         awake=all_of([plan.awake for plan in plans]),
         rtt_s=all_of(rtt_s),
+        beyond_s=all_of(beyond_s),
     )
 
 
@@ -265,12 +268,14 @@ def _plans(
     if not (array >= 0).all() or not (array.sum(axis=2) > 0).all():
         raise ValueError("shares must not be negative, and every row needs a positive one")
     shape = (len(array), models, sites)
+    rtt_s, beyond_s = (None, None) if by_origin is None else _round_trips_s(twin, by_origin)
     return Plans(
         shares=np.ascontiguousarray(array),
         order=None if order is None else _orders(order, shape),
         cap=_each(cap, shape, "cap"),
         awake=_each(awake, shape, "awake"),
-        rtt_s=None if by_origin is None else np.broadcast_to(_round_trip_s(twin, by_origin), shape).copy(),
+        rtt_s=None if rtt_s is None else np.broadcast_to(rtt_s, shape).copy(),
+        beyond_s=None if beyond_s is None else np.broadcast_to(beyond_s, (*shape, sites)).copy(),
         by_origin=by_origin,
     )
 
@@ -294,12 +299,19 @@ def _each(values: FloatArray | None, shape: tuple[int, int, int], name: str) -> 
     return np.ascontiguousarray(np.broadcast_to(array, shape))
 
 
-def _round_trip_s(twin: TwinState, by_origin: FloatArray) -> FloatArray:
-    """(V, D) mean round trip of the requests each site gets, when every origin has a row of its own."""
+def _round_trips_s(twin: TwinState, by_origin: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean round trips of the requests that each site is sent, when every origin has a row of its own.
+
+    To that site, (V, D), and to each site that they may spill over to, (V, D, D).
+    """
     flow = twin.origin_share[:, :, None] * by_origin  # (V, R, D)
     total = flow.sum(axis=1)
     mean = np.divide((flow * twin.rtt_s).sum(axis=1), total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(np.where(total > 0, mean, twin.mean_rtt_s))
+    usual = twin.mean_rtt_s
+    rtt_s = np.asarray(np.where(total > 0, mean, usual))
+    from_each = np.where(total > 0, total, 1.0)[:, :, None]
+    beyond_s = np.where(total[:, :, None] > 0, flow.transpose(0, 2, 1) @ twin.rtt_s / from_each, usual[:, None])
+    return rtt_s, np.asarray(beyond_s)
 
 
 def _run(twin: TwinState, now: Conditions, plans: Plans, form: Form) -> FluidResult:

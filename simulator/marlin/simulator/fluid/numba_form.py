@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlin.simulator.compiling import KEEP
-from marlin.simulator.fluid.coefficients import CELLS
+from marlin.simulator.fluid.coefficients import CELLS, SLACK
 from marlin.simulator.physics import FloatArray
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ LANES: Final = 64
 _TINY: Final = 1e-12
 
 _NO_FLOATS: Final = np.zeros((0, 0, 0))
+_NO_PAIRS: Final = np.zeros((0, 0, 0, 0))
 _NO_ORDER: Final = np.zeros((0, 0, 0), dtype=np.int64)
 _FAST: Final = {"contract", "nsz", "arcp"}
 """Contracting a product and a sum into one instruction changes the last bit, the same for every plan."""
@@ -56,6 +57,7 @@ def evaluate(c: Coefficients, now: Conditions, plans: Plans, out: Buffers) -> No
             _NO_FLOATS if plans.cap is None else plans.cap,
             _NO_FLOATS if plans.awake is None else plans.awake,
             _NO_FLOATS if plans.rtt_s is None else plans.rtt_s,
+            _NO_PAIRS if plans.beyond_s is None else plans.beyond_s,
         ),
         _NO_ORDER if plans.order is None else plans.order,
         (out.served, out.ttft_s, out.utilization, out.awake, out.footprint),
@@ -129,7 +131,7 @@ def _piece(
     count, before, now_allowed, now_awake_before, now_rtt, now_per_joule = boxes
     summed, each = tables
     curve_summed, curve_each = curves
-    shares, cap, awake, rtt = plans
+    shares, cap, awake, rtt, beyond = plans
     out_served, out_ttft, out_utilization, out_awake, out_footprint = out_site
     out_metrics, out_queued, out_rejected, out_waited = out_model
     n_models, n_sites, n_deployments = count.shape
@@ -149,6 +151,7 @@ def _piece(
     rate, queue_end, gone, waited = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
     total, spare_total, left, carried = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
     load, power_w, first_s, late_part = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    own = np.empty((n_sites if has_rtt else 0, LANES))
     for d in range(n_sites):
         for i in range(LANES):
             it_j[d, i] = base_w[d] * epoch_s
@@ -237,6 +240,34 @@ def _piece(
                 carried[i] += served[d, i]
         for i in range(LANES):
             left[i] = max(rate[i] - carried[i], 0.0) / max(spare_total[i], _TINY)
+        # --- whose requests these are: see ``numpy_form._way_s``
+        if has_rtt and not has_order:
+            for i in range(LANES):
+                carried[i] = 0.0
+                total[i] = 0.0
+            for d in range(n_sites):
+                for i in range(LANES):
+                    carried[i] += shares[min(start + i, last), v, d]
+            for d in range(n_sites):
+                for i in range(LANES):
+                    b = min(start + i, last)
+                    own[d, i] = shares[b, v, d] / max(carried[i], _TINY)
+                    room[d, i] = max(own[d, i] * rate[i] - (served[d, i] + spare[d, i] * left[i]), 0.0)
+                    total[i] += room[d, i]
+            for d in range(n_sites):
+                for i in range(LANES):
+                    b = min(start + i, last)
+                    if beyond.shape[0] > 0:
+                        others_s = 0.0
+                        for sent in range(n_sites):
+                            others_s += room[sent, i] * beyond[b, v, sent, d]
+                        others_s /= max(total[i], _TINY)
+                    else:
+                        mean_s = now_rtt[b if per_plan else 0, v, d]
+                        others_s = max(mean_s - own[d, i] * way_s[d, i], 0.0) / max(1.0 - own[d, i], _TINY)
+                    rps = served[d, i] + spare[d, i] * left[i]
+                    spilled_rps = max(rps - (own[d, i] + SLACK) * rate[i], 0.0)
+                    way_s[d, i] += (others_s - way_s[d, i]) * (spilled_rps / max(rps, _TINY))
         # --- what it takes: power, time, energy
         for d in range(n_sites):
             for i in range(LANES):

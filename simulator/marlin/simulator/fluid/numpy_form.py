@@ -21,6 +21,7 @@ from marlin.simulator.fluid.coefficients import (
     CURVES,
     NEVER_S,
     RPS,
+    SLACK,
     TINY,
     WAKE_J,
     Coefficients,
@@ -153,6 +154,7 @@ def _carried_out(c: Coefficients, now: _Epochs, plans: Plans) -> _CarriedOut:
     base_rps = _dispatch(plans, now.allowed, awake_rps, limit, served_rps)
     left = np.maximum(served_rps - _over_sites(base_rps), 0.0)
     woken_rps = spare * (left / np.maximum(spare_total, TINY))[:, None] if spare.any() else spare
+    rps = base_rps + woken_rps
     per_rps = np.maximum(awake_rps, TINY)
     load = np.minimum(base_rps / per_rps, 1.0)
     if c.pack_utilization > 0:
@@ -166,9 +168,9 @@ def _carried_out(c: Coefficients, now: _Epochs, plans: Plans) -> _CarriedOut:
         it_j = it_j + c.sleeps[:, None, None, None] * _sleepers_j(c, kept, _Awake.of(c, now.awake_before), part)
         awake_after = awake_after + part * np.maximum(c.all_replicas[:, :, None, None] - awake_after, 0.0)
     return _CarriedOut(
-        requests=(base_rps + woken_rps) * c.epoch_s,
+        requests=rps * c.epoch_s,
         load=load,
-        ttft_s=first_s + (now.rtt_s if plans.rtt_s is None else _plans_last(plans.rtt_s)),
+        ttft_s=first_s + _way_s(plans, now.rtt_s, rps, served_rps),
         late_share=late_share,
         it_j=it_j,
         awake=awake_after,
@@ -358,6 +360,34 @@ def _dispatch(
     total_free = _over_sites(free)
     spilled = np.minimum(np.maximum(rate - _over_sites(served), 0.0), total_free)
     return np.asarray(served + free * (spilled / np.maximum(total_free, TINY))[:, None])
+
+
+def _way_s(plans: Plans, mean_s: FloatArray, rps: FloatArray, rate: FloatArray) -> FloatArray:
+    """Mean round trip (V, D, S, N) of what each site serves, ``rps`` of the ``rate`` (V, S, N) of all.
+
+    Without rows of origins everybody's requests are alike, and ``mean_s`` it is. With rows a site that serves more than
+    they send it has the rest from sites that are full or closed. Where it is known what the rows send there, those
+    requests come as they do from all sites that overflow. Else they are counted as a mean of all that the rows send
+    elsewhere, which follows from the site's own round trip and everybody's.
+    """
+    if plans.rtt_s is None:
+        return mean_s
+    own_s = _plans_last(plans.rtt_s)
+    if plans.order is not None:  # sites are filled in turn, whatever the rows say
+        return own_s
+    shares = _plans_last(plans.shares)
+    own = shares / np.maximum(_over_sites(shares), TINY)[:, None]  # (V, D, 1, N)
+    spilled_rps = np.maximum(rps - (own + SLACK) * rate[:, None], 0.0)
+    if not spilled_rps.any():
+        return own_s
+    if plans.beyond_s is None:
+        others_s = np.maximum(mean_s - own * own_s, 0.0) / np.maximum(1.0 - own, TINY)
+    else:
+        over_rps = np.maximum(own * rate[:, None] - rps, 0.0)
+        to_each_s = np.ascontiguousarray(plans.beyond_s.transpose(1, 2, 3, 0))[:, :, :, None]  # (V, D, D, 1, N)
+        total_rps = np.maximum(_over_sites(over_rps), TINY)
+        others_s = _over_sites(over_rps[:, :, None] * to_each_s) / total_rps[:, None]
+    return np.asarray(own_s + (others_s - own_s) * (spilled_rps / np.maximum(rps, TINY)))
 
 
 def _in_turn(order: _Index, room: FloatArray, rate: FloatArray) -> FloatArray:

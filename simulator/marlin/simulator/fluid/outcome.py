@@ -23,6 +23,8 @@ class Plans:
     cap: FloatArray | None = None  # (B, V, D) part of its capacity each site is filled to, in turn; None is the limit
     awake: FloatArray | None = None  # (B, V, D) replicas kept awake where the pool can power down; None is all
     rtt_s: FloatArray | None = None  # (B, V, D) mean round trip, where the origins' rows differ; None is the fleet's
+    beyond_s: FloatArray | None = None
+    """(B, V, D, D) mean round trip, to each site (last), of what the rows send to each: for what spills over."""
 
     by_origin: FloatArray | None = None  # (V, R, D) the origins' rows, of all plans; the fluid engine reads rtt_s
 
@@ -38,6 +40,7 @@ class Plans:
             cap=None if self.cap is None else self.cap[piece],
             awake=None if self.awake is None else self.awake[piece],
             rtt_s=None if self.rtt_s is None else self.rtt_s[piece],
+            beyond_s=None if self.beyond_s is None else self.beyond_s[piece],
             by_origin=self.by_origin,
         )
 
@@ -49,6 +52,7 @@ class Plans:
             cap=None if self.cap is None else np.repeat(self.cap, times, axis=0),
             awake=None if self.awake is None else np.repeat(self.awake, times, axis=0),
             rtt_s=None if self.rtt_s is None else np.repeat(self.rtt_s, times, axis=0),
+            beyond_s=None if self.beyond_s is None else np.repeat(self.beyond_s, times, axis=0),
             by_origin=self.by_origin,
         )
 
