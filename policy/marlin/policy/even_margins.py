@@ -105,9 +105,21 @@ def _hull_slopes(values: FloatArray) -> FloatArray:
 
 
 def even_shares(slices: Slices, demand_rps: FloatArray) -> Plans:
-    """One plan of shares for each of the demands (S, V) that it makes margins even for."""
+    """One plan of shares for each of the demands (S, V) that it makes margins even for.
+
+    Where replicas can power down, one for each of them and each that is no less: shares for the one, and awake what
+    either needs. Shares are fixed, so that what comes beyond them overflows, and has to find somebody awake.
+
+    Args:
+        slices: of the fleet.
+        demand_rps: where replicas can power down from the least to the largest.
+    """
     rates = slices.rates(demand_rps)
-    return Plans(_shares(slices, rates), awake=slices.awake(rates))
+    shares, awake = _shares(slices, rates), slices.awake(rates)
+    if awake is None:
+        return Plans(shares)
+    usual, largest = np.triu_indices(len(rates))
+    return Plans(shares[usual], awake=np.maximum(awake[usual], awake[largest]))
 
 
 def even_orders(slices: Slices, demand_rps: FloatArray) -> tuple[Plans, Plans]:

@@ -23,6 +23,7 @@ from marlin.policy.agents.settling import Settled
 from marlin.policy.agents.situation import Situation
 from marlin.policy.building import fill_in_order
 from marlin.policy.deciding import AWAKE_UTILIZATION
+from marlin.policy.demands import Demands
 from marlin.policy.even_margins import even_orders, even_shares, slices_of
 from marlin.policy.merit import merit_order
 from marlin.policy.objective import Weights
@@ -146,23 +147,22 @@ def _by_margins(situation: Situation) -> dict[str, Plans]:
     """
     twin = situation.twin
     slices = slices_of(twin, situation.objective, situation.allowed)
-    demand_rps = _to_be_carried_rps(situation)  # (S, V)
+    sleeps = situation.fleets.can_power_down
     if situation.dispatch is Dispatch.SHARES:
-        plans = even_shares(slices, demand_rps)
-        return {EVEN: models_apart(situation, plans) if situation.fleets.can_power_down else plans}
-    opened, exact = even_orders(slices, demand_rps)
-    if situation.fleets.can_power_down:
-        return {EVEN: models_apart(situation, opened)}
-    return {EVEN: opened, CAPPED: exact}
+        few = situation.demands.few() if sleeps else situation.demands  # pairs of all are four times as many plans
+        plans = even_shares(slices, _to_be_carried_rps(situation, few))
+        return {EVEN: models_apart(situation, plans) if sleeps else plans}
+    opened, exact = even_orders(slices, _to_be_carried_rps(situation, situation.demands))
+    return {EVEN: models_apart(situation, opened)} if sleeps else {EVEN: opened, CAPPED: exact}
 
 
-def _to_be_carried_rps(situation: Situation) -> FloatArray:
-    """(S, V) the demands that may come, with the requests that wait already.
+def _to_be_carried_rps(situation: Situation, demands: Demands) -> FloatArray:
+    """(S, V) demands that may come, with the requests that wait already.
 
     Where some wait and replicas can power down, it is no less than what is expected: after a surge it looks cheap
     to let those wait on until replicas have woken for whatever comes, and on the day it was dear.
     """
-    waiting, arriving = situation.twin.backlog_requests.sum(axis=1), situation.demands.requests  # (V,), (S, V)
+    waiting, arriving = situation.twin.backlog_requests.sum(axis=1), demands.requests  # (V,), (S, V)
     if situation.fleets.can_power_down:
         arriving = np.where(waiting > 0, np.maximum(arriving, situation.forecast.mean), arriving)
     return np.asarray((arriving + waiting) / situation.twin.epoch_s)
