@@ -149,6 +149,21 @@ def test_several_policies_are_resampled_too_and_yardsticks_stand_beside_each() -
     assert found[SIMPLE].value.high == pytest.approx(0.9)
 
 
+def test_policies_that_do_alike_make_no_interval_narrower() -> None:
+    """What a surge in a draw does to all of them is one surge, however many they are."""
+    levels = np.random.default_rng(1).uniform(0.8, 0.95, 6)
+
+    def width_of(policies: str) -> float:
+        scores = []
+        for seed, level in enumerate(levels):
+            scores += [score(BASELINE, 1.0, seed), score(SIMPLE, 0.9, seed), score(CLAIRVOYANT, 0.7, seed)]
+            scores += [score(MARLIN, level, seed, policy) for policy in policies]
+        value = next(line.value for line in lines(scores) if line.framework == MARLIN)
+        return (value.high or 0.0) - (value.low or 0.0)
+
+    assert width_of("abcdefghij") == pytest.approx(width_of("a"))
+
+
 def test_cells_have_lines_of_their_own_and_stand_side_by_side() -> None:
     scores = []
     for cell, ours, bound in (("mean30, None, ordered", 0.85, 0.8999), ("mean30, Sleep, ordered", 0.95, 0.8)):

@@ -1,7 +1,8 @@
 """What many scores say together: shares of what could be saved, with intervals that pair what met the same requests.
 
-Draws are what chance is: the same frameworks on the same day with other requests. So draws are resampled (and trained
-policies, where several are given), all frameworks together; days are what they are.
+Draws are what chance is: the same frameworks on the same day with other requests. So draws are resampled, all
+frameworks together; days are what they are. Trained policies, where several are given, are resampled beside them and
+not as pairs of a policy and a draw: a surge hits every policy alike, so that more policies do not make more surges.
 """
 
 from __future__ import annotations
@@ -75,15 +76,19 @@ def means_of(scores: Sequence[Score], *, seed: int = 0) -> Means:
     """The means of one cell and scheme; all frameworks over the same draws."""
     names = list(dict.fromkeys(s.framework for s in scores))
     artifacts = sorted({s.artifact for s in scores if s.artifact}) or [""]
-    # A unit is a policy and a draw: everybody's mean over the days, those without a policy beside every policy.
-    draws = [(artifact, seed) for artifact in artifacts for seed in sorted({s.seed for s in scores})]
-    picks = np.random.default_rng(seed).integers(len(draws), size=(RESAMPLES, len(draws)))
+    seeds = sorted({s.seed for s in scores})
+    rng = np.random.default_rng(seed)
+    of_draws = rng.integers(len(seeds), size=(RESAMPLES, 1, len(seeds)))
+    of_policies = rng.integers(len(artifacts), size=(RESAMPLES, len(artifacts), 1))
 
     def drawn_anew(what: str) -> dict[str, FloatArray]:
-        of_draws = {name: _by_draw([s for s in scores if s.framework == name], draws, what) for name in names}
-        return {name: np.concatenate([[v.mean()], v[picks].mean(axis=1)]) for name, v in of_draws.items()}
+        grids = {name: _by_draw([s for s in scores if s.framework == name], artifacts, seeds, what) for name in names}
+        return {
+            name: np.concatenate([[grid.mean()], grid[of_policies, of_draws].mean(axis=(1, 2))])
+            for name, grid in grids.items()
+        }
 
-    return Means(drawn_anew("value"), drawn_anew("late_share"), len(draws))
+    return Means(drawn_anew("value"), drawn_anew("late_share"), len(artifacts) * len(seeds))
 
 
 def _of_scheme(cell: str, scheme: str, scores: list[Score], seed: int) -> list[Line]:
@@ -111,10 +116,13 @@ def _of_scheme(cell: str, scheme: str, scores: list[Score], seed: int) -> list[L
     return found
 
 
-def _by_draw(scores: list[Score], draws: list[tuple[str, int]], what: str) -> FloatArray:
-    """(U,) mean over the days of each draw."""
+def _by_draw(scores: list[Score], artifacts: list[str], seeds: list[int], what: str) -> FloatArray:
+    """(A, S) mean over the days of each draw by each policy; those without a policy beside every one of them."""
     return np.array(
-        [np.mean([getattr(s, what) for s in scores if s.seed == seed and s.artifact in {"", a}]) for a, seed in draws]
+        [
+            [np.mean([getattr(s, what) for s in scores if s.seed == seed and s.artifact in {"", a}]) for seed in seeds]
+            for a in artifacts
+        ]
     )
 
 
