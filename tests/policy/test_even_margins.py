@@ -22,6 +22,9 @@ from marlin.simulator.twin_state import TwinState
 
 SCHEMES = [s for s in Scheme if s is not Scheme.CUSTOM]
 POWER_DOWN = [PowerDown.NONE, PowerDown.SLEEP, PowerDown.SCALE_TO_ZERO]
+some_sleeper = given(
+    st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.floats(0.05, 1.0), st.sampled_from(POWER_DOWN[1:])
+)
 
 
 def varied(seed: int, power_down: PowerDown = PowerDown.NONE) -> FleetState:
@@ -152,7 +155,7 @@ def test_its_plans_name_each_open_site_once_and_no_closed_one(seed: int, scheme:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.floats(0.05, 1.0), st.sampled_from(POWER_DOWN[1:]))
+@some_sleeper
 def test_what_is_awake_carries_its_demand_and_nothing_is_awake_where_nothing_goes(
     seed: int, scheme: Scheme, part: float, power_down: PowerDown
 ) -> None:
@@ -167,7 +170,7 @@ def test_what_is_awake_carries_its_demand_and_nothing_is_awake_where_nothing_goe
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.floats(0.05, 1.0), st.sampled_from(POWER_DOWN[1:]))
+@some_sleeper
 def test_shares_are_for_one_demand_and_what_is_awake_for_it_and_for_one_that_is_no_less(
     seed: int, scheme: Scheme, part: float, power_down: PowerDown
 ) -> None:
