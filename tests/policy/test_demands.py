@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from fleets import fleet, site
 
+from marlin.api.plan import Dispatch
+from marlin.api.pool import PowerDown
 from marlin.api.state import FORECAST_CHANCES, FleetState
-from marlin.policy.demands import demands_of
+from marlin.policy.demands import demands_of, is_tailed
+from marlin.simulator.twin_state import arrays_from
 
 
 def unsure(upper: float) -> FleetState:
@@ -42,6 +45,15 @@ def test_plans_are_made_for_far_demands_too_where_there_are_any() -> None:
 def test_nothing_beyond_what_can_be_carried_and_one_demand_where_it_is_certain() -> None:
     assert demands_of(unsure(2000.0), np.array([1500.0]), is_tailed=True).requests.max() == 1500.0
     assert demands_of(unsure(1000.0), ANY, is_tailed=True).requests.tolist() == [[1000.0]]
+
+
+def test_surges_are_looked_at_closely_where_replicas_may_be_asleep_or_shares_are_fixed() -> None:
+    awake = unsure(2000.0)
+    sleepy = awake.pools[0].model_copy(update={"power_down": PowerDown.SLEEP})
+    asleep = arrays_from(awake.model_copy(update={"pools": (sleepy,)}))
+    assert not is_tailed(arrays_from(awake), Dispatch.ORDERED)
+    assert is_tailed(arrays_from(awake), Dispatch.SHARES)
+    assert is_tailed(asleep, Dispatch.ORDERED)
 
 
 def test_what_the_forecast_says_of_its_parts_is_taken_as_it_is_where_replicas_can_power_down() -> None:

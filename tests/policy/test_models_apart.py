@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fleets import differing_site, fleet
+from fleets import differing_site, fleet, site
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marlin.api.plan import Dispatch
 from marlin.api.pool import PowerDown
+from marlin.policy.agents.guard import Guard, Looked, look
 from marlin.policy.agents.models_apart import models_apart
+from marlin.policy.agents.settling import as_agreed
 from marlin.policy.agents.situation import Situation, situation_of
 from marlin.policy.even_margins import even_orders, even_shares, slices_of
+from marlin.simulator.environments.action import Intent
+from marlin.simulator.environments.proportional import by_capacity
 from marlin.simulator.fluid import Plans
 from marlin.simulator.twin_state import arrays_from
 
@@ -68,3 +72,28 @@ def test_one_model_has_nothing_to_put_together() -> None:
     state = two_models(1, Dispatch.ORDERED).state
     situation = situation_of(state.model_copy(update={"pools": state.pools[:1]}), Dispatch.ORDERED, (0, 1, 0, 0))
     assert len(models_apart(situation, many_plans(situation))) == 1
+
+
+def looked_at(situation: Situation) -> Looked:
+    """What the guard finds where all agents want what capacity-proportional routing does."""
+    even = Intent(by_capacity(situation.twin.capacity_rps, situation.allowed), *np.ones((2, *situation.allowed.shape)))
+    of_agents = Intent(*(np.repeat(part[None], 4, axis=0) for part in (even.shares, even.fill, even.margin)))
+    return look(situation, as_agreed(even), of_agents, (0.25,) * 4, Guard.SIMPLE)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(PowerDown))
+def test_under_shares_the_guard_tries_what_each_model_is_best_off_with(seed: int, power_down: PowerDown) -> None:
+    """Expected to be no worse than capacity-proportional routing or any plain plan, and better where models differ."""
+    situation = two_models(seed, Dispatch.SHARES, power_down)
+    looked = looked_at(situation)
+    plain = [looked.values[name] for name in ("capacity-proportional", "merit order", "even margins")]
+    assert looked.values["model by model"] <= min(plain) + 1e-9
+    own = situation.values_by_model(looked.plans)  # (1 + J + K, V)
+    assert (own[-1] <= own[-3:].min(axis=0) + 1e-9).all()
+
+
+def test_the_guard_tries_nothing_model_by_model_for_one_model_or_in_turn() -> None:
+    one = fleet(site("a"), site("b"))
+    for situation in (situation_of(one, Dispatch.SHARES, (0.25,) * 4), two_models(0, Dispatch.ORDERED)):
+        assert "model by model" not in looked_at(situation).plain

@@ -8,7 +8,8 @@ rate of one of them is dear, and three demands do not show it.
 Where replicas can power down, there are thirteen, closer to each other and of smaller chances the higher they are. A
 surge that finds a site asleep waits minutes for it to wake, so that one epoch of a hundred decides what a day was
 worth; a mean of the seventh does not show it, and a planner that looks no further keeps too little awake. Nor may
-the far ones lie far apart: whoever searches well finds the plan that is just good enough for each of them.
+the far ones lie far apart: whoever searches well finds the plan that is just good enough for each of them. So it is
+where plans are shares: they are fixed, and what comes beyond them overflows to sites that are far.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from marlin.api.plan import Dispatch
 from marlin.api.state import FORECAST_CHANCES
 from marlin.policy.forecasting.parts import USUAL_POINTS
 from marlin.simulator.physics import FloatArray
 
 if TYPE_CHECKING:
     from marlin.api.state import FleetState
+    from marlin.simulator.twin_state import TwinState
 
 UPPER_Z: Final = 1.645
 """Standard deviations from the median to the upper quantile of a forecast (0.95)."""
@@ -80,6 +83,11 @@ def usual_errors(*, is_tailed: bool) -> tuple[FloatArray, FloatArray]:
     return np.array(_POINTS), np.full(len(_POINTS), 1.0 / len(_POINTS))
 
 
+def is_tailed(twin: TwinState, dispatch: Dispatch) -> bool:
+    """Whether surges are looked at closely: replicas may be asleep when they come, or shares are fixed."""
+    return bool(twin.can_sleep.any()) or dispatch is Dispatch.SHARES
+
+
 def demands_of(state: FleetState, most: FloatArray, *, is_tailed: bool = False) -> Demands:
     """The demands that stand for what a state's forecast may turn out to be.
 
@@ -89,7 +97,7 @@ def demands_of(state: FleetState, most: FloatArray, *, is_tailed: bool = False) 
     Args:
         state: whose forecast.
         most: (V,) requests that can be carried at all.
-        is_tailed: whether surges are looked at closely, because replicas may be asleep when they come.
+        is_tailed: whether surges are looked at closely; see the function of that name.
     """
     spread, expected = spread_of(state), np.array([sum(pool.forecast_requests) for pool in state.pools])
     knows_parts = is_tailed and any(pool.forecast_parts for pool in state.pools)

@@ -1,16 +1,16 @@
 """The last look before a plan is published: whether something plain is expected to do better.
 
 What the agents agree on is tried in the twin beside capacity-proportional routing, merit order and even margins
-(``even_margins``). All meet the same demands and are judged by the user's own weights. The best of them is published;
-where it is not the agents', the record says whose it is. The paper has no such step. With merit order in it, MARLIN is
-never expected to be worse than a sort; the evaluation shows it without as well, so that the sort's merit is not taken
-for the agents'.
+(``even_margins``), under shares also with each model as the best of those has it. All meet the same demands and are
+judged by the user's own weights. The best of them is published; where it is not the agents', the record says whose it
+is. The paper has no such step. With merit order in it, MARLIN is never expected to be worse than a sort; the evaluation
+shows it without as well, so that the sort's merit is not taken for the agents'.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
 from typing import Final
@@ -36,6 +36,7 @@ PROPORTIONAL: Final = "capacity-proportional"
 MERIT: Final = "merit order"
 EVEN: Final = "even margins"
 CAPPED: Final = "even margins, to the rate"
+APART: Final = "model by model"
 
 _UNSEEN: Final = 1e-3
 """Of its value, by which ``CAPPED`` must be better than all others: it scatters a surge beyond all demands that are
@@ -57,7 +58,7 @@ class Guard(StrEnum):
     PROPORTIONAL = "proportional"
     """Capacity-proportional routing."""
     SIMPLE = "simple"
-    """That, merit order, or even margins."""
+    """That, merit order, even margins, or under shares each model as the best of them has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Looked:
     plans: Plans  # 1 + J + K: the consensus, each agent's own, the best of each of the K ``plain`` ones
     outcome: Tried  # N = 1 + J + K
     plain: tuple[str, ...]
-    """``MERIT``, ``EVEN`` and, under orders where no replica can power down, ``CAPPED``."""
+    """``MERIT``, ``EVEN``, and under shares of several models ``APART``, under orders where no replica can power down
+    ``CAPPED``."""
     baseline: Tried  # N = 1, capacity-proportional
     values: dict[str, float]
     """By the user's weights: of ``plan``, ``PROPORTIONAL`` and the plain ones; less is better."""
@@ -98,6 +100,8 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
     twin = situation.twin
     by_merit, _ = merit_order(situation.state, twin.capacity_rps, marginal_metrics(twin), situation.allowed, weights)
     plain = {MERIT: _by_merit(situation, by_merit.order)} | _by_margins(situation)
+    if situation.dispatch is Dispatch.SHARES and len(situation.allowed) > 1:
+        plain[APART] = _model_by_model(situation, plain.values())
     plans, outcome = _best_of_each(situation, of_agents, plain)
     baseline_plan, baseline = situation.baseline_plan, situation.baseline
     of_plans = outcome.values(situation.objective)
@@ -140,18 +144,31 @@ def _handicap(name: str, value: float) -> float:
     return {"plan": -_ROUNDING, CAPPED: _UNSEEN * abs(value)}.get(name, 0.0)
 
 
+def _model_by_model(situation: Situation, groups: Iterable[Plans]) -> Plans:
+    """Of capacity-proportional routing and all plain plans of shares the one that each model is best off with.
+
+    Shares are fixed, so that much depends on how much more may come than is expected, and of one model that is often
+    known while another comes and goes.
+    """
+    evenly = situation.baseline_plan.shares
+    plans = replace(situation.baseline_plan, shares=evenly / evenly.sum(axis=2, keepdims=True))
+    for group in groups:
+        plans = _with(plans, group)
+    return models_apart(situation, plans)
+
+
 def _by_margins(situation: Situation) -> dict[str, Plans]:
     """Even margins for each of the demands that may come, carried out in each of the ways that the dispatch has.
 
-    Where replicas can power down, it matters most which demand they are awake for, and that is each model's own choice.
+    Where replicas can power down, it matters most which demand they are awake for, and that is each model's own choice
+    (under shares ``_model_by_model`` makes it).
     """
     twin = situation.twin
     slices = slices_of(twin, situation.objective, situation.allowed)
     sleeps = situation.fleets.can_power_down
     if situation.dispatch is Dispatch.SHARES:
         few = situation.demands.few() if sleeps else situation.demands  # pairs of all are four times as many plans
-        plans = even_shares(slices, _to_be_carried_rps(situation, few))
-        return {EVEN: models_apart(situation, plans) if sleeps else plans}
+        return {EVEN: even_shares(slices, _to_be_carried_rps(situation, few))}
     opened, exact = even_orders(slices, _to_be_carried_rps(situation, situation.demands))
     return {EVEN: models_apart(situation, opened)} if sleeps else {EVEN: opened, CAPPED: exact}
 

@@ -16,7 +16,7 @@ from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch
 from marlin.api.values import MAX_ORIGINS
 from marlin.policy.building import allowed_sites
-from marlin.policy.demands import UNKNOWN_SPREAD, UPPER_Z, Demands, demands_of
+from marlin.policy.demands import UNKNOWN_SPREAD, UPPER_Z, Demands, demands_of, is_tailed
 from marlin.policy.network_times import nearby_rtt_s
 from marlin.policy.networks.rows import Rows, rows_of
 from marlin.policy.objective import Weights
@@ -109,7 +109,7 @@ def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Sit
     open_requests = (capacity * allowed).sum(axis=1) * twin.max_utilization * twin.epoch_s  # (V,)
     trusted, gaps = _known(state)
     fleets, forecast = Fleets.of([twin]), _forecast(state)
-    demands = demands_of(state, open_requests, is_tailed=bool(twin.can_sleep.any()))
+    demands = demands_of(state, open_requests, is_tailed=is_tailed(twin, dispatch))
     baseline_plan = proportional_plans(fleets, *_of_each(allowed, 1), forecast.high)
     objective, demands, baseline = objective_beside(twin, weights, baseline_plan, demands)
     return Situation(

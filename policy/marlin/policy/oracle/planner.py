@@ -21,7 +21,7 @@ from marlin.api.values import MAX_ORIGINS
 from marlin.policy import baselines
 from marlin.policy.building import Proposal, allowed_sites, build_plan
 from marlin.policy.deciding import decision_of, upper_requests
-from marlin.policy.demands import Demands, demands_of
+from marlin.policy.demands import Demands, demands_of, is_tailed
 from marlin.policy.merit import merit_order
 from marlin.policy.network_times import nearby_rtt_s
 from marlin.policy.objective import OPTION_NAMES, Weights
@@ -74,7 +74,7 @@ class Oracle:
         twin = arrays_from(state)
         allowed = allowed_sites(state, capacity_rps(twin))
         most = limits_rps(twin).sum(axis=1) * twin.epoch_s
-        demands = demands_of(state, most, is_tailed=bool(twin.can_sleep.any()))
+        demands = demands_of(state, most, is_tailed=is_tailed(twin, self.dispatch))
         objective, demands = self._objective(state, twin, allowed, demands)
         candidates = list(self._candidates(state, twin, objective, allowed, demands.few().requests))
         expected = _expected(twin, objective, candidates, demands, self.dispatch, has_rows=self._has_rows(state))
