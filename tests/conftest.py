@@ -15,6 +15,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(autouse=True, scope="session")
+def what_killed_processes_leave_is_in_the_tests_own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Operators that are killed on purpose cannot clear away what they unpacked; pytest does it, three runs later."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("killed")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def nothing_is_left_running() -> Iterator[None]:
     """Fails the run when a test leaves a child process behind."""
     yield

@@ -8,7 +8,6 @@ import numpy as np
 import pendulum
 import pytest
 import torch
-from stable_baselines3.common.logger import configure
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
 from marlin.policy.training.sac import Learner, learn
@@ -39,7 +38,6 @@ def copied(theirs: Any, learner: Learner) -> None:
 def test_updates_change_every_weight_as_the_peers_do(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     theirs = pendulum.peer(pendulum.TASK, 1, COUNT)
-    theirs.set_logger(configure(None, []))
     ours, expected = pendulum.new_plain_learner(3, 1, 0), pendulum.new_plain_learner(3, 1, 0)
     copied(theirs, ours)
     began = {name: value.detach().clone() for name, value in (ours.actor | ours.critic).items()}

@@ -15,6 +15,7 @@ import gymnasium
 import numpy as np
 import stable_baselines3
 import torch
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.monitor import Monitor
 from torch import Tensor
 
@@ -136,8 +137,8 @@ def returns_of_ours(steps: int, seed: int) -> list[float]:
 
 
 def peer(world: Any, seed: int, batch: int = BATCH) -> stable_baselines3.SAC:
-    """Stable-Baselines3's learner, told what ours is told."""
-    return stable_baselines3.SAC(
+    """Stable-Baselines3's learner, told what ours is told; it logs nothing, not even into a folder of its own."""
+    theirs = stable_baselines3.SAC(
         "MlpPolicy",
         world,
         learning_rate=RATE,
@@ -148,6 +149,8 @@ def peer(world: Any, seed: int, batch: int = BATCH) -> stable_baselines3.SAC:
         seed=seed,
         device="cpu",
     )
+    theirs.set_logger(Logger(None, []))
+    return theirs
 
 
 def returns_of_theirs(steps: int, seed: int) -> list[float]:
