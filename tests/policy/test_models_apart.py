@@ -97,3 +97,18 @@ def test_the_guard_tries_nothing_model_by_model_for_one_model_or_in_turn() -> No
     one = fleet(site("a"), site("b"))
     for situation in (situation_of(one, Dispatch.SHARES, (0.25,) * 4), two_models(0, Dispatch.ORDERED)):
         assert "model by model" not in looked_at(situation).plain
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_a_model_that_cannot_power_down_is_filled_to_the_rate_as_well_beside_one_that_can(seed: int) -> None:
+    state = two_models(seed, Dispatch.ORDERED).state
+    awake = state.pools[1].model_copy(update={"power_down": PowerDown.NONE})
+    mixed = situation_of(state.model_copy(update={"pools": (state.pools[0], awake)}), Dispatch.ORDERED, (0.25,) * 4)
+    looked = looked_at(mixed)
+    assert looked.plain == ("merit order", "even margins", "even margins, to the rate")
+    assert looked_at(two_models(seed, Dispatch.ORDERED)).plain == ("merit order", "even margins")
+    assert looked.plans.cap is not None
+    sleepy, filled = looked.plans.cap[-1]  # (V, D)
+    assert (sleepy == 1.0).all(), "what is awake says what they take"
+    assert (filled < 1.0).any()

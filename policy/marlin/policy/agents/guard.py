@@ -68,7 +68,7 @@ class Looked:
     plans: Plans  # 1 + J + K: the consensus, each agent's own, the best of each of the K ``plain`` ones
     outcome: Tried  # N = 1 + J + K
     plain: tuple[str, ...]
-    """``MERIT``, ``EVEN``, and under shares of several models ``APART``, under orders where no replica can power down
+    """``MERIT``, ``EVEN``, and under shares of several models ``APART``, under orders where a pool cannot power down
     ``CAPPED``."""
     baseline: Tried  # N = 1, capacity-proportional
     values: dict[str, float]
@@ -170,7 +170,11 @@ def _by_margins(situation: Situation) -> dict[str, Plans]:
         few = situation.demands.few() if sleeps else situation.demands  # pairs of all are four times as many plans
         return {EVEN: even_shares(slices, _to_be_carried_rps(situation, few))}
     opened, exact = even_orders(slices, _to_be_carried_rps(situation, situation.demands))
-    return {EVEN: models_apart(situation, opened)} if sleeps else {EVEN: opened, CAPPED: exact}
+    if twin.can_sleep.all():  # then both are the same
+        return {EVEN: models_apart(situation, opened)}
+    if sleeps:
+        return {EVEN: models_apart(situation, opened), CAPPED: models_apart(situation, exact)}
+    return {EVEN: opened, CAPPED: exact}
 
 
 def _to_be_carried_rps(situation: Situation, demands: Demands) -> FloatArray:
