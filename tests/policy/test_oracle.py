@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FleetState, PoolDeployment
-from marlin.policy.demands import demands_of
+from marlin.policy.demands import demands_of, is_tailed
 from marlin.policy.objective import scheme_weights
 from marlin.policy.oracle.epoch import bound, limits_rps, optimum
 from marlin.policy.planners import AVAILABLE, make_planner
@@ -179,6 +179,7 @@ def test_awake_replicas_that_carry_a_rate_are_as_few_as_possible() -> None:
 @settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), schemes, capabilities, st.sampled_from(Dispatch))
 @example(1888, Scheme.MIN_CARBON, PowerDown.SLEEP, Dispatch.ORDERED)
+@example(2871, Scheme.MIN_COST, PowerDown.NONE, Dispatch.SHARES)
 def test_knowing_that_the_forecast_is_uncertain_pays_on_what_may_come(
     seed: int, scheme: Scheme, power_down: PowerDown, dispatch: Dispatch
 ) -> None:
@@ -190,7 +191,7 @@ def test_knowing_that_the_forecast_is_uncertain_pays_on_what_may_come(
         total = 0.0
         twin = arrays_from(unsure)
         most = limits_rps(twin).sum(axis=1) * twin.epoch_s
-        stands_for = demands_of(unsure, most, is_tailed=bool(twin.can_sleep.any()))
+        stands_for = demands_of(unsure, most, is_tailed=is_tailed(twin, dispatch))
         for requests, chance in zip(stands_for.requests, stands_for.chances, strict=True):
             came = replace(twin, requests=twin.origin_share * requests[:, None])
             result = simulate_plan(came, plan)
