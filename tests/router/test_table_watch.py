@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,8 @@ from fake_backend import FakeBackend
 from router_client import Start, table, write
 
 from marlin.api.errors import InputError
-from marlin.router.control import Offer
+from marlin.router.control import Control, Offer
+from marlin.router.settings import Settings
 from marlin.router.table_place import place_of
 from marlin.router.table_watch import FIRST_PAUSE_S, LONGEST_PAUSE_S, MOST_BYTES, TableWatch
 
@@ -243,6 +247,29 @@ async def test_an_offered_table_takes_the_place_of_the_files_and_is_kept(start: 
         await control.step()
         assert await served_by(client, a, b) is a, "another object begins its generations anew"
         assert json.loads(kept.read_text())["generation"] == 1
+
+
+async def test_a_table_in_force_is_kept_even_by_a_router_that_is_stopped_at_that_moment(tmp_path: Path) -> None:
+    config, kept, free = tmp_path / "table.json", tmp_path / "kept.json", threading.Event()
+    write(config, table("http://127.0.0.1:9", generation=1))
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        is_in_force = asyncio.Event()
+
+        def taken(now: Any) -> None:
+            if now.generation == 2:  # all threads are busy when it is to be kept
+                threads.submit(free.wait)
+                is_in_force.set()
+
+        control = Control(Settings(config=config, table_cache=kept), time.monotonic, taken, lambda _: None)
+        control.offer(offer_of(table("http://127.0.0.1:9", generation=2)))
+        looking = asyncio.create_task(control.step())
+        await is_in_force.wait()
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+        free.set()
+    assert json.loads(kept.read_text())["generation"] == 2
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,8 @@ class Control:
             self._last_result, self._last_error = self._take(reading), None
             if reading is self._reading and (offer := reading.offer) is not None and offer is not self._kept:
                 self._kept = offer
-                await asyncio.to_thread(self._keep, offer)
+                # Whoever is stopped now writes it down all the same: a thread not yet begun would be cancelled with us.
+                await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._keep, offer))
         except DocumentError as error:
             self._last_result, self._last_error = "invalid", str(error)
             _LOG.error("table not taken, the one before stays: %s", error)
