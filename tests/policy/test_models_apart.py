@@ -84,7 +84,7 @@ def looked_at(situation: Situation) -> Looked:
 @settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(PowerDown))
 def test_under_shares_the_guard_tries_what_each_model_is_best_off_with(seed: int, power_down: PowerDown) -> None:
-    """Expected to be no worse than capacity-proportional routing or any plain plan, and better where models differ."""
+    """Expected to be no worse than capacity-proportional routing or any plain plan, and no model is worse off."""
     situation = two_models(seed, Dispatch.SHARES, power_down)
     looked = looked_at(situation)
     plain = [looked.values[name] for name in ("capacity-proportional", "merit order", "even margins")]

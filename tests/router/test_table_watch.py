@@ -264,11 +264,14 @@ async def test_a_table_in_force_is_kept_even_by_a_router_that_is_stopped_at_that
         control = Control(Settings(config=config, table_cache=kept), time.monotonic, taken, lambda _: None)
         control.offer(offer_of(table("http://127.0.0.1:9", generation=2)))
         looking = asyncio.create_task(control.step())
-        await is_in_force.wait()
-        looking.cancel()
-        with suppress(asyncio.CancelledError):
-            await looking
-        free.set()
+        try:
+            async with asyncio.timeout(10):
+                await is_in_force.wait()
+            looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await looking
+        finally:
+            free.set()
     assert json.loads(kept.read_text())["generation"] == 2
 
 

@@ -10,7 +10,7 @@ shows it without as well, so that the sort's merit is not taken for the agents'.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
 from typing import Final
@@ -145,13 +145,16 @@ def _handicap(name: str, value: float) -> float:
 
 
 def _model_by_model(situation: Situation, groups: Iterable[Plans]) -> Plans:
-    """Of capacity-proportional routing and all plain plans of shares the one that each model is best off with.
+    """One or two plans: of capacity-proportional routing and all plain plans of shares the best, and each model's own.
 
     Shares are fixed, so that much depends on how much more may come than is expected, and of one model that is often
     known while another comes and goes.
+
+    Args:
+        situation: where.
+        groups: the plain plans, all of shares.
     """
-    evenly = situation.baseline_plan.shares
-    plans = replace(situation.baseline_plan, shares=evenly / evenly.sum(axis=2, keepdims=True))
+    plans = situation.baseline_plan
     for group in groups:
         plans = _with(plans, group)
     return models_apart(situation, plans)
@@ -170,11 +173,8 @@ def _by_margins(situation: Situation) -> dict[str, Plans]:
         few = situation.demands.few() if sleeps else situation.demands  # pairs of all are four times as many plans
         return {EVEN: even_shares(slices, _to_be_carried_rps(situation, few))}
     opened, exact = even_orders(slices, _to_be_carried_rps(situation, situation.demands))
-    if twin.can_sleep.all():  # then both are the same
-        return {EVEN: models_apart(situation, opened)}
-    if sleeps:
-        return {EVEN: models_apart(situation, opened), CAPPED: models_apart(situation, exact)}
-    return {EVEN: opened, CAPPED: exact}
+    ways = {EVEN: opened} if twin.can_sleep.all() else {EVEN: opened, CAPPED: exact}  # the same where all can sleep
+    return {name: models_apart(situation, plans) if sleeps else plans for name, plans in ways.items()}
 
 
 def _to_be_carried_rps(situation: Situation, demands: Demands) -> FloatArray:
