@@ -87,16 +87,35 @@ def test_under_shares_the_guard_tries_what_each_model_is_best_off_with(seed: int
     """Expected to be no worse than capacity-proportional routing or any plain plan, and no model is worse off."""
     situation = two_models(seed, Dispatch.SHARES, power_down)
     looked = looked_at(situation)
-    plain = [looked.values[name] for name in ("capacity-proportional", "merit order", "even margins")]
+    plain = [looked.values[name] for name in ("capacity-proportional", "merit order", "even margins", "nearest")]
     assert looked.values["model by model"] <= min(plain) + 1e-9
     own = situation.values_by_model(looked.plans)  # (1 + J + K, V)
-    assert (own[-1] <= own[-3:].min(axis=0) + 1e-9).all()
+    assert (own[-1] <= own[-4:].min(axis=0) + 1e-9).all()
 
 
 def test_the_guard_tries_nothing_model_by_model_for_one_model_or_in_turn() -> None:
     one = fleet(site("a"), site("b"))
     for situation in (situation_of(one, Dispatch.SHARES, (0.25,) * 4), two_models(0, Dispatch.ORDERED)):
         assert "model by model" not in looked_at(situation).plain
+
+
+@pytest.mark.parametrize("power_down", PowerDown)
+def test_under_shares_the_guard_sends_everybody_to_the_nearest_site_where_that_is_the_quickest(
+    power_down: PowerDown,
+) -> None:
+    """Three sites of a kind, each far from the other two, and room for all who are near: no other plan is as quick."""
+    far = ((5.0, 150.0, 150.0), (150.0, 5.0, 150.0), (150.0, 150.0, 5.0))
+    base = fleet(site("a"), site("b"), site("c"), origins=("a", "b", "c"), rtt_ms=far)
+    capacity = float(arrays_from(base).capacity_rps.sum()) * base.epoch_s
+    wanted = (0.05 * capacity, 0.02 * capacity, 0.01 * capacity)
+    expected = {"forecast_requests": wanted, "forecast_upper_requests": 1.2 * sum(wanted)}
+    pool = base.pools[0].model_copy(update={"power_down": power_down} | expected)
+    state = base.model_copy(update={"pools": (pool,)})
+    situation = situation_of(state, Dispatch.SHARES, (1.0, 0.0, 0.0, 0.0)).with_rows()
+    looked = looked_at(situation)
+    assert looked.instead == "nearest"
+    assert looked.published.shares[0, 0] == pytest.approx(np.array(wanted) / sum(wanted), abs=1e-9)
+    assert "nearest" not in looked_at(situation_of(state, Dispatch.ORDERED, (1.0, 0.0, 0.0, 0.0))).plain
 
 
 @settings(max_examples=20)

@@ -34,10 +34,14 @@ def account_of(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     if record["guard"] is not None:
         yield f"guard: {record['guard']} is published, which is expected to do better"
     expected = record["expected"]
-    apart = f"model by model {expected[key]:.4f}, " if (key := "model_by_model_value") in expected else ""
+    under_shares = "".join(
+        f"{name} {expected[key]:.4f}, "
+        for name in ("nearest", "model by model")
+        if (key := f"{name.replace(' ', '_')}_value") in expected
+    )
     yield (
         f"by these weights what was agreed is worth {expected['value']:.4f}, merit order "
-        f"{expected['merit_order_value']:.4f}, even margins {expected['even_margins_value']:.4f}, {apart}"
+        f"{expected['merit_order_value']:.4f}, even margins {expected['even_margins_value']:.4f}, {under_shares}"
         f"capacity-proportional {expected['capacity_proportional_value']:.4f} "
         "(less is better; over the demands that may come)"
     )

@@ -1,10 +1,10 @@
 """The last look before a plan is published: whether something plain is expected to do better.
 
 What the agents agree on is tried in the twin beside capacity-proportional routing, merit order and even margins
-(``even_margins``), under shares also with each model as the best of those has it. All meet the same demands and are
-judged by the user's own weights. The best of them is published; where it is not the agents', the record says whose it
-is. The paper has no such step. With merit order in it, MARLIN is never expected to be worse than a sort; the evaluation
-shows it without as well, so that the sort's merit is not taken for the agents'.
+(``even_margins``), under shares also beside ``nearest`` and each model as the best of those has it. All meet the same
+demands and are judged by the user's own weights. The best of them is published; where it is not the agents', the record
+says whose it is. The paper has no such step. With merit order in it, MARLIN is never expected to be worse than a sort;
+the evaluation shows it without as well, so that the sort's merit is not taken for the agents'.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 
 from marlin.api.plan import Dispatch
+from marlin.policy import baselines
 from marlin.policy.agents.models_apart import models_apart
 from marlin.policy.agents.settling import Settled
 from marlin.policy.agents.situation import Situation
@@ -36,6 +37,7 @@ PROPORTIONAL: Final = "capacity-proportional"
 MERIT: Final = "merit order"
 EVEN: Final = "even margins"
 CAPPED: Final = "even margins, to the rate"
+NEAREST: Final = "nearest"
 APART: Final = "model by model"
 
 _UNSEEN: Final = 1e-3
@@ -46,6 +48,9 @@ percent, and was."""
 
 _KNOBS: Final = ((0.95, 0.85, 0.7), (0.0, 1.0), (0.85, 0.7, 0.5))
 """Of merit order with rows of origins: how full, of the way to the upper forecast, load of what is awake."""
+
+_AWAKE_FOR: Final = _KNOBS[2]
+"""Loads of what is awake that are tried under shares."""
 
 _ROUNDING: Final = 1e-9
 """Of the objective, by which a plan may seem worse than its own equal."""
@@ -58,7 +63,7 @@ class Guard(StrEnum):
     PROPORTIONAL = "proportional"
     """Capacity-proportional routing."""
     SIMPLE = "simple"
-    """That, merit order, even margins, or under shares each model as the best of them has it."""
+    """That, merit order, even margins, or under shares ``nearest`` and each model as the best of them has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,8 @@ class Looked:
     plans: Plans  # 1 + J + K: the consensus, each agent's own, the best of each of the K ``plain`` ones
     outcome: Tried  # N = 1 + J + K
     plain: tuple[str, ...]
-    """``MERIT``, ``EVEN``, and under shares of several models ``APART``, under orders where a pool cannot power down
-    ``CAPPED``."""
+    """``MERIT``, ``EVEN``, under shares ``NEAREST`` and of several models ``APART``, under orders where a pool cannot
+    power down ``CAPPED``."""
     baseline: Tried  # N = 1, capacity-proportional
     values: dict[str, float]
     """By the user's weights: of ``plan``, ``PROPORTIONAL`` and the plain ones; less is better."""
@@ -100,8 +105,10 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
     twin = situation.twin
     by_merit, _ = merit_order(situation.state, twin.capacity_rps, marginal_metrics(twin), situation.allowed, weights)
     plain = {MERIT: _by_merit(situation, by_merit.order)} | _by_margins(situation)
-    if situation.dispatch is Dispatch.SHARES and len(situation.allowed) > 1:
-        plain[APART] = _model_by_model(situation, plain.values())
+    if situation.dispatch is Dispatch.SHARES:
+        plain[NEAREST] = _nearest(situation)
+        if len(situation.allowed) > 1:
+            plain[APART] = _model_by_model(situation, plain.values())
     plans, outcome = _best_of_each(situation, of_agents, plain)
     baseline_plan, baseline = situation.baseline_plan, situation.baseline
     of_plans = outcome.values(situation.objective)
@@ -216,18 +223,34 @@ def _by_merit(situation: Situation, orders: Sequence[Sequence[int]]) -> Plans:
     # A model of which nothing is expected has a row all the same.
     shares = np.where(shares.sum(axis=2, keepdims=True) > 0, shares, capacity * allowed)
     shares /= shares.sum(axis=2, keepdims=True)
-    awake = None
-    if situation.fleets.can_power_down:
-        loads = np.array([load for _, _, load in knobs])
-        awake = awake_for(twin, shares * (high / twin.epoch_s)[:, None] / loads[:, None, None], 1.0)
     is_ordered = situation.dispatch is Dispatch.ORDERED
     fills = np.array([fill for fill, _, _ in knobs])
     return Plans(
         shares=shares,
         order=np.repeat(order[None], len(knobs), axis=0) if is_ordered else None,
         cap=np.broadcast_to(fills[:, None, None], shares.shape).copy() if is_ordered else None,
-        awake=awake,
+        awake=_awake(situation, shares, [load for _, _, load in knobs]),
     )
+
+
+def _nearest(situation: Situation) -> Plans:
+    """The site with the shortest round trip for each origin, in shares, with more or fewer replicas awake.
+
+    Where a site's replicas are enough for all who are near it, nobody waits, and network time is all that is left of a
+    first token. Filled in turn even margins come to the same: their sites take a surge one after the other.
+    """
+    wanted = baselines.nearest(situation.state, situation.twin.capacity_rps, situation.allowed).shares  # (V, D)
+    loads = _AWAKE_FOR if situation.fleets.can_power_down else _AWAKE_FOR[:1]
+    shares = np.repeat((wanted / wanted.sum(axis=1, keepdims=True))[None], len(loads), axis=0)
+    return Plans(shares=shares, awake=_awake(situation, shares, loads))
+
+
+def _awake(situation: Situation, shares: FloatArray, loads: Sequence[float]) -> FloatArray | None:
+    """Replicas for the upper forecast at the load of each of N shares (N, V, D); None where none can power down."""
+    if not situation.fleets.can_power_down:
+        return None
+    high_rps = situation.forecast.high[0] / situation.twin.epoch_s  # (V,)
+    return awake_for(situation.twin, shares * high_rps[:, None] / np.array(loads)[:, None, None], 1.0)
 
 
 def _with(plans: Plans, more: Plans) -> Plans:
