@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marlin.api.cli import marlin
+from marlin.api.errors import MarlinError
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.api.state import FleetState
 from marlin.policy.agents import Marlin
@@ -24,7 +26,7 @@ from marlin.policy.evaluation.frameworks import BASELINE, Leaning, learnt, simpl
 from marlin.policy.network_times import nearby_rtt_s
 from marlin.policy.objective import scheme_weights
 from marlin.policy.oracle.planner import Oracle
-from marlin.policy.origins import OriginAware, OriginAwarePlain, as_evaluated, nearest_rows
+from marlin.policy.origins import OriginAware, OriginAwarePlain, as_evaluated, nearest_rows, origin_aware
 from marlin.policy.planners import make_planner
 from marlin.policy.yardsticks import simple_policies
 from marlin.simulator.fluid import simulate_plan
@@ -261,3 +263,11 @@ def test_a_site_without_a_share_changes_nothing_and_is_a_number() -> None:
     found = nearby_rtt_s(twin, np.array([[[0.5, 0.5, 0.0]]]))
     assert np.isfinite(found).all()
     assert (found > 0).all()
+
+
+def test_a_missing_solver_is_said_when_a_planner_is_made_and_not_by_its_first_decision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(MarlinError, match=r"needs scipy\.optimize: pip install 'marlin\[sim\]'"):
+        origin_aware(make_planner(PlannerKind.MERIT_ORDER, dispatch=Dispatch.SHARES), Dispatch.SHARES)

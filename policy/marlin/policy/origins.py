@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -80,6 +80,7 @@ def origin_aware(planner: Planner, dispatch: Dispatch) -> Planner:
 
     Raises:
         InputError: it fills sites in turn.
+        MarlinError: SciPy is not installed.
     """
     if dispatch is not Dispatch.SHARES:
         raise InputError("origin-aware needs dispatch shares: filled in turn, the order decides request by request")
@@ -91,6 +92,9 @@ def as_evaluated(planner: Planner, dispatch: Dispatch) -> Planner:
 
     ``nearest`` writes rows by itself, and what they are worth is no merit of how it divides requests. So all are given
     them, whoever is compared.
+
+    Raises:
+        MarlinError: SciPy is not installed.
     """
     if dispatch is not Dispatch.SHARES:
         return planner
@@ -98,7 +102,12 @@ def as_evaluated(planner: Planner, dispatch: Dispatch) -> Planner:
 
 
 def _aware(planner: Planner) -> Planner:
-    """With rows; whoever tries plans beforehand is told, so that plans are compared as they will be carried out."""
+    """With rows; whoever tries plans beforehand is told, so that plans are compared as they will be carried out.
+
+    The solver is loaded here: whoever lacks it hears so before there is anything to decide, and no decision waits for
+    it.
+    """
+    _solver()
     if isinstance(planner, InOrder | Baseline):
         return OriginAwarePlain(planner)
     if isinstance(planner, Oracle):
@@ -150,11 +159,7 @@ def nearest_rows(
     Raises:
         MarlinError: SciPy is not installed.
     """
-    try:
-        from scipy.optimize import linprog  # type: ignore[import-untyped]  # noqa: PLC0415 SciPy is in the extra [sim]
-        from scipy.sparse import kron, vstack  # type: ignore[import-untyped]  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MarlinError(f"origin-aware dispatch needs {error.name}: pip install 'marlin[sim]'") from error
+    linprog, kron, vstack = _solver()
     wanted = shares / shares.sum()
     rows = np.tile(wanted, (len(volume), 1))
     known = np.flatnonzero(volume > _LEAST_PART * volume.sum())
@@ -176,3 +181,17 @@ def nearest_rows(
     rows[known] = 0.0
     rows[np.ix_(known, used)] = flow / flow.sum(axis=1, keepdims=True)
     return rows
+
+
+def _solver() -> tuple[Any, Any, Any]:
+    """SciPy's ``linprog``, ``kron`` and ``vstack``; loading them takes half a second.
+
+    Raises:
+        MarlinError: SciPy is not installed.
+    """
+    try:
+        from scipy.optimize import linprog  # type: ignore[import-untyped]  # noqa: PLC0415 SciPy is in the extra [sim]
+        from scipy.sparse import kron, vstack  # type: ignore[import-untyped]  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise MarlinError(f"origin-aware dispatch needs {error.name}: pip install 'marlin[sim]'") from error
+    return linprog, kron, vstack
