@@ -65,10 +65,9 @@ def _decisions() -> dict[str, float]:
 
 def _decide_many(began: float) -> dict[str, float]:
     """The other process: what a serving process loads, and what a decision takes."""
-    import gc  # noqa: PLC0415
-
     from marlin.api.plan import Dispatch, PlannerKind, Scheme  # noqa: PLC0415
     from marlin.api.pool import PowerDown  # noqa: PLC0415
+    from marlin.policy.origins import origin_aware  # noqa: PLC0415
     from marlin.policy.planners import make_planner  # noqa: PLC0415
     from marlin.simulator.fleet import Builder, loaded_state  # noqa: PLC0415
     from marlin.simulator.scenario import scenario_documents  # noqa: PLC0415
@@ -77,20 +76,35 @@ def _decide_many(began: float) -> dict[str, float]:
     first = loaded_state(Builder(scenario_documents(FLEET)), datetime(2023, 6, 15, 12, tzinfo=UTC), 0.5)
     planner.decide(first)
     ready_s = time.time() - began
-    gc.collect()  # as the operator does when it starts
-    gc.freeze()
+    _freeze()
     times_s = _decision_times_s(planner, first)
     peak_mb = _peak_mb()
     sleeping = tuple(pool.model_copy(update={"power_down": PowerDown.SCALE_TO_ZERO}) for pool in first.pools)
-    asleep_s = _decision_times_s(planner, first.model_copy(update={"pools": sleeping}))
+    asleep = first.model_copy(update={"pools": sleeping})
+    asleep_s = _decision_times_s(planner, asleep)
+    by_shares = make_planner(PlannerKind.MARLIN, scheme=Scheme.BALANCED, dispatch=Dispatch.SHARES)
+    with_rows = origin_aware(by_shares, Dispatch.SHARES)
+    with_rows.decide(asleep)
+    _freeze()
+    rows_s = _decision_times_s(with_rows, asleep)
     return {
         "policy.decision_ms_median": float(np.median(times_s)) * 1e3,
         "policy.decision_ms_p99": float(np.quantile(times_s, 0.99)) * 1e3,
         "policy.decision_asleep_ms_median": float(np.median(asleep_s)) * 1e3,
         "policy.decision_asleep_ms_p99": float(np.quantile(asleep_s, 0.99)) * 1e3,
+        "policy.decision_rows_ms_median": float(np.median(rows_s)) * 1e3,
+        "policy.decision_rows_ms_p99": float(np.quantile(rows_s, 0.99)) * 1e3,
         "policy.process_rss_mb": peak_mb,
         "policy.ready_s": ready_s,
     }
+
+
+def _freeze() -> None:
+    """What is there already is left alone by the garbage collector, as the operator does when it starts."""
+    import gc  # noqa: PLC0415
+
+    gc.collect()
+    gc.freeze()
 
 
 def _decision_times_s(planner: Planner, first: FleetState) -> list[float]:
@@ -135,6 +149,8 @@ GROUP: Final = Group(
         Figure("policy.decision_ms_p99", "ms", "the same, the slowest of a hundred"),
         Figure("policy.decision_asleep_ms_median", "ms", "the same median where replicas can scale to zero"),
         Figure("policy.decision_asleep_ms_p99", "ms", "and the slowest of a hundred there"),
+        Figure("policy.decision_rows_ms_median", "ms", "the same median under shares, with a row for each origin"),
+        Figure("policy.decision_rows_ms_p99", "ms", "and the slowest of a hundred with rows"),
         Figure("policy.process_rss_mb", "MB", "most memory of the process that decides"),
         Figure("policy.ready_s", "s", "from starting that process to its first plan"),
     ),

@@ -22,9 +22,12 @@ from typing import Final
 
 TARGET: Final = Path("/opt/marlin")
 
+ROWS: Final = ("--dispatch", "shares", "--origin-aware")
+"""Of a plan: so that the solver is tried too."""
+
 TRIALS: Final = {
     "router": [["router", "--help"]],
-    "operator": [["operator", "--help"], ["plan", "--scenario", "demo-3"], ["emulate", "--help"]],
+    "operator": [["operator", "--help"], ["plan", "--scenario", "demo-3", *ROWS], ["emulate", "--help"]],
 }
 
 UNUSED: Final = ("numpy/*/tests", "numpy/tests", "numpy/f2py", "numpy/*/include", "numpy/*/lib/*.a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from fleets import fleet, site
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog  # type: ignore[import-untyped]
 
 from marlin.api.cli import marlin
 from marlin.api.errors import MarlinError
@@ -28,6 +30,7 @@ from marlin.policy.objective import scheme_weights
 from marlin.policy.oracle.planner import Oracle
 from marlin.policy.origins import OriginAware, OriginAwarePlain, as_evaluated, nearest_rows, origin_aware
 from marlin.policy.planners import make_planner
+from marlin.policy.transport import least_cost_flow
 from marlin.policy.yardsticks import simple_policies
 from marlin.simulator.fluid import simulate_plan
 from marlin.simulator.physics import FloatArray
@@ -74,6 +77,27 @@ def test_no_other_way_to_serve_the_same_shares_is_nearer(
         gain = moved * (rtt_ms[r, d] + rtt_ms[q, e] - rtt_ms[r, e] - rtt_ms[q, d])
         # Origins of less than a millionth are not looked at.
         assert gain <= 1e-5 * max(1.0, float((flow * rtt_ms).sum()))
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 16), st.integers(2, 64))
+def test_a_flow_costs_what_another_solvers_does(seed: int, origins: int, sites: int) -> None:
+    rng = np.random.default_rng(seed)
+    cost = rng.uniform(1.0, 300.0, (origins, sites))
+    supply, demand = rng.dirichlet(np.ones(origins)), rng.dirichlet(np.ones(sites))
+    flow = least_cost_flow(cost, supply, demand)
+    assert flow.sum(axis=1) == pytest.approx(supply, abs=1e-6)
+    assert flow.sum(axis=0) == pytest.approx(demand, abs=1e-6)
+    takes = np.kron(np.eye(origins), np.ones((1, sites)))
+    meets = np.kron(np.ones((1, origins)), np.eye(sites))
+    found = linprog(cost.reshape(-1), A_eq=np.vstack([takes, meets[:-1]]), b_eq=[*supply, *demand[:-1]])
+    assert (flow * cost).sum() == pytest.approx(found.fun, abs=1e-4)
+
+
+def test_a_flow_is_found_without_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    """What a solver prints would be in the middle of somebody's JSON."""
+    least_cost_flow(np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([0.5, 0.5]), np.array([0.5, 0.5]))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_two_origins_and_two_sites_each_serve_their_own() -> None:
@@ -189,6 +213,14 @@ def test_a_plan_on_the_command_line_names_every_origins_rows() -> None:
     assert len(plan["pools"][0]["byOrigin"]) == len(plan["origins"]) > 1
 
 
+def test_for_people_a_plan_says_where_each_origins_requests_go() -> None:
+    arguments = ["plan", "--scenario", "demo-3", "--dispatch", "shares", "--planner", "nearest"]
+    said = CliRunner().invoke(marlin, arguments).output
+    assert "requests from ..." in said
+    assert re.search(r"de-lu\W+de-lu 100.0 %\s", said)
+    assert "requests from ..." not in CliRunner().invoke(marlin, [*arguments[:-1], "merit-order"]).output
+
+
 def test_marlin_that_is_told_of_rows_is_expected_to_do_better_with_them(tmp_path: Path) -> None:
     """Told, its guard compares plans by what the network takes once the rows are there."""
     artifact, weights = small_artifact(tmp_path / "policy"), scheme_weights(Scheme.MIN_TTFT)
@@ -268,6 +300,6 @@ def test_a_site_without_a_share_changes_nothing_and_is_a_number() -> None:
 def test_a_missing_solver_is_said_when_a_planner_is_made_and_not_by_its_first_decision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(MarlinError, match=r"needs scipy\.optimize: pip install 'marlin\[sim\]'"):
+    monkeypatch.setitem(sys.modules, "highspy", None)
+    with pytest.raises(MarlinError, match=r"needs highspy: pip install 'marlin\[demo\]'"):
         origin_aware(make_planner(PlannerKind.MERIT_ORDER, dispatch=Dispatch.SHARES), Dispatch.SHARES)

@@ -138,6 +138,7 @@ MISTAKES: list[tuple[str, str, Any, str]] = [
     ("MarlinPolicy", "spec.objectives", {"carbon": {"weight": 0}}, "at least one objective needs a weight above 0"),
     ("MarlinPolicy", "spec.objectives.carbon.weight", -1, "spec.objectives.carbon.weight"),
     ("MarlinPolicy", "spec.guardrails.maxWeightChangePercent", 0, "spec.guardrails.maxWeightChangePercent"),
+    ("MarlinPolicy", "spec.originAware", True, "originAware needs dispatch Shares"),
     ("MarlinPolicy", "spec.origins.0.zone", ..., "set zone or coordinates"),
     ("MarlinPolicy", "spec.residency.0.allowedRegions", [], "spec.residency[0].allowedRegions"),
     ("MarlinPolicy", "spec.residency.0.origins", ["europe"], "origins of residency rules must be listed in origins"),

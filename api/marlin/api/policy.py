@@ -393,6 +393,11 @@ class MarlinPolicySpec(ApiModel):
         description="Ordered: fill datacenters in turn, live. Shares: fixed fractions with spill-over. "
         "Default: Ordered.",
     )
+    origin_aware: bool = Field(
+        default=False,
+        description="For dispatch Shares: plans also say where each origin's requests go, at the least network time "
+        "for the shares. Default: false, all alike.",
+    )
     objectives: Objectives | None = Field(default=None, description="Weights, for scheme Custom.")
     guardrails: Guardrails = Field(default_factory=Guardrails, description="How far a plan may go.")
     origins: Annotated[tuple[Origin, ...], Field(max_length=MAX_ORIGINS)] = Field(
@@ -429,6 +434,11 @@ class MarlinPolicySpec(ApiModel):
                 (s.planner.scheme is Scheme.CUSTOM or (s.shadow is not None and s.shadow.scheme is Scheme.CUSTOM))
                 == (s.objectives is not None)
             ),
+        ),
+        Rule(
+            "!self.originAware || self.dispatch == 'Shares'",
+            "originAware needs dispatch Shares: filled in turn, the order decides request by request",
+            lambda s: not s.origin_aware or s.dispatch is Dispatch.SHARES,
         ),
         Rule(
             # One that is written otherwise than in origins would hold for nobody, and nothing would say so.

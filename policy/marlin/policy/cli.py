@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from marlin.api.plan import PoolPlan, RoutingPlan
     from marlin.api.policy import MarlinPolicy
     from marlin.api.state import FleetState
     from marlin.policy.planner import Decision
@@ -187,6 +190,19 @@ def _state(
     return loaded_state(builder, at, load), builder.warnings, builder.policy
 
 
+def _origins(plan_: RoutingPlan, pool: PoolPlan) -> Table:
+    """Where each origin's requests go, the largest part first."""
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title=f"{pool.name}: requests from ...", title_justify="left")
+    table.add_column("origin")
+    table.add_column("go to")
+    for origin, row in zip(plan_.origins, pool.by_origin, strict=True):
+        parts = sorted(zip(row, plan_.datacenters, strict=True), key=lambda part: -part[0])
+        table.add_row(origin, ", ".join(f"{name} {weight / 100:.1f} %" for weight, name in parts if weight))
+    return table
+
+
 def _print(decision: Decision, *, explain: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -207,6 +223,8 @@ def _print(decision: Decision, *, explain: bool) -> None:
             cap = f"{pool.cap[d] / 100:.0f} %" if pool.cap and d in pool.order else ""
             table.add_row(name, f"{pool.weights[d] / 100:.1f} %", place, cap)
         console.print(table)
+        if pool.by_origin:
+            console.print(_origins(plan_, pool))
     table = Table(title="expected by the twin", title_justify="left")
     for heading in ("", "this plan", "capacity-proportional", "difference"):
         table.add_column(heading, justify="left" if not heading else "right")

@@ -3,8 +3,8 @@
 Carbon, water and cost depend only on how much each site gets. Which origin's requests those are is free, and decides
 the network's part of the time to first token. So the plan's shares stay as they are, and a transport problem (least
 mean round trip, the origins' volumes on one side and the sites' shares on the other) says how every origin divides its
-requests. It is a linear program, solved by HiGHS through SciPy, which is imported only where this is asked for. Plans
-that differ in what they keep awake alone have the same rows, so that those found last are remembered.
+requests (``transport``). Plans that differ in what they keep awake alone have the same rows, so that those found last
+are remembered.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from marlin.api.errors import InputError, MarlinError
+from marlin.api.errors import InputError
 from marlin.api.plan import Dispatch, PlannerKind, RoutingPlan, largest_remainder
 from marlin.api.values import MAX_ORIGINS
 from marlin.policy.deciding import Ground, Plain
@@ -24,6 +24,7 @@ from marlin.policy.in_order import InOrder
 from marlin.policy.oracle.planner import Oracle
 from marlin.policy.planner import Decision, Planner
 from marlin.policy.planners import Baseline
+from marlin.policy.transport import least_cost_flow, quiet_solver
 from marlin.simulator.fluid import estimate
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import arrays_from
@@ -55,7 +56,7 @@ class OriginAware:
 
         Raises:
             InfeasibleError: as the inner planner.
-            MarlinError: SciPy is not installed.
+            MarlinError: highspy is not installed.
         """
         decision = self.inner.decide(state, now=now, deadline_s=deadline_s)
         plan = with_rows(decision.plan, state)
@@ -80,7 +81,7 @@ def origin_aware(planner: Planner, dispatch: Dispatch) -> Planner:
 
     Raises:
         InputError: it fills sites in turn.
-        MarlinError: SciPy is not installed.
+        MarlinError: highspy is not installed.
     """
     if dispatch is not Dispatch.SHARES:
         raise InputError("origin-aware needs dispatch shares: filled in turn, the order decides request by request")
@@ -94,7 +95,7 @@ def as_evaluated(planner: Planner, dispatch: Dispatch) -> Planner:
     them, whoever is compared.
 
     Raises:
-        MarlinError: SciPy is not installed.
+        MarlinError: highspy is not installed.
     """
     if dispatch is not Dispatch.SHARES:
         return planner
@@ -107,7 +108,7 @@ def _aware(planner: Planner) -> Planner:
     The solver is loaded here: whoever lacks it hears so before there is anything to decide, and no decision waits for
     it.
     """
-    _solver()
+    quiet_solver()
     if isinstance(planner, InOrder | Baseline):
         return OriginAwarePlain(planner)
     if isinstance(planner, Oracle):
@@ -123,17 +124,25 @@ def _aware(planner: Planner) -> Planner:
 def with_rows(plan: RoutingPlan, state: FleetState) -> RoutingPlan:
     """The plan with rows of origins at the least network time for its shares; itself, where it has no use for them.
 
+    Args:
+        plan: whose pools have rows already, are filled in turn, or get rows.
+        state: its fleet; pools that are not in it stay as they are.
+
     Raises:
-        MarlinError: SciPy is not installed.
+        MarlinError: highspy is not installed.
     """
-    is_in_turn = any(pool.dispatch is not Dispatch.SHARES for pool in plan.pools)
-    if is_in_turn or plan.origins or len(state.origins) > MAX_ORIGINS:
+    if plan.origins not in {(), state.origins} or len(state.origins) > MAX_ORIGINS:
         return plan
+    expected = {pool.name: pool.forecast_requests for pool in state.pools}
     pools = tuple(
-        pool.model_copy(update={"by_origin": _rows(pool.weights, wanted.forecast_requests, state.rtt_ms)})
-        for pool, wanted in zip(plan.pools, state.pools, strict=True)
+        pool.model_copy(update={"by_origin": _rows(pool.weights, expected[pool.name], state.rtt_ms)})
+        if pool.dispatch is Dispatch.SHARES and not pool.by_origin and pool.name in expected
+        else pool
+        for pool in plan.pools
     )
-    return plan.model_copy(update={"pools": pools, "origins": state.origins}).sealed()
+    if pools == plan.pools:
+        return plan
+    return plan.model_copy(update={"pools": pools, "origins": state.origins, "hash": None}).sealed()
 
 
 @lru_cache(maxsize=256)
@@ -157,41 +166,15 @@ def nearest_rows(
     site.
 
     Raises:
-        MarlinError: SciPy is not installed.
+        MarlinError: highspy is not installed.
     """
-    linprog, kron, vstack = _solver()
     wanted = shares / shares.sum()
     rows = np.tile(wanted, (len(volume), 1))
     known = np.flatnonzero(volume > _LEAST_PART * volume.sum())
     used = np.flatnonzero(wanted > 0)
     if len(known) == 0 or len(used) == 1:
         return rows
-    supply = volume[known] / volume[known].sum()  # (R',)
-    each_origin = kron(np.eye(len(known)), np.ones((1, len(used))))
-    each_site = kron(np.ones((1, len(known))), np.eye(len(used)))
-    # The last site's equation follows from all the others, and would only make them depend on each other's rounding.
-    found = linprog(
-        rtt_ms[np.ix_(known, used)].reshape(-1),
-        A_eq=vstack([each_origin, each_site.tocsr()[:-1]]),
-        b_eq=np.concatenate([supply, wanted[used][:-1]]),
-        method="highs",
-    )
-    assert found.success, found.message  # supply and demand are both 1: it always has a solution
-    flow = np.maximum(found.x.reshape(len(known), len(used)), 0.0)
+    flow = least_cost_flow(rtt_ms[np.ix_(known, used)], volume[known] / volume[known].sum(), wanted[used])
     rows[known] = 0.0
     rows[np.ix_(known, used)] = flow / flow.sum(axis=1, keepdims=True)
     return rows
-
-
-def _solver() -> tuple[Any, Any, Any]:
-    """SciPy's ``linprog``, ``kron`` and ``vstack``; loading them takes half a second.
-
-    Raises:
-        MarlinError: SciPy is not installed.
-    """
-    try:
-        from scipy.optimize import linprog  # type: ignore[import-untyped]  # noqa: PLC0415 SciPy is in the extra [sim]
-        from scipy.sparse import kron, vstack  # type: ignore[import-untyped]  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise MarlinError(f"origin-aware dispatch needs {error.name}: pip install 'marlin[sim]'") from error
-    return linprog, kron, vstack

@@ -33,6 +33,7 @@ from marlin.operator.signals.values import SiteReadings
 from marlin.policy.agents import MarlinSettings
 from marlin.policy.agents.stated import game_of
 from marlin.policy.objective import Weights, scheme_weights
+from marlin.policy.origins import origin_aware, with_rows
 from marlin.policy.planner import Decision
 from marlin.policy.planners import FILLED_IN_TURN, make_planner
 
@@ -181,6 +182,10 @@ def _planned(task: Task) -> Planned | Refusal:
     plan = within_residency(plan, fleet.state, policy)  # a row that was held back is of the plan before
     if known and unknown:
         plan = within_residency(plan, beside.state, policy)
+    if policy.spec.origin_aware:  # rows that were held back have lost theirs
+        plan = with_rows(plan, fleet.state)
+        if known and unknown:
+            plan = with_rows(plan, beside.state)
     starts = takes_effect(task.epoch, task.now)
     by_capacity_only = tuple(pool.metadata.name for pool in unknown)
     assumed = tuple(name for name in fleet.assumed if name not in by_capacity_only)
@@ -269,6 +274,8 @@ def _decide(task: Task, spec: PlannerSpec, role: str, state: FleetState) -> Deci
         agents=agents,
         carried=carried,
     )
+    if policy.spec.origin_aware:
+        planner = origin_aware(planner, policy.spec.dispatch)
     decision = planner.decide(state, now=task.now, deadline_s=DEADLINE_S)
     return settled(
         decision, state, policy, scheme_weights(spec.scheme, weights) if spec.kind in FILLED_IN_TURN else None
