@@ -47,6 +47,19 @@ def test_objects_become_a_plan_a_table_conditions_and_events(fleet: Fleet, opera
     assert process.end() == 0
 
 
+def test_an_origin_aware_policy_is_published_with_a_row_for_each_origin(fleet: Fleet, operator: Start) -> None:
+    process = operator("one")
+    fleet.apply(mode="Enforce", dispatch="Shares", originAware=True)
+    plan = RoutingPlan.model_validate(eventually(lambda: fleet.status().get("plan")))
+    assert len(plan.origins) == len(plan.pools[0].by_origin) > 1
+    assert len(set(plan.pools[0].by_origin)) > 1, "they differ"
+    assert eventually(lambda: fleet.table("-asia").plan == plan)
+    mapped = process.maps()
+    assert "/highspy/" in mapped
+    assert not [name for name in (*LEARNS, "/scipy/") if name in mapped], "one library solves it"
+    assert process.end() == 0
+
+
 @pytest.fixture
 def account_without_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As in a pod, whose user is a number that no file gives a name."""
