@@ -92,7 +92,7 @@ def test_every_plan_is_valid_spares_closed_sites_and_is_expected_to_be_no_worse_
     if power_down is PowerDown.NONE and dispatch is Dispatch.ORDERED:
         names.append("even margins, to the rate")
     if dispatch is Dispatch.SHARES:
-        names.append("nearest")
+        names += ["nearest"] if power_down is PowerDown.NONE else ["nearest", "by capacity"]
     assert ("even_margins_to_the_rate_value" in expected) is ("even margins, to the rate" in names)
     keys = {name: f"{name.replace(',', '').replace(' ', '_').replace('-', '_')}_value" for name in names}
     values: dict[str | None, float] = {None: expected["value"]} | {name: expected[keys[name]] for name in names}

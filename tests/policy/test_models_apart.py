@@ -87,10 +87,12 @@ def test_under_shares_the_guard_tries_what_each_model_is_best_off_with(seed: int
     """Expected to be no worse than capacity-proportional routing or any plain plan, and no model is worse off."""
     situation = two_models(seed, Dispatch.SHARES, power_down)
     looked = looked_at(situation)
-    plain = [looked.values[name] for name in ("capacity-proportional", "merit order", "even margins", "nearest")]
+    names = ("merit order", "even margins", "nearest", *(("by capacity",) if power_down is not PowerDown.NONE else ()))
+    assert looked.plain == (*names, "model by model")
+    plain = [looked.values[name] for name in ("capacity-proportional", *names)]
     assert looked.values["model by model"] <= min(plain) + 1e-9
     own = situation.values_by_model(looked.plans)  # (1 + J + K, V)
-    assert (own[-1] <= own[-4:].min(axis=0) + 1e-9).all()
+    assert (own[-1] <= own[-len(looked.plain) :].min(axis=0) + 1e-9).all()
 
 
 def test_the_guard_tries_nothing_model_by_model_for_one_model_or_in_turn() -> None:

@@ -36,7 +36,7 @@ def account_of(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     expected = record["expected"]
     under_shares = "".join(
         f"{name} {expected[key]:.4f}, "
-        for name in ("nearest", "model by model")
+        for name in ("nearest", "by capacity", "model by model")
         if (key := f"{name.replace(' ', '_')}_value") in expected
     )
     yield (

@@ -1,10 +1,11 @@
 """The last look before a plan is published: whether something plain is expected to do better.
 
 What the agents agree on is tried in the twin beside capacity-proportional routing, merit order and even margins
-(``even_margins``), under shares also beside ``nearest`` and each model as the best of those has it. All meet the same
-demands and are judged by the user's own weights. The best of them is published; where it is not the agents', the record
-says whose it is. The paper has no such step. With merit order in it, MARLIN is never expected to be worse than a sort;
-the evaluation shows it without as well, so that the sort's merit is not taken for the agents'.
+(``even_margins``), under shares also beside the plainest shares of all (``_by_place``) and each model as the best of
+those has it. All meet the same demands and are judged by the user's own weights. The best of them is published; where
+it is not the agents', the record says whose it is. The paper has no such step. With merit order in it, MARLIN is never
+expected to be worse than a sort; the evaluation shows it without as well, so that the sort's merit is not taken for the
+agents'.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ MERIT: Final = "merit order"
 EVEN: Final = "even margins"
 CAPPED: Final = "even margins, to the rate"
 NEAREST: Final = "nearest"
+SPREAD: Final = "by capacity"
 APART: Final = "model by model"
 
 _UNSEEN: Final = 1e-3
@@ -48,9 +50,6 @@ percent, and was."""
 
 _KNOBS: Final = ((0.95, 0.85, 0.7), (0.0, 1.0), (0.85, 0.7, 0.5))
 """Of merit order with rows of origins: how full, of the way to the upper forecast, load of what is awake."""
-
-_AWAKE_FOR: Final = _KNOBS[2]
-"""Loads of what is awake that are tried under shares."""
 
 _ROUNDING: Final = 1e-9
 """Of the objective, by which a plan may seem worse than its own equal."""
@@ -63,7 +62,7 @@ class Guard(StrEnum):
     PROPORTIONAL = "proportional"
     """Capacity-proportional routing."""
     SIMPLE = "simple"
-    """That, merit order, even margins, or under shares ``nearest`` and each model as the best of them has it."""
+    """That, merit order, even margins, or under shares the plainest and each model as the best of them has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,8 @@ class Looked:
     plans: Plans  # 1 + J + K: the consensus, each agent's own, the best of each of the K ``plain`` ones
     outcome: Tried  # N = 1 + J + K
     plain: tuple[str, ...]
-    """``MERIT``, ``EVEN``, under shares ``NEAREST`` and of several models ``APART``, under orders where a pool cannot
-    power down ``CAPPED``."""
+    """``MERIT``, ``EVEN``, under shares ``NEAREST``, ``SPREAD`` where replicas can power down and ``APART`` of several
+    models, under orders where a pool cannot power down ``CAPPED``."""
     baseline: Tried  # N = 1, capacity-proportional
     values: dict[str, float]
     """By the user's weights: of ``plan``, ``PROPORTIONAL`` and the plain ones; less is better."""
@@ -106,7 +105,7 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
     by_merit, _ = merit_order(situation.state, twin.capacity_rps, marginal_metrics(twin), situation.allowed, weights)
     plain = {MERIT: _by_merit(situation, by_merit.order)} | _by_margins(situation)
     if situation.dispatch is Dispatch.SHARES:
-        plain[NEAREST] = _nearest(situation)
+        plain |= _by_place(situation)
         if len(situation.allowed) > 1:
             plain[APART] = _model_by_model(situation, plain.values())
     plans, outcome = _best_of_each(situation, of_agents, plain)
@@ -223,34 +222,37 @@ def _by_merit(situation: Situation, orders: Sequence[Sequence[int]]) -> Plans:
     # A model of which nothing is expected has a row all the same.
     shares = np.where(shares.sum(axis=2, keepdims=True) > 0, shares, capacity * allowed)
     shares /= shares.sum(axis=2, keepdims=True)
+    awake = None
+    if situation.fleets.can_power_down:
+        loads = np.array([load for _, _, load in knobs])
+        awake = awake_for(twin, shares * (high / twin.epoch_s)[:, None] / loads[:, None, None], 1.0)
     is_ordered = situation.dispatch is Dispatch.ORDERED
     fills = np.array([fill for fill, _, _ in knobs])
     return Plans(
         shares=shares,
         order=np.repeat(order[None], len(knobs), axis=0) if is_ordered else None,
         cap=np.broadcast_to(fills[:, None, None], shares.shape).copy() if is_ordered else None,
-        awake=_awake(situation, shares, [load for _, _, load in knobs]),
+        awake=awake,
     )
 
 
-def _nearest(situation: Situation) -> Plans:
-    """The site with the shortest round trip for each origin, in shares, with more or fewer replicas awake.
+def _by_place(situation: Situation) -> dict[str, Plans]:
+    """Shares that look at no forecast: everybody to the nearest site, or to all by capacity.
 
     Where a site's replicas are enough for all who are near it, nobody waits, and network time is all that is left of a
-    first token. Filled in turn even margins come to the same: their sites take a surge one after the other.
+    first token. Where replicas can power down, such shares are tried awake for each of the demands that may come.
+    Filled in turn even margins come to the same: their sites take a surge one after the other.
     """
-    wanted = baselines.nearest(situation.state, situation.twin.capacity_rps, situation.allowed).shares  # (V, D)
-    loads = _AWAKE_FOR if situation.fleets.can_power_down else _AWAKE_FOR[:1]
-    shares = np.repeat((wanted / wanted.sum(axis=1, keepdims=True))[None], len(loads), axis=0)
-    return Plans(shares=shares, awake=_awake(situation, shares, loads))
-
-
-def _awake(situation: Situation, shares: FloatArray, loads: Sequence[float]) -> FloatArray | None:
-    """Replicas for the upper forecast at the load of each of N shares (N, V, D); None where none can power down."""
+    nearest = baselines.nearest(situation.state, situation.twin.capacity_rps, situation.allowed).shares  # (V, D)
+    nearest = nearest / nearest.sum(axis=1, keepdims=True)
     if not situation.fleets.can_power_down:
-        return None
-    high_rps = situation.forecast.high[0] / situation.twin.epoch_s  # (V,)
-    return awake_for(situation.twin, shares * high_rps[:, None] / np.array(loads)[:, None, None], 1.0)
+        return {NEAREST: Plans(nearest[None])}
+    demand_rps = _to_be_carried_rps(situation, situation.demands)[:, :, None]  # (S, V, 1)
+    plans = {}
+    for name, shares in ((NEAREST, nearest), (SPREAD, situation.baseline_plan.shares[0])):
+        many = np.repeat(shares[None], len(demand_rps), axis=0)  # (S, V, D)
+        plans[name] = Plans(many, awake=awake_for(situation.twin, many * demand_rps, AWAKE_UTILIZATION))
+    return plans
 
 
 def _with(plans: Plans, more: Plans) -> Plans:
