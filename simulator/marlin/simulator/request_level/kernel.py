@@ -11,7 +11,11 @@ Which datacenter: ``shares`` by a smooth weighted round robin per model and orig
 requests in flight are at its cap is passed by. Which replica: a smooth weighted round robin over the deployments that
 are awake, in turn within one, past replicas that are full (``spread``); or the first with room (``pack``). Where all
 are full a request waits in the site's queue, and leaves when its patience ends; while a site queues, its departures are
-taken in time order from a heap. Whoever has to queue wakes sleeping replicas.
+taken in time order from a heap.
+
+Whoever has to queue wakes sleeping replicas: those of its site, and when none is left to wake there, those of the same
+model at the other sites, in proportion to how many the plan left asleep at each. A site has room for what has woken
+there, beyond what the plan fills it to: the next requests spill over to it. Who is in a queue already stays in it.
 
 Times are seconds since the start of the experiment. Arrays are changed in place; ``engine`` copies first.
 """
@@ -101,7 +105,7 @@ def run_epoch(
         s = v * fleet.sites + d
         base_s = now_s - fleet.rtt_s[r, d]
         _arrive(
-            fleet, state, s, now_s, now_s, base_s, arrivals.prompt_tokens[i], arrivals.output_tokens[i], tally,
+            fleet, state, plan, s, now_s, now_s, base_s, arrivals.prompt_tokens[i], arrivals.output_tokens[i], tally,
         )  # fmt: skip
     for s in range(sites):
         if state.sites[s].queue_length > 0:
@@ -151,26 +155,46 @@ def _datacenter(
             s = v * fleet.sites + best
             if _load(fleet, state, s, plan.places[s], now_s, tally) < plan.places[s]:
                 return best
-    # Spill-over: most free places; where there are none, the least load for its size.
-    most, least = -1, -1
+    # Spill-over: most free places, those of replicas woken beyond the plan among them; where there are none, the least
+    # load for its size. Nobody waits at a site where all sleep, unless they do at every site.
+    most, most_free = -1, 0.0
+    least, least_load, least_places = -1, 0, 0.0
     for d in range(fleet.sites):
         s = v * fleet.sites + d
         if not fleet.places[s].is_allowed:
             continue
+        places = plan.places[s]
+        if state.sites[s].awake + state.sites[s].waking > plan.awake[s]:
+            places += _woken_places(fleet, state, plan, s, now_s, tally)
+            _load(fleet, state, s, places, now_s, tally)
         load = state.sites[s].in_flight + state.sites[s].queue_length
-        if load < plan.places[s] and (
-            most < 0
-            or plan.places[s] - load
-            > plan.places[v * fleet.sites + most]
-            - state.sites[v * fleet.sites + most].in_flight
-            - state.sites[v * fleet.sites + most].queue_length
+        if load < places and (most < 0 or places - load > most_free):
+            most, most_free = d, places - state.sites[s].in_flight - state.sites[s].queue_length
+        if (
+            least < 0
+            or load * least_places < places * least_load
+            or (state.sites[v * fleet.sites + least].awake == 0 and state.sites[s].awake > 0)
         ):
-            most = d
-        if least < 0 or load * plan.places[v * fleet.sites + least] < plan.places[s] * (
-            state.sites[v * fleet.sites + least].in_flight + state.sites[v * fleet.sites + least].queue_length
-        ):
-            least = d
+            least, least_load, least_places = d, load, places
     return most if most >= 0 else least
+
+
+@nb.njit(**_COMPILED)
+def _woken_places(
+    fleet: RequestFleet, state: RequestState, plan: RequestPlan, s: int, now_s: float,
+    tally: TallyArrays,
+) -> float:  # fmt: skip
+    """Requests in flight up to which the replicas of a site are filled that have woken beyond the plan by now."""
+    if state.sites[s].queue_length > 0:
+        _serve_queue(fleet, state, s, now_s, tally)
+    _ready(fleet, state, s, now_s)
+    kept, awake = fleet.places[s].first_replica + plan.awake[s], fleet.places[s].first_replica + state.sites[s].awake
+    places = 0.0
+    for g in range(fleet.places[s].first_group, fleet.places[s].last_group):
+        start = max(fleet.groups[g].first_replica, kept)
+        end = min(fleet.groups[g].first_replica + fleet.groups[g].size, awake)
+        places += max(end - start, 0) * fleet.groups[g].in_flight_limit
+    return places
 
 
 @nb.njit(**_COMPILED)
@@ -200,13 +224,14 @@ def _load(
 
 @nb.njit(**_COMPILED)
 def _arrive(
-    fleet: RequestFleet, state: RequestState, s: int, now_s: float, arrival_s: float, base_s: float,
+    fleet: RequestFleet, state: RequestState, plan: RequestPlan, s: int, now_s: float, arrival_s: float, base_s: float,
     prompt: int, output: int, tally: TallyArrays,
 ) -> None:  # fmt: skip
     """A request comes to a site: to a replica with room, or into the queue."""
-    _ready(fleet, state, s, now_s)
+    # The queue first: those in it take the replicas that have just woken, and its heap follows them from then.
     if state.sites[s].queue_length > 0:
         _serve_queue(fleet, state, s, now_s, tally)
+    _ready(fleet, state, s, now_s)
     if state.sites[s].queue_length == 0:
         replica = _replica(fleet, state, s, now_s, prompt, tally)
         if replica != NO_REPLICA:
@@ -224,7 +249,7 @@ def _arrive(
     state.queue[place].prompt = prompt
     state.queue[place].output = output
     state.sites[s].queue_length += 1
-    _wake(fleet, state, s, now_s, tally)
+    _wake(fleet, state, plan, s, now_s, tally)
 
 
 @nb.njit(**_COMPILED)
@@ -660,7 +685,7 @@ def _move_queue(
             tally.models[v].late += 1
             continue
         _arrive(
-            fleet, state, v * fleet.sites + d, now_s, state.queue[place].arrival_s, state.queue[place].base_s,
+            fleet, state, plan, v * fleet.sites + d, now_s, state.queue[place].arrival_s, state.queue[place].base_s,
             state.queue[place].prompt, state.queue[place].output, tally,
         )  # fmt: skip
 
@@ -729,7 +754,7 @@ def _set_awake(
 
 @nb.njit(**_COMPILED)
 def _ready(fleet: RequestFleet, state: RequestState, s: int, now_s: float) -> None:
-    """Replicas that have woken by now take requests."""
+    """Replicas that have woken by now take requests; where there is a queue, ``_serve_queue`` comes first."""
     while (
         state.sites[s].waking > 0
         and state.replicas[fleet.places[s].first_replica + state.sites[s].awake].ready_s <= now_s
@@ -739,18 +764,49 @@ def _ready(fleet: RequestFleet, state: RequestState, s: int, now_s: float) -> No
 
 
 @nb.njit(**_COMPILED)
-def _wake(fleet: RequestFleet, state: RequestState, s: int, now_s: float, tally: TallyArrays) -> None:
-    """One more replica wakes for every batch that waits."""
+def _wake(
+    fleet: RequestFleet, state: RequestState, plan: RequestPlan, s: int, now_s: float, tally: TallyArrays
+) -> None:
+    """One more replica wakes for every batch that waits: here, and when all here are awake or waking, elsewhere."""
     if not fleet.wakes:
         return
-    first = fleet.places[s].first_replica
-    replica = first + state.sites[s].awake + state.sites[s].waking
-    if replica >= fleet.places[s].last_replica:
-        return
+    waiting, waking = state.sites[s].queue_length, state.sites[s].waking
+    if _sleepers(fleet, state, s) == 0:
+        # Requests are counted at all sites, so that those who wait at several do not each wake a replica elsewhere.
+        first = s - s % fleet.sites
+        s, waiting, waking = -1, 0, 0
+        for other in range(first, first + fleet.sites):
+            waiting += state.sites[other].queue_length
+            waking += state.sites[other].waking
+            if (
+                fleet.places[other].is_allowed
+                and _sleepers(fleet, state, other) > 0
+                and (s < 0 or _turn_to_wake(fleet, state, plan, other) > _turn_to_wake(fleet, state, plan, s))
+            ):
+                s = other
+        if s < 0:
+            return
+    replica = fleet.places[s].first_replica + state.sites[s].awake + state.sites[s].waking
     m = fleet.replicas[replica].model
-    if state.sites[s].queue_length <= state.sites[s].waking * fleet.models[m].max_batch:
+    if waiting <= waking * fleet.models[m].max_batch:
         return
     _advance(fleet, state, replica, now_s, True, tally)
     state.replicas[replica].rest_w = fleet.models[m].idle_w
     state.replicas[replica].ready_s = now_s + fleet.models[m].wake_s
     state.sites[s].waking += 1
+
+
+@nb.njit(inline="always")
+def _sleepers(fleet: RequestFleet, state: RequestState, s: int) -> int:
+    count = fleet.places[s].last_replica - fleet.places[s].first_replica
+    return count - state.sites[s].awake - state.sites[s].waking
+
+
+@nb.njit(inline="always")
+def _turn_to_wake(fleet: RequestFleet, state: RequestState, plan: RequestPlan, s: int) -> float:
+    """Highest where the next replica should wake, so that the same part of those asleep wakes at every site.
+
+    So the fluid engine spreads them; the first of sites that are alike has its turn first.
+    """
+    count = fleet.places[s].last_replica - fleet.places[s].first_replica
+    return (count - plan.awake[s]) / (state.sites[s].awake + state.sites[s].waking - plan.awake[s] + 1)
