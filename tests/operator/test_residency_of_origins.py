@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import Cluster, Raw, sample, the
+from worlds import Cluster, Raw, sample, the, with_second_pool
 
 from marlin.api.plan import Dispatch, RoutingPlan
 from marlin.api.policy import MarlinPolicy
@@ -133,13 +132,9 @@ def test_what_a_rule_takes_is_said() -> None:
 
 def two_pools(**changes: Any) -> Cluster:
     """The sample with a second pool, the only one that the rule holds for."""
-    objects = sample()
-    second = copy.deepcopy(the(objects, "InferencePool"))
-    second["metadata"] |= {"name": "second", "uid": "uid-second"}
-    second["spec"]["modelName"] = "second"
-    objects.append(second)
+    objects = with_second_pool(sample())
     spec = the(objects, "MarlinPolicy")["spec"]
-    spec |= {"mode": "Enforce", "poolRefs": [{"name": "llama-2-70b"}, {"name": "second"}]}
+    spec |= {"mode": "Enforce"}
     spec |= {"planner": {"kind": "MeritOrder", "scheme": "Balanced"}, "dispatch": "Ordered"} | changes
     return Cluster(objects)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
 import pytest
-from worlds import Cluster, sample, the
+from worlds import Cluster, sample, the, with_second_pool
 
 from marlin.api.plan import RoutingPlan
 from marlin.operator.core.fleet import Forecast
@@ -80,14 +79,10 @@ def test_a_row_that_was_held_back_is_divided_by_origins_as_it_stands() -> None:
 
 
 def test_rules_for_single_origins_hold_and_other_pools_are_divided_too() -> None:
-    objects = sample()
-    second = copy.deepcopy(the(objects, "InferencePool"))
-    second["metadata"] |= {"name": "second", "uid": "uid-second"}
-    second["spec"]["modelName"] = "second"
-    objects.append(second)
+    objects = with_second_pool(sample())
     spec = the(objects, "MarlinPolicy")["spec"]
     rule = {"name": "gdpr", "origins": ["europe"], "allowedRegions": ["eu-central"], "pools": ["second"]}
-    spec |= {"mode": "Enforce", "poolRefs": [{"name": "llama-2-70b"}, {"name": "second"}], "residency": [rule]}
+    spec |= {"mode": "Enforce", "residency": [rule]}
     spec |= {"planner": {"kind": "MeritOrder", "scheme": "Balanced"}, "dispatch": "Shares", "originAware": True}
     cluster = Cluster(objects)
     cluster.reconcile()
@@ -98,13 +93,9 @@ def test_rules_for_single_origins_hold_and_other_pools_are_divided_too() -> None
 
 
 def test_a_pool_of_unknown_speed_is_divided_too() -> None:
-    objects = sample()
-    second = copy.deepcopy(the(objects, "InferencePool"))
-    second["metadata"] |= {"name": "second", "uid": "uid-second"}
-    second["spec"] |= {"modelName": "second", "profile": None}
-    objects.append(second)
+    objects = with_second_pool(sample(), profile=None)
     spec = the(objects, "MarlinPolicy")["spec"]
-    spec |= {"mode": "Enforce", "poolRefs": [{"name": "llama-2-70b"}, {"name": "second"}]}
+    spec |= {"mode": "Enforce"}
     spec |= {"planner": {"kind": "MeritOrder", "scheme": "Balanced"}, "dispatch": "Shares", "originAware": True}
     cluster = Cluster(objects)
     cluster.reconcile()

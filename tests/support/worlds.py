@@ -41,6 +41,16 @@ def the(objects: Iterable[Raw], kind: str, name: str | None = None) -> Raw:
     return next(o for o in objects if o["kind"] == kind and name in (None, o["metadata"]["name"]))
 
 
+def with_second_pool(objects: list[Raw], **spec: Any) -> list[Raw]:
+    """The same with another pool like the first, ``second``, which the policy plans as well."""
+    first = the(objects, "InferencePool")
+    second = copy.deepcopy(first)
+    second["metadata"] |= {"name": "second", "uid": "uid-second"}
+    second["spec"] |= {"modelName": "second"} | spec
+    the(objects, "MarlinPolicy")["spec"]["poolRefs"] = [{"name": first["metadata"]["name"]}, {"name": "second"}]
+    return [*objects, second]
+
+
 def world_of(objects: Iterable[Raw], now: datetime = NOON, **known: Any) -> World:
     """The objects as a world."""
     objects = [copy.deepcopy(o) for o in objects]

@@ -1,7 +1,7 @@
 """The transport problem: goods at some places, wanted at others, moved at the least cost.
 
-A linear program for HiGHS, by its own small Python package: SciPy holds the same solver, but takes thirty times as long
-to load and five times the memory, and the operator needs nothing else of it.
+A linear program for HiGHS, by its own small Python package: SciPy holds the same solver, but takes thirteen times as
+long to load and five times the memory (275 ms and 51 MB), and the operator needs nothing else of it.
 """
 
 from __future__ import annotations

@@ -166,10 +166,11 @@ def _datacenter(
         places = plan.places[s]
         if state.sites[s].awake + state.sites[s].waking > plan.awake[s]:
             places += _woken_places(fleet, state, plan, s, now_s, tally)
-            _load(fleet, state, s, places, now_s, tally)
-        load = state.sites[s].in_flight + state.sites[s].queue_length
+            load = _load(fleet, state, s, places, now_s, tally)
+        else:
+            load = state.sites[s].in_flight + state.sites[s].queue_length
         if load < places and (most < 0 or places - load > most_free):
-            most, most_free = d, places - state.sites[s].in_flight - state.sites[s].queue_length
+            most, most_free = d, places - load
         if (
             least < 0
             or load * least_places < places * least_load
@@ -798,6 +799,7 @@ def _wake(
 
 @nb.njit(inline="always")
 def _sleepers(fleet: RequestFleet, state: RequestState, s: int) -> int:
+    """Replicas of a site that are neither awake nor on their way."""
     count = fleet.places[s].last_replica - fleet.places[s].first_replica
     return count - state.sites[s].awake - state.sites[s].waking
 
