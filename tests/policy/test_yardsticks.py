@@ -27,6 +27,7 @@ from marlin.policy.yardsticks import (
     simple_policies,
     static_order,
 )
+from marlin.simulator.constants import Settings
 from marlin.simulator.engines import FluidEngine
 from marlin.simulator.experiment import Study, Summary, run, run_all, summarise
 from marlin.simulator.fleet import Builder
@@ -150,7 +151,8 @@ def test_many_planners_side_by_side_come_to_what_each_comes_to_alone() -> None:
 
 
 def test_side_by_side_each_planner_is_shown_those_whom_it_left_waiting_and_nobody_else() -> None:
-    study = with_power_down(Study(Builder(scenario_documents("demo-3")), load="peak95", first_day=1), PowerDown.SLEEP)
+    builder, settings = Builder(scenario_documents("demo-3")), Settings(wakes_on_demand=False)
+    study = with_power_down(Study(builder, load="peak95", first_day=1, settings=settings), PowerDown.SLEEP)
     planners = [
         InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, quantile=1.0, awake_load=0.5),
         InOrder(Scheme.MIN_CARBON, Dispatch.ORDERED, CARBON, fill=0.95, awake_load=0.95),

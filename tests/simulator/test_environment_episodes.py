@@ -174,7 +174,7 @@ def test_the_mean_gain_is_the_share_that_a_study_says_was_saved() -> None:
     base, own = sums(proportionally_studied()), sums(studied(kind, as_planner(steps)))
     gain = np.mean([s.terms.gain[0] for s in steps], axis=0)
     assert gain == pytest.approx(1 - own / base, abs=2e-3)
-    assert np.abs(gain).max() > 0.02
+    assert np.abs(gain).max() > 0.01, "far more than they may differ by"
 
 
 def test_the_rewards_of_an_episode_add_up_to_its_parts() -> None:

@@ -41,7 +41,22 @@ def test_every_request_is_served_queued_or_rejected(row: list[float], load: floa
     total = result.served.sum() + result.queued.sum() + result.rejected.sum()
     assert total == pytest.approx(fleet_.requests.sum())
     assert (result.served >= 0).all()
-    assert (result.served / fleet_.epoch_s <= fleet_.capacity_rps * fleet_.max_utilization + 1e-9).all()
+    assert (result.served / fleet_.epoch_s <= fleet_.capacity_rps + 1e-9).all()
+    assert 0.0 <= result.late_share[0] <= 1.0 + 1e-9
+
+
+@given(shares, st.floats(0.951, 1.1))
+def test_beyond_what_sites_are_filled_to_all_is_served_while_more_than_the_root_of_all_places_is_empty(
+    row: list[float], load: float
+) -> None:
+    small = twin()
+    large = replace(small, replicas=small.replicas * 100)
+    large = replace(large, requests=np.array([[load * float(large.capacity_rps.sum()) * large.epoch_s]]))
+    result = simulate(large, plan(row))
+    most = 1.0 - 1.0 / np.sqrt((large.replicas * large.batch_limit).sum())
+    assert 0.99 < most < 1.0
+    assert (result.queued.sum() > 1e-3) == (load > most)
+    assert result.utilization[0, 0].tolist() == pytest.approx([min(load, most)] * 3), "by what each site has left"
 
 
 @given(shares, st.floats(0.05, 0.8), st.floats(1.01, 1.15))
@@ -110,7 +125,7 @@ def test_one_green_site_taking_everything_does_not_win_by_rejecting() -> None:
 
 
 def test_what_waits_is_asked_for_again_in_the_next_epoch() -> None:
-    following, result = step(twin(1.0), np.array([1.0, 1.0, 1.0])[None])
+    following, result = step(twin(1.05), np.array([1.0, 1.0, 1.0])[None])
     assert result.queued.sum() > 0
     assert following.backlog_requests.sum() == pytest.approx(result.queued.sum())
     again = simulate(following, plan([1, 1, 1]))

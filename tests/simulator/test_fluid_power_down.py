@@ -96,7 +96,7 @@ def test_who_comes_too_many_waits_until_a_replica_has_loaded_its_weights(
     assert drained_s < EPOCH_S - wake_s, "the example empties its queue within the epoch"
     assert result.waited_s[0, 0] == pytest.approx(longest * (wake_s + drained_s) / 2, rel=1e-6)
     assert result.queued[0, 0] == pytest.approx(0.0, abs=1e-6)
-    assert result.awake[0, 0, 0] > 1.0
+    assert result.awake[0, 0, 0] == pytest.approx(2.0)
 
 
 @both_forms
@@ -116,3 +116,73 @@ def test_what_would_wait_longer_than_patience_leaves_and_the_rest_stays(form: Fo
     assert surplus > most
     assert result.queued[0, 0] == pytest.approx(most, rel=1e-6)
     assert result.rejected[0, 0] == pytest.approx(surplus - most, rel=1e-6)
+
+
+@both_forms
+def test_who_waits_longer_than_the_limit_before_all_sites_is_late(form: Form) -> None:
+    load = 0.97
+    twin = toy(load, PowerDown.NONE, patience_s=1e6)
+    result = run(twin, 2.0, form)
+    growing_rps = 2 * (load - LIMIT) * CAPACITY_RPS
+    waits_too_long_from_s = twin.ttft_limit_s[0] * 2 * LIMIT * CAPACITY_RPS / growing_rps
+    assert waits_too_long_from_s < EPOCH_S, "in the example some are late"
+    come_late = 2 * load * CAPACITY_RPS * (EPOCH_S - waits_too_long_from_s)
+    late = come_late - result.queued[0, 0]  # who still waits is late in the epoch that serves him
+    assert late > 0
+    inside = run(toy(LIMIT, PowerDown.NONE), 2.0, form).late_share[0]  # of those who are served, for want of room
+    assert result.late_share[0] == pytest.approx(late / result.served.sum() + inside, rel=1e-3)
+
+
+@both_forms
+def test_who_was_left_waiting_too_long_is_late_in_the_epoch_that_serves_him(form: Form) -> None:
+    twin = toy(0.2, PowerDown.NONE, patience_s=1e6)
+    left = 3 * twin.ttft_limit_s[0] * 2 * LIMIT * CAPACITY_RPS
+    result = run(replace(twin, backlog_requests=np.array([[left]])), 2.0, form)
+    assert result.queued[0, 0] == 0.0
+    drained_s = left / (2 * (LIMIT - 0.2) * CAPACITY_RPS)
+    come_late = 2 * 0.2 * CAPACITY_RPS * drained_s * 2 / 3  # while more wait than are served within the limit
+    assert result.late_share[0] * result.served.sum() == pytest.approx(left + come_late, rel=1e-3)
+
+
+def many(kept: float, load: float, *, was: float | None = None, replicas: int = 40, wakes: bool = True) -> TwinState:
+    """As ``toy`` with more replicas; ``load`` is a part of what those kept awake can carry."""
+    twin = toy(0.5, PowerDown.SLEEP, was_awake=kept if was is None else was, patience_s=1e6, wakes_on_demand=wakes)
+    requests = np.array([[load * kept * CAPACITY_RPS * EPOCH_S]])
+    return replace(
+        twin,
+        replicas=np.full_like(twin.replicas, replicas),
+        requests=requests,
+    )
+
+
+@both_forms
+def test_one_replica_wakes_for_every_batch_that_waits_and_all_that_are_awake_then_share_the_requests(
+    form: Form,
+) -> None:
+    surplus_rps = 5.0 / SLEEP_WAKE_S  # so that five wait when those who were woken are ready
+    load = LIMIT + surplus_rps / (20 * CAPACITY_RPS)
+    twin = many(20, load)
+    result = run(twin, 20.0, form)
+    assert result.awake[0, 0, 0] == pytest.approx(25.0)
+    waits = 5.0 * (SLEEP_WAKE_S + 5.0 / ((25 * LIMIT - load * 20) * CAPACITY_RPS)) / 2
+    assert result.waited_s[0, 0] == pytest.approx(waits, rel=1e-6)
+    first = run(many(20, LIMIT), 20.0, form)
+    later_rps = (load * EPOCH_S - LIMIT * SLEEP_WAKE_S) * 20 * CAPACITY_RPS / (EPOCH_S - SLEEP_WAKE_S)
+    later = run(many(25, later_rps / (25 * CAPACITY_RPS)), 25.0, form)
+    waking = 5 * kwh(HOST_W + IDLE_W - HOST_W - 4 * 50.0, SLEEP_WAKE_S)  # more than they draw asleep
+    part = SLEEP_WAKE_S / EPOCH_S
+    expected = part * first.energy_kwh[0, 0] + (1 - part) * later.energy_kwh[0, 0] + waking
+    assert result.energy_kwh[0, 0] == pytest.approx(expected, rel=1e-6)
+    early = LIMIT * SLEEP_WAKE_S / (load * EPOCH_S)
+    assert result.ttft_s[0, 0, 0] == pytest.approx(
+        early * first.ttft_s[0, 0, 0] + (1 - early) * later.ttft_s[0, 0, 0], rel=1e-6
+    )
+
+
+@both_forms
+def test_as_many_wake_as_serve_what_comes_though_fewer_batches_wait(form: Form) -> None:
+    twin = many(20, 1.5)
+    places = 1e6  # of each replica; so few of all that are awake stand empty
+    result = run(replace(twin, batch_limit=np.full_like(twin.batch_limit, places)), 20.0, form)
+    served = 1.0 - 1.0 / np.sqrt(20 * places)
+    assert result.awake[0, 0, 0] == pytest.approx(20 + (1.5 - served) * 20)

@@ -32,6 +32,10 @@ from marlin.simulator.workload.requests import draw_requests
 from marlin.simulator.workload.shipped import shipped_week
 
 LOADS: Final = (0.10, 0.30, 0.60, 0.80, 0.95)
+SURPRISES: Final = ((0.30, 1.1), (0.30, 1.4), (0.30, 2.0), (0.60, 1.1), (0.60, 1.4))
+"""Loads of the fleet, and of the replicas that the plan keeps awake: more comes than they can carry."""
+OVER_THE_LIMIT: Final = (0.96, 0.98)
+"""Loads of the fleet between what sites are filled to and what they can carry."""
 SIZES: Final = ((621.0, 126.0), (1155.0, 211.0), (300.0, 222.0))
 """Mean prompt and output tokens: BurstGPT's, Azure's, and short questions with long answers."""
 WARM_EPOCHS: Final = 2
@@ -57,6 +61,12 @@ class Comparison:
     served_fluid: float
     served: float
     """Share served by each engine."""
+    late_fluid: float
+    late: float
+    """Share of late requests in each engine."""
+    awake_fluid: float
+    awake: float
+    """Part of the replicas awake when an epoch ends, in each engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +195,10 @@ def _compared(case: str, flows: list[tuple[TwinState, FluidResult]], outcomes: l
             np.array([outcome.served.sum() for outcome in outcomes]),
             np.array([outcome.rejected.sum() for outcome in outcomes]),
         ),
+        late_fluid=float(weight @ np.array([flow.late_share[0] for _, flow in flows])),
+        late=float(weight @ np.array([outcome.late_share for outcome in outcomes])),
+        awake_fluid=float(np.mean([flow.awake.sum() / twin.all_replicas.sum() for twin, flow in flows])),
+        awake=float(np.mean([outcome.awake_share for outcome in outcomes])),
     )
 
 
@@ -208,6 +222,32 @@ def comparisons(*, full: bool) -> Iterator[Comparison]:
         for load in LOADS[1:]:
             # Ten times the requests of 8x12 in each epoch: chance is smaller already.
             yield stationary(Steady("8x120", load, epochs=2))
+
+
+def surprises(*, epochs: int = COUNTED_EPOCHS, epoch_s: float = EPOCH_S) -> Iterator[Comparison]:
+    """More comes, epoch after epoch, than the plan keeps replicas awake for, or than sites are filled to."""
+    for power_down in (PowerDown.SLEEP, PowerDown.SCALE_TO_ZERO):
+        for load, asked in SURPRISES:
+            case = Steady("8x12", load, power_down=power_down, awake_utilization=asked, epochs=epochs, epoch_s=epoch_s)
+            yield replace(stationary(case), case=f"{power_down.value}, {load:.0%}, {asked:.0%} of those kept awake")
+    for load in OVER_THE_LIMIT:
+        yield replace(stationary(Steady("8x12", load, epochs=epochs, epoch_s=epoch_s)), case=f"all awake, {load:.0%}")
+
+
+def table_of_surprises(rows: list[Comparison]) -> str:
+    """Markdown."""
+    lines = [
+        "| 8x12, load | mean TTFT, both, s | late, both | awake at the end, both | energy | cost | served, both |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines.extend(
+        f"| {row.case} | {row.ttft_s * (1.0 + row.ttft):.3f}, {row.ttft_s:.3f} | "
+        f"{row.late_fluid:.1%}, {row.late:.1%} | "
+        f"{row.awake_fluid:.0%}, {row.awake:.0%} | {row.energy:+.1%} | {row.cost:+.1%} | "
+        f"{row.served_fluid:.2%}, {row.served:.2%} |"
+        for row in rows
+    )
+    return "\n".join(lines)
 
 
 def table(rows: list[Comparison]) -> str:
@@ -237,11 +277,17 @@ def main(full: bool) -> None:
     Example:
       python -m marlin.simulator.validation --full
     """  # noqa: D301 the backslash is click's mark for a block to keep
-    rows = []
-    for row in comparisons(full=full):
-        rows.append(row)
+    sys.stdout.write(table(_told(comparisons(full=full))) + "\n\n")
+    sys.stdout.write(table_of_surprises(_told(surprises())) + "\n")
+
+
+def _told(rows: Iterator[Comparison]) -> list[Comparison]:
+    """All of them; each is named as soon as it is there."""
+    found = []
+    for row in rows:
+        found.append(row)
         click.echo(row.case, err=True)
-    sys.stdout.write(table(rows) + "\n")
+    return found
 
 
 if __name__ == "__main__":

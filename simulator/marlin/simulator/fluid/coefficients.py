@@ -12,7 +12,7 @@ hold many epochs as well as many plans. Whatever is the same in all of them may 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
@@ -43,12 +43,18 @@ NEVER_S: Final = 1e12
 SLACK: Final = 1e-12
 """Part of a model's requests below which nothing has spilled over: sums of the same shares differ by roundings."""
 
+CHANCE: Final = 1.0
+"""So many square roots of the places of a model's awake replicas stand empty when requests begin to wait, because they
+come and end at random (square-root staffing: Halfin and Whitt, Operations Research 29(3), 1981; at one about a fifth
+has to wait). The request-level engine's surges are met by it as it stands: docs/explanation/validation.md."""
+
 CURVES: Final = 3
 """Power (W), time to first token x capacity, late share x capacity: the last axis of the curves' tables."""
-RPS, ASLEEP_W, WAKE_J, BUSY_W = range(4)
-"""Capacity, power asleep, energy of waking, power at the utilisation limit: the last axis of the other tables."""
+RPS, ASLEEP_W, WAKE_J, PLACES = range(4)
+"""Capacity, power asleep, energy of waking, requests in flight when full: the last axis of the other tables."""
 _BY_MODEL: Final = (
-    "sleeps", "wake_s", "capacity", "all_replicas", "count", "before", "summed", "each", "curve_summed", "curve_each"
+    "sleeps", "wake_s", "ttft_limit_s", "capacity", "all_replicas", "count", "before", "summed", "each",
+    "curve_summed", "curve_each",
 )  # fmt: skip
 """Coefficients with a leading axis of models."""
 CELLS: Final = 200
@@ -66,6 +72,7 @@ class Coefficients:
     wakes: bool
     sleeps: FloatArray  # (V,) 1 where replicas can power down
     wake_s: FloatArray  # (V,) mean time from asleep to ready
+    ttft_limit_s: FloatArray  # (V,)
     base_w: FloatArray  # (D,)
     capacity: FloatArray  # (V, D) requests per second, all awake
     all_replicas: FloatArray  # (V, D)
@@ -138,9 +145,8 @@ def _coefficients(twin: TwinState) -> Coefficients:
     curves = np.stack(
         [twin.power_knots_w, twin.first_token_knots_s * per_rps, twin.late_knots * per_rps], axis=-1
     )  # (V, D, L, K, 3)
-    busy_w = twin.power_knots_w @ _hat(twin.max_utilization)
     wake_j = twin.wake_s * twin.power_knots_w[..., 0]
-    each = np.stack([twin.replica_rps, twin.asleep_w, wake_j, busy_w], axis=-1)  # (V, D, L, 4)
+    each = np.stack([twin.replica_rps, twin.asleep_w, wake_j, twin.batch_limit], axis=-1)  # (V, D, L, 4)
     count = twin.replicas
     return Coefficients(
         epoch_s=twin.epoch_s,
@@ -150,6 +156,7 @@ def _coefficients(twin: TwinState) -> Coefficients:
         wakes=settings.wakes_on_demand,
         sleeps=twin.can_sleep.astype(np.float64),
         wake_s=_mean_wake_s(twin),
+        ttft_limit_s=twin.ttft_limit_s,
         base_w=twin.base_w,
         capacity=twin.capacity_rps,
         all_replicas=twin.all_replicas,
@@ -163,12 +170,6 @@ def _coefficients(twin: TwinState) -> Coefficients:
         inverse_width=1.0 / np.diff(KNOTS),
         segment=_segments(),
     )
-
-
-@lru_cache(maxsize=16)
-def _hat(utilization: float) -> FloatArray:
-    """(K,) weights of the knots that interpolate at one utilisation."""
-    return np.array([np.interp(utilization, KNOTS, unit) for unit in np.eye(len(KNOTS))])
 
 
 def _sums_before(values: FloatArray) -> FloatArray:

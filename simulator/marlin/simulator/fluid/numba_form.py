@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marlin.simulator.compiling import KEEP
-from marlin.simulator.fluid.coefficients import CELLS, SLACK
+from marlin.simulator.fluid.coefficients import CELLS, CHANCE, SLACK
 from marlin.simulator.physics import FloatArray
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def evaluate(c: Coefficients, now: Conditions, plans: Plans, out: Buffers) -> No
     run = _evaluate if len(plans) > LANES else _piece_alone
     run(
         (c.epoch_s, c.max_utilization, c.patience_s, c.pack_utilization, float(c.wakes)),
-        (c.sleeps, c.wake_s, c.base_w, c.knots, c.inverse_width),
+        (c.sleeps, c.wake_s, c.ttft_limit_s, c.base_w, c.knots, c.inverse_width),
         c.segment,
         (c.capacity, c.all_replicas, now.requests, now.backlog),
         (c.count, c.before, now.allowed, now.awake_before, now.rtt_s, now.per_joule),
@@ -126,7 +126,7 @@ def _piece(
     out_late: FloatArray,
 ) -> None:
     epoch_s, max_utilization, patience_s, pack_utilization, wakes = numbers
-    sleeps, wake_s, base_w, knots, inverse_width = lines
+    sleeps, wake_s, ttft_limit_s, base_w, knots, inverse_width = lines
     capacity, all_replicas, now_requests, now_backlog = planes
     count, before, now_allowed, now_awake_before, now_rtt, now_per_joule = boxes
     summed, each = tables
@@ -151,6 +151,14 @@ def _piece(
     rate, queue_end, gone, waited = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
     total, spare_total, left, carried = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
     load, power_w, first_s, late_part = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    later_w, later_first_s, later_late = np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    later_load, later_rps, later_awake = np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    late_here, served_here = np.empty(LANES), np.empty(LANES)
+    awake_places, usable, then_usable, then_places = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    sleepers, places, asleep_rps, until_s = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    woken, waited_late, full, is_woken = np.empty(LANES), np.empty(LANES), np.empty(LANES), np.empty(LANES)
+    awake_then, rps_then = np.empty((n_sites, LANES)), np.empty((n_sites, LANES))
+    whole_then, part_then = np.empty((n_sites, LANES), dtype=np.int64), np.empty((n_sites, LANES))
     own = np.empty((n_sites if has_rtt else 0, LANES))
     for d in range(n_sites):
         for i in range(LANES):
@@ -161,6 +169,13 @@ def _piece(
         for i in range(LANES):
             total[i] = 0.0
             spare_total[i] = 0.0
+            sleepers[i] = 0.0
+            full[i] = 0.0
+            awake_places[i] = 0.0
+            late_here[i] = 0.0
+            served_here[i] = 0.0
+            places[i] = 0.0
+            asleep_rps[i] = 0.0
         for d in range(n_sites):
             for i in range(LANES):
                 b = min(start + i, last)
@@ -179,25 +194,86 @@ def _piece(
                 awake_rps[d, i] = summed[v, d, m, 0] + part[d, i] * each[v, d, m, 0]
                 per_rps[d, i] = 1.0 / max(awake_rps[d, i], _TINY)
                 limit[d, i] = allowed * awake_rps[d, i] * max_utilization
-                spare[d, i] = allowed * max(capacity[v, d] - awake_rps[d, i], 0.0) * (max_utilization * wakes)
                 total[i] += limit[d, i]
-                spare_total[i] += spare[d, i]
+                full[i] += allowed * awake_rps[d, i]
+                awake_places[i] += allowed * (summed[v, d, m, 3] + part[d, i] * each[v, d, m, 3])
+                sleepers[i] += allowed * max(all_replicas[v, d] - kept[d, i], 0.0) * wakes
+                asleep_rps[i] += allowed * max(summed[v, d, n_deployments, 0] - awake_rps[d, i], 0.0)
+                places_here = summed[v, d, m, 3] + part[d, i] * each[v, d, m, 3]
+                places[i] += allowed * max(summed[v, d, n_deployments, 3] - places_here, 0.0)
+                spare[d, i] = 0.0
                 room[d, i] = limit[d, i]
                 if has_cap:
                     room[d, i] = min(limit[d, i], allowed * awake_rps[d, i] * cap[b, v, d])
         # --- the queue before all sites
+        any_woken = False
         for i in range(LANES):
             n = min(start + i, last) if per_plan else 0
             arriving = now_requests[n, v] / epoch_s
-            until_s = wake_s[v] if spare_total[i] > 0 else epoch_s
-            end, left_now, waited_now = _flow(now_backlog[n, v], arriving, total[i], until_s, patience_s)
-            end, left_later, waited_later = _flow(
-                end, arriving, total[i] + spare_total[i], epoch_s - until_s, patience_s
+            usable[i] = max(1.0 - CHANCE / np.sqrt(max(awake_places[i], 1.0)), max_utilization)
+            full[i] *= usable[i]
+            until_s[i] = wake_s[v] if sleepers[i] > 0 else epoch_s
+            end, left_now, waited_now, late_now = _flow(
+                now_backlog[n, v], arriving, full[i], until_s[i], patience_s, ttft_limit_s[v]
             )
             queue_end[i] = end
-            gone[i] = left_now + left_later
-            waited[i] = waited_now + waited_later
-            rate[i] = max(arriving + (now_backlog[n, v] - end - gone[i]) / epoch_s, 0.0)
+            gone[i] = left_now
+            waited[i] = waited_now
+            waited_late[i] = late_now
+            woken[i] = 0.0
+            is_woken[i] = 0.0
+            if sleepers[i] > 0 and (end > 0 or arriving > full[i]):
+                any_woken = True
+                is_woken[i] = 1.0
+                if places[i] > 0:
+                    lacking = max((arriving - full[i]) / max(asleep_rps[i], _TINY), 0.0)
+                    woken[i] = min(max(end / max(places[i], _TINY), lacking), 1.0)
+        # --- who wakes for it
+        if any_woken:
+            for i in range(LANES):
+                then_places[i] = 0.0
+            for d in range(n_sites):
+                for i in range(LANES):
+                    n = min(start + i, last) if per_plan else 0
+                    asleep = now_allowed[n, v, d] * max(all_replicas[v, d] - kept[d, i], 0.0) * wakes
+                    awake_then[d, i] = kept[d, i] + woken[i] * asleep
+                    m = 0
+                    for k in range(1, n_deployments + 1):
+                        m += 1 if awake_then[d, i] >= before[v, d, k] else 0
+                    whole_then[d, i] = m
+                    part_then[d, i] = awake_then[d, i] - before[v, d, m]
+                    rps_then[d, i] = summed[v, d, m, 0] + part_then[d, i] * each[v, d, m, 0]
+                    places_then = summed[v, d, m, 3] + part_then[d, i] * each[v, d, m, 3]
+                    then_places[i] += now_allowed[n, v, d] * places_then
+            for i in range(LANES):
+                then_usable[i] = max(1.0 - CHANCE / np.sqrt(max(then_places[i], 1.0)), max_utilization)
+            for d in range(n_sites):
+                for i in range(LANES):
+                    n = min(start + i, last) if per_plan else 0
+                    more_rps = rps_then[d, i] * then_usable[i] - awake_rps[d, i] * usable[i]
+                    spare[d, i] = now_allowed[n, v, d] * max(more_rps, 0.0) * is_woken[i]
+                    spare_total[i] += spare[d, i]
+            for i in range(LANES):
+                if is_woken[i] > 0:
+                    n = min(start + i, last) if per_plan else 0
+                    end, left_later, waited_later, late_later = _flow(
+                        queue_end[i], now_requests[n, v] / epoch_s, full[i] + spare_total[i],
+                        epoch_s - until_s[i], patience_s, ttft_limit_s[v],
+                    )  # fmt: skip
+                    queue_end[i] = end
+                    gone[i] += left_later
+                    waited[i] += waited_later
+                    waited_late[i] += late_later
+        for i in range(LANES):
+            n = min(start + i, last) if per_plan else 0
+            # As late count those who are served now: who waited before, and not who still waits.
+            most = ttft_limit_s[v] * (full[i] + spare_total[i])
+            if now_backlog[n, v] > most:
+                waited_late[i] += now_backlog[n, v]
+            if queue_end[i] > most:
+                waited_late[i] -= queue_end[i]
+            waited_late[i] = max(waited_late[i], 0.0)
+            rate[i] = max((now_requests[n, v] + now_backlog[n, v] - queue_end[i] - gone[i]) / epoch_s, 0.0)
         # --- who serves it
         if has_order:
             for i in range(LANES):
@@ -238,8 +314,19 @@ def _piece(
             for i in range(LANES):
                 served[d, i] += (limit[d, i] - served[d, i]) * left[i]
                 carried[i] += served[d, i]
+        # Once all are at the limit, up to what they can carry.
         for i in range(LANES):
-            left[i] = max(rate[i] - carried[i], 0.0) / max(spare_total[i], _TINY)
+            beyond_rps = max(full[i] - carried[i], 0.0)
+            left[i] = min(max(rate[i] - carried[i], 0.0), beyond_rps) / max(beyond_rps, _TINY)
+            carried[i] = 0.0
+        for d in range(n_sites):
+            for i in range(LANES):
+                b = min(start + i, last)
+                open_rps = now_allowed[b if per_plan else 0, v, d] * awake_rps[d, i] * usable[i]
+                served[d, i] += max(open_rps - served[d, i], 0.0) * left[i]
+                carried[i] += served[d, i]
+        for i in range(LANES):
+            left[i] = max(rate[i] * (1.0 - SLACK) - carried[i], 0.0) / max(spare_total[i], _TINY)
         # --- whose requests these are: see ``numpy_form._way_s``
         if has_rtt and not has_order:
             for i in range(LANES):
@@ -292,35 +379,73 @@ def _piece(
                     low = curve_summed[v, d, m, j, 2] + part[d, i] * curve_each[v, d, m, j, 2]
                     high = curve_summed[v, d, m, j + 1, 2] + part[d, i] * curve_each[v, d, m, j + 1, 2]
                     late_part[i] = (low + along * (high - low)) * per_rps[d, i]
+            for i in range(LANES):
+                it_j[d, i] += power_w[i] * epoch_s
             if sleeps[v] > 0:
-                working_s = epoch_s - wake_s[v]
-                working = max(1.0 - wake_s[v] / epoch_s, _TINY)
                 wake_was_j = _wake_j(now_awake_before[0, v, d], before[v, d], summed[v, d], each[v, d])
                 for i in range(LANES):
                     m = whole[d, i]
                     p = part[d, i]
-                    asleep_rps = max(capacity[v, d] - awake_rps[d, i], 0.0)
-                    most = asleep_rps * (max_utilization * working)
-                    woken = min(spare[d, i] * left[i] / max(most, _TINY), 1.0)
                     asleep_w = summed[v, d, n_deployments, 1] - (summed[v, d, m, 1] + p * each[v, d, m, 1])
                     wake_now_j = summed[v, d, m, 2] + p * each[v, d, m, 2]
-                    wake_j = summed[v, d, n_deployments, 2] - wake_now_j
-                    busy_w = summed[v, d, n_deployments, 3] - (summed[v, d, m, 3] + p * each[v, d, m, 3])
                     if per_plan:
                         wake_was_j = _wake_j(
                             now_awake_before[min(start + i, last), v, d], before[v, d], summed[v, d], each[v, d]
                         )
-                    asleep_j = asleep_w * epoch_s
-                    it_j[d, i] += (
-                        asleep_j + woken * (wake_j + busy_w * working_s - asleep_j) + max(wake_now_j - wake_was_j, 0.0)
+                    it_j[d, i] += asleep_w * epoch_s + max(wake_now_j - wake_was_j, 0.0)
+            if any_woken:
+                for i in range(LANES):
+                    later_awake[i] = awake_then[d, i]
+                    rps = served[d, i] + spare[d, i] * left[i]
+                    later_rps[i] = max(rps * epoch_s - served[d, i] * until_s[i], 0.0) / max(
+                        epoch_s - until_s[i], _TINY
                     )
-                    kept[d, i] += woken * max(all_replicas[v, d] - kept[d, i], 0.0)
+                    later_load[i] = min(later_rps[i] / max(rps_then[d, i], _TINY), 1.0)
+                if pack_utilization > 0:
+                    _packed(
+                        later_w, later_first_s, later_late, later_awake, later_rps, later_load, count[v, d],
+                        before[v, d], each[v, d], knots, inverse_width, segment, pack_utilization, curve_each[v, d],
+                        curve_summed[v, d, n_deployments, 0], capacity[v, d],
+                    )  # fmt: skip
+                else:
+                    for i in range(LANES):
+                        m = whole_then[d, i]
+                        p = part_then[d, i]
+                        per = 1.0 / max(rps_then[d, i], _TINY)
+                        j = segment[int(later_load[i] * CELLS)]
+                        along = (later_load[i] - knots[j]) * inverse_width[j]
+                        low = curve_summed[v, d, m, j, 0] + p * curve_each[v, d, m, j, 0]
+                        high = curve_summed[v, d, m, j + 1, 0] + p * curve_each[v, d, m, j + 1, 0]
+                        later_w[i] = low + along * (high - low)
+                        low = curve_summed[v, d, m, j, 1] + p * curve_each[v, d, m, j, 1]
+                        high = curve_summed[v, d, m, j + 1, 1] + p * curve_each[v, d, m, j + 1, 1]
+                        later_first_s[i] = (low + along * (high - low)) * per
+                        low = curve_summed[v, d, m, j, 2] + p * curve_each[v, d, m, j, 2]
+                        high = curve_summed[v, d, m, j + 1, 2] + p * curve_each[v, d, m, j + 1, 2]
+                        later_late[i] = (low + along * (high - low)) * per
+                for i in range(LANES):
+                    m, p = whole[d, i], part[d, i]
+                    m2, p2 = whole_then[d, i], part_then[d, i]
+                    rps = served[d, i] + spare[d, i] * left[i]
+                    early = served[d, i] * until_s[i] / max(rps * epoch_s, _TINY) if rps > 0 else 0.0
+                    passed = until_s[i] / epoch_s
+                    if is_woken[i] == 0:  # bit for bit what it is where nobody is short
+                        early, passed = 1.0, 1.0
+                    first_s[i] = first_s[i] * early + later_first_s[i] * (1.0 - early)
+                    late_part[i] = late_part[i] * early + later_late[i] * (1.0 - early)
+                    load[i] = load[i] * passed + later_load[i] * (1.0 - passed)
+                    asleep_less_w = (
+                        summed[v, d, m2, 1] + p2 * each[v, d, m2, 1] - (summed[v, d, m, 1] + p * each[v, d, m, 1])
+                    )
+                    wake_j = summed[v, d, m2, 2] + p2 * each[v, d, m2, 2] - (summed[v, d, m, 2] + p * each[v, d, m, 2])
+                    more_j = (later_w[i] - power_w[i]) * (epoch_s - until_s[i]) + wake_j - asleep_less_w * epoch_s
+                    it_j[d, i] += more_j * is_woken[i]
+                    kept[d, i] = awake_then[d, i]
             for i in range(LANES):
-                it_j[d, i] += power_w[i] * epoch_s
                 site_requests = (served[d, i] + spare[d, i] * left[i]) * epoch_s
                 seconds[i] += site_requests * (first_s[i] + way_s[d, i])
-                late_sum[i] += site_requests * late_part[i]
-                counted[i] += site_requests
+                late_here[i] += site_requests * late_part[i]
+                served_here[i] += site_requests
             for i in range(used):
                 b = start + i
                 out_served[b, v, d] = (served[d, i] + spare[d, i] * left[i]) * epoch_s
@@ -328,8 +453,10 @@ def _piece(
                 out_ttft[b, v, d] = first_s[i] + way_s[d, i]
                 out_awake[b, v, d] = kept[d, i]
         for i in range(LANES):
+            late_sum[i] += min(late_here[i] + waited_late[i], served_here[i])
             seconds[i] += waited[i] + patience_s * gone[i]
             late_sum[i] += gone[i]
+            counted[i] += served_here[i]
             counted[i] += gone[i]
         for i in range(used):
             out_queued[start + i, v] = queue_end[i]
@@ -362,22 +489,27 @@ def _wake_j(was: float, before: FloatArray, summed: FloatArray, each: FloatArray
 
 @nb.njit(inline="always")
 def _flow(
-    queue: float, rate: float, service: float, duration_s: float, patience_s: float
-) -> tuple[float, float, float]:
-    """See ``numpy_form._flow``."""
-    most = patience_s * service
+    queue: float, rate: float, service: float, duration_s: float, patience_s: float, late_s: float
+) -> tuple[float, float, float, float]:
+    """See ``waiting.flow``."""
+    most, late_from = patience_s * service, late_s * service
     start = min(queue, most)
     net = rate - service
     free_end = start + net * duration_s
     end = min(max(free_end, 0.0), most)
-    gone = (queue - start) + max(free_end - most, 0.0)
+    refused = max(free_end - most, 0.0)
     if net > 0:
         change_s = min((most - start) / max(net, _TINY), duration_s)
     elif net < 0:
         change_s = min(start / max(-net, _TINY), duration_s)
     else:
         change_s = duration_s
-    return end, gone, (start + end) / 2.0 * change_s + end * (duration_s - change_s)
+    still_s = duration_s - change_s
+    low, high = start - late_from, end - late_from
+    beyond = max(low, 0.0) + max(high, 0.0)
+    beyond_s = change_s * beyond / max(abs(low) + abs(high), _TINY) + (still_s if high > 0 else 0.0)
+    waited_s = (start + end) / 2.0 * change_s + end * still_s
+    return end, (queue - start) + refused, waited_s, max(rate * beyond_s - refused, 0.0)
 
 
 @nb.njit(fastmath=_FAST, error_model="numpy", cache=KEEP, nogil=True)

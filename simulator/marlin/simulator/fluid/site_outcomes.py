@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from marlin.simulator.fluid.awake import Awake, at_load, sleepers_j
 from marlin.simulator.fluid.coefficients import RPS, TINY, coefficients, conditions
-from marlin.simulator.fluid.numpy_form import _Awake, _packed, _sleepers_j
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState
 
@@ -33,18 +33,14 @@ def site_outcomes(twin: TwinState, model: int, rate_rps: FloatArray, awake: Floa
     """
     c, now = coefficients(twin).of_model(model), conditions(twin)
     rate = rate_rps[None, :, None]  # (V, D, 1, N), where V = 1
-    kept = _Awake.of(c, np.clip(awake[None, :, None], 0.0, c.all_replicas[:, :, None, None]))
-    awake_rps = kept.total(c, RPS)
-    load = np.minimum(rate / np.maximum(awake_rps, TINY), 1.0)
-    if c.pack_utilization > 0:
-        power_w, first_s, late = _packed(c, kept, rate, load)
-    else:
-        power_w, first, late_sum = kept.curves(c, load)
-        first_s, late = (total / np.maximum(awake_rps, TINY) for total in (first, late_sum))
+    kept = Awake.of(c, np.clip(awake[None, :, None], 0.0, c.all_replicas[:, :, None, None]))
+    totals = kept.totals(c)
+    load = np.minimum(rate / np.maximum(totals[RPS], TINY), 1.0)
+    power_w, first_s, late = at_load(c, kept, totals[RPS], rate, load)
     it_j = power_w * c.epoch_s
     if c.sleeps.any():
         before = now.awake_before[0, model][None, :, None, None]
-        it_j = it_j + _sleepers_j(c, kept, _Awake.of(c, before))
+        it_j = it_j + sleepers_j(c, totals, Awake.of(c, before))
     return SiteOutcomes(it_j[0, :, 0], first_s[0, :, 0] + now.rtt_s[0, model][:, None], late[0, :, 0])
 
 
