@@ -10,6 +10,7 @@ import pytest
 from fleets import differing_site, fleet
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from marlin.api.plan import Dispatch, PlannerKind, Scheme
 from marlin.api.pool import PowerDown
@@ -19,7 +20,7 @@ from marlin.policy.objective import scheme_weights
 from marlin.policy.oracle.epoch import bound, limits_rps, optimum
 from marlin.policy.planners import AVAILABLE, make_planner
 from marlin.policy.trials import objective_of
-from marlin.simulator.fluid import awake_carrying, simulate, simulate_plan, site_outcomes
+from marlin.simulator.fluid import FluidResult, awake_carrying, simulate, simulate_plan, site_outcomes
 from marlin.simulator.fluid.coefficients import footprint_per_joule
 from marlin.simulator.physics import FloatArray
 from marlin.simulator.twin_state import TwinState, arrays_from
@@ -63,6 +64,11 @@ def value(twin: TwinState, metrics: FloatArray, late: FloatArray, scheme: Scheme
     return np.asarray((totals / objective.scale) @ objective.weights + late_cost)
 
 
+def is_within_limits(twin: TwinState, result: FluidResult) -> NDArray[np.bool_]:
+    """(B,) whether no site is filled beyond its limit."""
+    return np.asarray((result.utilization <= twin.max_utilization + 1e-9).all(axis=(1, 2)))
+
+
 schemes = st.sampled_from([Scheme.BALANCED, Scheme.MIN_TTFT, Scheme.MIN_CARBON, Scheme.MIN_WATER, Scheme.MIN_COST])
 capabilities = st.sampled_from([PowerDown.NONE, PowerDown.SLEEP])
 
@@ -83,9 +89,10 @@ def test_no_other_planner_is_better_when_the_forecast_comes_true(
     for kind in AVAILABLE:
         plan = make_planner(kind, scheme=scheme, dispatch=dispatch).decide(state).plan
         result = simulate_plan(twin, plan)
-        # Keeping too few awake, and leaving the rest to waking on demand, is what the optimum leaves out
-        # (``oracle.epoch``) and MARLIN tries.
-        if kind is not PlannerKind.MARLIN or float(result.waited_s.sum()) <= 1e-9:
+        # Keeping too few awake, and leaving the rest to waking on demand or to others beyond their limit, is what the
+        # optimum leaves out (``oracle.epoch``) and MARLIN tries.
+        is_left_out = float(result.waited_s.sum()) > 1e-9 or not is_within_limits(twin, result)[0]
+        if kind is not PlannerKind.MARLIN or not is_left_out:
             found[kind] = float(value(twin, result.metrics, result.late_share, scheme)[0])
     assert found[PlannerKind.ORACLE] <= min(found.values()) + TOLERANCE
 
@@ -98,7 +105,8 @@ def test_no_plan_on_a_grid_of_all_plans_is_better_and_none_is_below_the_bound(
 ) -> None:
     """Brute force: every division of the demand among three sites in steps of 4 %, awake in steps of a fifth.
 
-    Plans that keep too few awake, and leave the rest to waking on demand, are left out: see ``oracle.epoch``.
+    Plans that keep too few awake, and leave the rest to waking on demand or fill others beyond their limit, are left
+    out: see ``oracle.epoch``.
     """
     state = varied(seed, power_down, sites=3)
     twin = arrays_from(state)
@@ -111,7 +119,7 @@ def test_no_plan_on_a_grid_of_all_plans_is_better_and_none_is_below_the_bound(
         awake = np.ceil(levels[:, None, :] * twin.all_replicas)
     shares, awake = np.repeat(shares, len(awake), axis=0), np.tile(awake, (len(shares), 1, 1))
     result = simulate(twin, shares, awake=awake)
-    is_carried = result.waited_s.sum(axis=1) <= 1e-9
+    is_carried = (result.waited_s.sum(axis=1) <= 1e-9) & is_within_limits(twin, result)
     assume(is_carried.any())
     cheapest = float(value(twin, result.metrics, result.late_share, scheme)[is_carried].min())
 

@@ -2,8 +2,9 @@
 
 Models do not meet in any cost, and sites meet in the demand alone, so that each model is divided by itself. The cost of
 a rate at a site is the weighted sum of its metrics; where a pool can power down, every number of awake replicas between
-"just enough" and "all" is tried, and the cheapest counts. To keep too few awake, and let those who wait wake the last
-replica, is not tried: on small fleets that can be cheaper by a fraction of a percent, and the bound does not cover it.
+"just enough" and "all" is tried, and the cheapest counts. To keep too few awake is not tried, be it that the others are
+then filled beyond their limit or that those who wait wake the last replica: on small fleets that can be cheaper by a
+percent, and the bound does not cover it.
 Requests beyond the limit of their pool cost as well: the same penalty that every planner pays.
 """
 
