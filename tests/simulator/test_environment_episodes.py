@@ -64,8 +64,24 @@ def whole_shares(task_: Task, epoch: int) -> Intent:
         is_open = task_.courses[0].seen_allowed[epoch, v]
         cuts = np.sort(rng.choice(np.arange(500, 9500), is_open.sum() - 1, replace=False))
         weights[v, is_open] = np.diff([0, *cuts, 10_000])
-    one = np.ones((1, models, sites))
+    return full_and_awake(weights)
+
+
+def full_and_awake(weights: FloatArray) -> Intent:
+    """Shares (V, D) in 1 of 10,000, sites filled to the limit and awake for what is expected."""
+    one = np.ones((1, *weights.shape))
     return Intent(weights[None] / 10_000, one, one)
+
+
+def most_to_one(task_: Task, epoch: int) -> Intent:
+    """As whole shares are, most of them to the last open site."""
+    models, sites = task_.action.models, task_.action.sites
+    weights = np.zeros((models, sites))
+    for v in range(models):
+        is_open = np.flatnonzero(task_.courses[0].seen_allowed[epoch, v])
+        weights[v, is_open] = 500
+        weights[v, is_open[-1]] += 10_000 - 500 * len(is_open)
+    return full_and_awake(weights)
 
 
 def full_or_empty(task_: Task, epoch: int) -> FloatArray:
@@ -170,11 +186,11 @@ def test_an_ordered_episode_is_the_study_of_its_seed() -> None:
 
 def test_the_mean_gain_is_the_share_that_a_study_says_was_saved() -> None:
     kind = {"outages": True, "sleeps": True}
-    _, steps = played(task(**kind), whole_shares)
+    _, steps = played(task(**kind), most_to_one)
     base, own = sums(proportionally_studied()), sums(studied(kind, as_planner(steps)))
     gain = np.mean([s.terms.gain[0] for s in steps], axis=0)
     assert gain == pytest.approx(1 - own / base, abs=2e-3)
-    assert np.abs(gain).max() > 0.01, "far more than they may differ by"
+    assert np.abs(gain).max() > 0.02
 
 
 def test_the_rewards_of_an_episode_add_up_to_its_parts() -> None:

@@ -224,14 +224,14 @@ def comparisons(*, full: bool) -> Iterator[Comparison]:
             yield stationary(Steady("8x120", load, epochs=2))
 
 
-def surprises(*, epochs: int = COUNTED_EPOCHS, epoch_s: float = EPOCH_S) -> Iterator[Comparison]:
+def surprises() -> Iterator[Comparison]:
     """More comes, epoch after epoch, than the plan keeps replicas awake for, or than sites are filled to."""
     for power_down in (PowerDown.SLEEP, PowerDown.SCALE_TO_ZERO):
         for load, asked in SURPRISES:
-            case = Steady("8x12", load, power_down=power_down, awake_utilization=asked, epochs=epochs, epoch_s=epoch_s)
+            case = Steady("8x12", load, power_down=power_down, awake_utilization=asked)
             yield replace(stationary(case), case=f"{power_down.value}, {load:.0%}, {asked:.0%} of those kept awake")
     for load in OVER_THE_LIMIT:
-        yield replace(stationary(Steady("8x12", load, epochs=epochs, epoch_s=epoch_s)), case=f"all awake, {load:.0%}")
+        yield replace(stationary(Steady("8x12", load)), case=f"all awake, {load:.0%}")
 
 
 def table_of_surprises(rows: list[Comparison]) -> str:

@@ -186,9 +186,7 @@ def _piece(
                 kept[d, i] = all_replicas[v, d]
                 if has_awake and sleeps[v] > 0:
                     kept[d, i] = min(max(awake[b, v, d], 0.0), all_replicas[v, d])
-                m = 0
-                for k in range(1, n_deployments + 1):
-                    m += 1 if kept[d, i] >= before[v, d, k] else 0
+                m = _wholly_awake(kept[d, i], before[v, d])
                 whole[d, i] = m
                 part[d, i] = kept[d, i] - before[v, d, m]
                 awake_rps[d, i] = summed[v, d, m, 0] + part[d, i] * each[v, d, m, 0]
@@ -237,9 +235,7 @@ def _piece(
                     n = min(start + i, last) if per_plan else 0
                     asleep = now_allowed[n, v, d] * max(all_replicas[v, d] - kept[d, i], 0.0) * wakes
                     awake_then[d, i] = kept[d, i] + woken[i] * asleep
-                    m = 0
-                    for k in range(1, n_deployments + 1):
-                        m += 1 if awake_then[d, i] >= before[v, d, k] else 0
+                    m = _wholly_awake(awake_then[d, i], before[v, d])
                     whole_then[d, i] = m
                     part_then[d, i] = awake_then[d, i] - before[v, d, m]
                     rps_then[d, i] = summed[v, d, m, 0] + part_then[d, i] * each[v, d, m, 0]
@@ -478,12 +474,19 @@ def _piece(
 
 
 @nb.njit(fastmath=_FAST, error_model="numpy", inline="always")
+def _wholly_awake(replicas: float, before: FloatArray) -> int:
+    """How many deployments of a place are wholly among its first ``replicas``, which begin at ``before``."""
+    m = 0
+    for k in range(1, len(before)):
+        m += 1 if replicas >= before[k] else 0
+    return m
+
+
+@nb.njit(fastmath=_FAST, error_model="numpy", inline="always")
 def _wake_j(was: float, before: FloatArray, summed: FloatArray, each: FloatArray) -> float:
     """What it took to wake the replicas that are awake already, J; ``was`` of them."""
     was = min(max(was, 0.0), before[-1])
-    m = 0
-    for k in range(1, len(before)):
-        m += 1 if was >= before[k] else 0
+    m = _wholly_awake(was, before)
     return float(summed[m, 2] + (was - before[m]) * each[m, 2])
 
 
