@@ -362,19 +362,10 @@ def _piece(
                     curve_summed[v, d, n_deployments, 0], capacity[v, d],
                 )  # fmt: skip
             else:
-                for i in range(LANES):
-                    m = whole[d, i]
-                    j = segment[int(load[i] * CELLS)]
-                    along = (load[i] - knots[j]) * inverse_width[j]
-                    low = curve_summed[v, d, m, j, 0] + part[d, i] * curve_each[v, d, m, j, 0]
-                    high = curve_summed[v, d, m, j + 1, 0] + part[d, i] * curve_each[v, d, m, j + 1, 0]
-                    power_w[i] = low + along * (high - low)
-                    low = curve_summed[v, d, m, j, 1] + part[d, i] * curve_each[v, d, m, j, 1]
-                    high = curve_summed[v, d, m, j + 1, 1] + part[d, i] * curve_each[v, d, m, j + 1, 1]
-                    first_s[i] = (low + along * (high - low)) * per_rps[d, i]
-                    low = curve_summed[v, d, m, j, 2] + part[d, i] * curve_each[v, d, m, j, 2]
-                    high = curve_summed[v, d, m, j + 1, 2] + part[d, i] * curve_each[v, d, m, j + 1, 2]
-                    late_part[i] = (low + along * (high - low)) * per_rps[d, i]
+                _spread(
+                    power_w, first_s, late_part, whole[d], part[d], awake_rps[d], load, knots, inverse_width, segment,
+                    curve_summed[v, d], curve_each[v, d],
+                )  # fmt: skip
             for i in range(LANES):
                 it_j[d, i] += power_w[i] * epoch_s
             if sleeps[v] > 0:
@@ -404,21 +395,10 @@ def _piece(
                         curve_summed[v, d, n_deployments, 0], capacity[v, d],
                     )  # fmt: skip
                 else:
-                    for i in range(LANES):
-                        m = whole_then[d, i]
-                        p = part_then[d, i]
-                        per = 1.0 / max(rps_then[d, i], _TINY)
-                        j = segment[int(later_load[i] * CELLS)]
-                        along = (later_load[i] - knots[j]) * inverse_width[j]
-                        low = curve_summed[v, d, m, j, 0] + p * curve_each[v, d, m, j, 0]
-                        high = curve_summed[v, d, m, j + 1, 0] + p * curve_each[v, d, m, j + 1, 0]
-                        later_w[i] = low + along * (high - low)
-                        low = curve_summed[v, d, m, j, 1] + p * curve_each[v, d, m, j, 1]
-                        high = curve_summed[v, d, m, j + 1, 1] + p * curve_each[v, d, m, j + 1, 1]
-                        later_first_s[i] = (low + along * (high - low)) * per
-                        low = curve_summed[v, d, m, j, 2] + p * curve_each[v, d, m, j, 2]
-                        high = curve_summed[v, d, m, j + 1, 2] + p * curve_each[v, d, m, j + 1, 2]
-                        later_late[i] = (low + along * (high - low)) * per
+                    _spread(
+                        later_w, later_first_s, later_late, whole_then[d], part_then[d], rps_then[d], later_load, knots,
+                        inverse_width, segment, curve_summed[v, d], curve_each[v, d],
+                    )  # fmt: skip
                 for i in range(LANES):
                     m, p = whole[d, i], part[d, i]
                     m2, p2 = whole_then[d, i], part_then[d, i]
@@ -516,6 +496,38 @@ def _flow(
 
 
 @nb.njit(fastmath=_FAST, error_model="numpy", cache=KEEP, nogil=True)
+def _spread(
+    power_w: FloatArray,
+    first_s: FloatArray,
+    late_part: FloatArray,
+    whole: _Order,
+    part: FloatArray,
+    awake_rps: FloatArray,
+    load: FloatArray,
+    knots: FloatArray,
+    inverse_width: FloatArray,
+    segment: _Order,
+    summed: FloatArray,
+    each: FloatArray,
+) -> None:
+    """See ``awake.at_load``: what replicas draw and how they answer when all that are awake are loaded alike."""
+    for i in range(LANES):
+        m, p = whole[i], part[i]
+        per_rps = 1.0 / max(awake_rps[i], _TINY)
+        j = segment[int(load[i] * CELLS)]
+        along = (load[i] - knots[j]) * inverse_width[j]
+        low = summed[m, j, 0] + p * each[m, j, 0]
+        high = summed[m, j + 1, 0] + p * each[m, j + 1, 0]
+        power_w[i] = low + along * (high - low)
+        low = summed[m, j, 1] + p * each[m, j, 1]
+        high = summed[m, j + 1, 1] + p * each[m, j + 1, 1]
+        first_s[i] = (low + along * (high - low)) * per_rps
+        low = summed[m, j, 2] + p * each[m, j, 2]
+        high = summed[m, j + 1, 2] + p * each[m, j + 1, 2]
+        late_part[i] = (low + along * (high - low)) * per_rps
+
+
+@nb.njit(fastmath=_FAST, error_model="numpy", cache=KEEP, nogil=True)
 def _packed(
     power_w: FloatArray,
     first_s: FloatArray,
@@ -534,7 +546,7 @@ def _packed(
     idle: FloatArray,
     capacity: float,
 ) -> None:
-    """See ``numpy_form._packed``."""
+    """See ``awake.packed``."""
     for i in range(LANES):
         full = min(max(load[i], pack_utilization), 1.0)
         left = served[i]
