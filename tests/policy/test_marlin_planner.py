@@ -380,6 +380,18 @@ def test_a_second_of_waiting_costs_as_much_energy_before_a_quiet_epoch_as_before
     assert alone[0] > 10.0 * alone[1]
 
 
+def test_a_day_waits_the_longer_the_longer_replicas_take_to_wake() -> None:
+    """Once more where they take four minutes, hardly where one, and not at all where they are there at once."""
+
+    def of_a_day(power_down: PowerDown) -> float:
+        scale = situation_of(varied(3, power_down=power_down), Dispatch.ORDERED, (0.25,) * 4).objective.scale
+        return float(scale[0] / scale[1:].prod() ** (1 / 3))
+
+    at_once, soon, late = (of_a_day(how) for how in (PowerDown.IDLE_P_STATE, PowerDown.SLEEP, PowerDown.SCALE_TO_ZERO))
+    assert soon / at_once == pytest.approx(1.08, abs=0.05)
+    assert late / at_once == pytest.approx(2.0, abs=0.2)
+
+
 def test_waiting_counts_the_less_the_more_capacity_proportional_waits_when_it_comes() -> None:
     """A day is measured by its own waiting, and one with a surge has more of it."""
     situation = situation_of(quiet_and_busy()[0], Dispatch.ORDERED, (0.25,) * 4)
