@@ -23,6 +23,7 @@ from marlin.api.state import FORECAST_CHANCES, FleetState
 from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing, settling, shipped
 from marlin.policy.agents.critics import USUAL_DISCOUNT, LearnedCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.guard import Guard, look
+from marlin.policy.agents.moves import all_moves
 from marlin.policy.agents.planner import Judge, Source
 from marlin.policy.agents.settling import Settled, as_agreed, settle
 from marlin.policy.agents.situation import situation_of
@@ -456,15 +457,16 @@ def test_a_move_tried_beside_those_of_other_models_is_worth_what_it_is_worth_alo
     )
     shape, ones = situation.allowed.shape, np.ones(2)
     intent = Intent(by_capacity(situation.twin.capacity_rps, situation.allowed), np.full(shape, 0.7), np.ones(shape))
-    moves = settling.single_moves(intent, situation, 1.4)
+    moves = all_moves(intent, situation.allowed, 1.4)
     together = settling.gains_of(situation, intent, ones, moves, situation.demands)
 
     def worth(of: Intent) -> float:
         plans = situation.plans(Intent(of.shares[None], of.fill[None], of.margin[None]), ones[None])
         return float(situation.tried(plans).values(situation.objective)[0])
 
-    assert {move.model for move in moves} == {0, 1}
-    assert together == pytest.approx([worth(intent) - worth(move.made(intent)) for move in moves], abs=1e-9)
+    assert set(moves.model) == {0, 1}
+    alone = [next(moves.in_turn(intent, np.array([i]))) for i in range(len(moves))]
+    assert together == pytest.approx([worth(intent) - worth(made) for made in alone], abs=1e-9)
 
 
 def test_what_settling_changed_is_told_with_its_worth(artifact: Artifact) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 
 import numpy as np
 
+from marlin.policy.agents.moves import Moves, all_moves
 from marlin.policy.agents.situation import Situation
 from marlin.policy.demands import Demands
 from marlin.simulator.environments.action import Intent
@@ -43,9 +44,6 @@ _STEPS: Final = (1.4, 1.4, 1.2, 1.2)
 
 _TOGETHER: Final = (1, 2, 4, 8, 16, 32)
 """How many of the moves that help are tried together, the most helpful first."""
-
-_ALL: Final = slice(None)
-"""Of a model's sites."""
 
 _LEAST_GAIN: Final = 1e-6
 """Of the objective, below which nothing is moved."""
@@ -88,21 +86,20 @@ def settle(situation: Situation, agreed: Intent, rounds: int, has_time: Callable
     for step in _STEPS[:rounds]:
         if not has_time():
             break
-        singles = single_moves(best, situation, step)
+        moves = all_moves(best, situation.allowed, step)
         # Found on a few demands and taken as far as they help on all: what only suits those few goes no further.
-        gains = gains_of(situation, best, prewarmed, singles, few)
-        helping = [int(i) for i in np.argsort(-gains, kind="stable") if gains[i] > _LEAST_GAIN]
-        if not helping:
+        gains = gains_of(situation, best, prewarmed, moves, few)
+        in_turn = np.argsort(-gains, kind="stable")
+        helping = in_turn[gains[in_turn] > _LEAST_GAIN][: _TOGETHER[-1]]
+        sizes = [size for size in _TOGETHER if size <= len(helping)]
+        if not sizes:
             continue
-        together = [best]
-        for i in helping:
-            together.append(singles[i].made(together[-1]))
-        sizes = [size for size in _TOGETHER if size < len(together)]
-        of_sets = _values(situation, _stacked([together[size] for size in sizes]), prewarmed).sum(axis=1)
+        together = list(moves.in_turn(best, helping))
+        of_sets = _values(situation, _stacked([together[size - 1] for size in sizes]), prewarmed).sum(axis=1)
         taken = int(of_sets.argmin())
         if of_sets[taken] >= value:
             continue
-        best, value, moved = together[sizes[taken]], float(of_sets[taken]), moved + sizes[taken]
+        best, value, moved = together[sizes[taken] - 1], float(of_sets[taken]), moved + sizes[taken]
     return Settled(best, prewarmed, eased, moved, at_first - value)
 
 
@@ -143,70 +140,14 @@ def _eased(intent: Intent, situation: Situation, parts: FloatArray) -> Intent:
     return Intent(shares, (1.0 - 0.5 * part) * intent.fill, np.broadcast_to(intent.margin, shares.shape))
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """What may be done to one site of one model, or to all of its sites."""
-
-    model: int
-    made: Callable[[Intent], Intent]
-
-
-def single_moves(intent: Intent, situation: Situation, step: float) -> list[Move]:
-    """All that is tried by itself."""
-    moves: list[Move] = []
-    for v in range(len(intent.shares)):
-        moves += [_fill(v, _ALL, factor) for factor in (step**-3, step**-1.5, step**1.5)]
-        moves += [_margin(v, _ALL, factor) for factor in (step**-1.5, step**1.5)]
-    for v, d in zip(*np.nonzero(situation.allowed), strict=True):
-        moves += [_margin(v, d, 1.0 / step), _margin(v, d, step)]
-        moves += [_fill(v, d, 1.0 / step), _fill(v, d, step)]
-        if intent.shares[v, d] > 0:
-            moves += [_share(v, d, 0.0), _share(v, d, 2.0)]
-    return moves
-
-
-def _margin(v: int, d: int | slice, factor: float) -> Move:
-    return Move(v, lambda intent: Intent(intent.shares, intent.fill, _times(intent.margin, v, d, factor)))
-
-
-def _fill(v: int, d: int | slice, factor: float) -> Move:
-    return Move(
-        v, lambda intent: Intent(intent.shares, np.minimum(_times(intent.fill, v, d, factor), 1.0), intent.margin)
-    )
-
-
-def _share(v: int, d: int, factor: float) -> Move:
-    def moved(intent: Intent) -> Intent:
-        shares = _times(intent.shares, v, d, factor)
-        whole = shares[v].sum()
-        if whole <= 0:
-            return intent
-        shares[v] /= whole
-        return Intent(shares, intent.fill, intent.margin)
-
-    return Move(v, moved)
-
-
-def _times(values: FloatArray, v: int, d: int | slice, factor: float) -> FloatArray:
-    changed = values.copy()
-    changed[v, d] *= factor
-    return changed
-
-
-def gains_of(
-    situation: Situation, intent: Intent, prewarmed: FloatArray, moves: list[Move], demands: Demands
-) -> FloatArray:
+def gains_of(situation: Situation, intent: Intent, prewarmed: FloatArray, moves: Moves, demands: Demands) -> FloatArray:
     """What each move alone is worth; a row of the batch tries one move of every model."""
-    turn, turns = [], [0] * len(intent.shares)  # the row that each move is in; row 0 is the intent as it is
-    for move in moves:
-        turns[move.model] += 1
-        turn.append(turns[move.model])
-    rows = [intent] * (1 + max(turns))
-    for row, move in zip(turn, moves, strict=True):
-        rows[row] = move.made(rows[row])
-    of_models = _values(situation, _stacked(rows), prewarmed, demands)  # (1 + max of turns, V)
-    which = [move.model for move in moves]
-    return np.asarray(of_models[0, which] - of_models[turn, which])
+    row = np.zeros(len(moves), dtype=np.int64)  # row 0 is the intent as it is
+    for v in range(len(intent.shares)):
+        of_model = moves.model == v
+        row[of_model] = np.arange(1, 1 + of_model.sum())
+    of_models = _values(situation, moves.made(intent, row, 1 + int(row.max())), prewarmed, demands)
+    return np.asarray(of_models[0, moves.model] - of_models[row, moves.model])
 
 
 def _values(situation: Situation, intents: Intent, prewarmed: FloatArray, demands: Demands | None = None) -> FloatArray:

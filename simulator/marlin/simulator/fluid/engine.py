@@ -130,11 +130,11 @@ _charged: WeakKeyDictionary[TwinState, dict[bytes, FloatArray]] = WeakKeyDiction
 def _charges(twin: TwinState, epochs: Conditions) -> FloatArray:
     """(S, 3) gCO2, L and USD for each request that leaves, in a state's epoch under S demands; worked out once."""
     kept = _charged.setdefault(twin, {})
-    demands = epochs.requests.tobytes()
-    if demands not in kept:
-        of_each = _per_request(coefficients(twin), epochs, Form.NUMPY)
-        kept[demands] = np.asarray(twin.settings.unserved_charge_factor * of_each)
-    return kept[demands]
+    demands = [row.tobytes() for row in epochs.requests]
+    if new := [s for s, demand in enumerate(demands) if demand not in kept]:
+        of_each = _per_request(coefficients(twin), replace(epochs, requests=epochs.requests[new]), Form.NUMPY)
+        kept |= {demands[s]: twin.settings.unserved_charge_factor * row for s, row in zip(new, of_each, strict=True)}
+    return np.stack([kept[demand] for demand in demands])
 
 
 def step(
@@ -243,7 +243,6 @@ def awake_for(twin: TwinState, rate_rps: FloatArray, utilization: float) -> Floa
     for i in range(twin.replicas.shape[2]):
         one = np.maximum(twin.replica_rps[:, :, i], 1e-12)
         kept = np.minimum(np.ceil(left / one - 1e-9), twin.replicas[:, :, i])
-        kept = np.where(twin.replicas[:, :, i] > 0, np.maximum(kept, 0.0), 0.0)
         awake += kept
         left = np.maximum(left - kept * one, 0.0)
     awake = np.minimum(np.maximum(awake, 1.0), twin.all_replicas)
