@@ -695,7 +695,7 @@ def test_what_the_operator_recorded_can_be_reported(fleet: Fleet) -> None:
     total = said["total"]
     fleet.report.say(
         f"recorded by the operator: {total['requests']:.0f} requests, {total['energy_kwh']:.2f} kWh, "
-        f"{total['carbon_gco2']:.0f} gCO2eq, saved {said['savedPercent']['carbon_gco2']:.0f} % by the twin"
+        f"{total['carbon_gco2']:.0f} gCO2eq, saved {said['savedPercent']['carbon_gco2']:z.0f} % by the twin"
     )
     assert total["requests"] > 100
     assert set(said["datacenters"]) <= set(SITES)

@@ -136,7 +136,7 @@ def _cards(report: dict[str, Any]) -> str:
     carbon = saved.get("carbon_gco2")
     found = {
         "gCO2eq per 1,000 tokens (SCI)": _number(report["sciGco2PerThousandTokens"]),
-        "carbon saved against routing by capacity": "" if carbon is None else f"{carbon:.1f} %",
+        "carbon saved against routing by capacity": "" if carbon is None else f"{carbon:z.1f} %",
         "kWh": _number(everything["energy_kwh"]),
         "requests": _number(everything["requests"]),
         "of them failed": _share(everything["failed"], everything["requests"]),
