@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from agents import small_artifact
-from fleets import differing_site, fleet
+from agents import marlin, small_artifact
+from fleets import varied
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,52 +19,27 @@ from marlin.api.errors import InputError
 from marlin.api.plan import Dispatch, PlannerKind, PoolPlan, RoutingPlan, Scheme
 from marlin.api.pool import PowerDown
 from marlin.api.state import FORECAST_CHANCES, FleetState
-from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing, settling, shipped
+from marlin.policy.agents import Marlin, MarlinSettings, Standing, proposing, shipped
 from marlin.policy.agents.critics import USUAL_DISCOUNT, LearnedCritic, action_of, discount_of, intent_of
 from marlin.policy.agents.guard import Guard, look
-from marlin.policy.agents.moves import all_moves
 from marlin.policy.agents.planner import Judge, Source
-from marlin.policy.agents.settling import Settled, as_agreed, settle
+from marlin.policy.agents.settling import as_agreed
 from marlin.policy.agents.situation import situation_of
 from marlin.policy.agents.standing import standing_of
 from marlin.policy.artifact import Artifact
 from marlin.policy.building import InfeasibleError
 from marlin.policy.in_order import InOrder
 from marlin.policy.networks import critic
-from marlin.policy.objective import Weights, scheme_weights
+from marlin.policy.objective import scheme_weights
 from marlin.policy.planner import Decision
 from marlin.policy.planners import make_planner
 from marlin.simulator.environments.action import Intent
 from marlin.simulator.environments.proportional import by_capacity
-from marlin.simulator.twin_state import arrays_from
 
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return small_artifact(tmp_path_factory.mktemp("artifacts") / "small")
-
-
-def varied(seed: int, *, sites: int = 5, power_down: PowerDown = PowerDown.NONE, closed: int = 1) -> FleetState:
-    """A fleet of sites that differ in everything; the last ones are closed."""
-    rng = np.random.default_rng(seed)
-    base = fleet(
-        *(
-            differing_site(rng, f"s{d}", price=(-0.02, 0.3), pue=(1.1, 1.7), is_available=d < sites - closed)
-            for d in range(sites)
-        ),
-        rtt_ms=(tuple(float(x) for x in rng.uniform(5, 200, sites)),),
-    )
-    capacity = float(arrays_from(base).capacity_rps[0, : sites - closed].sum()) * base.epoch_s
-    wanted = float(rng.uniform(0.1, 0.9)) * capacity
-    pool = base.pools[0].model_copy(
-        update={"power_down": power_down, "forecast_requests": (wanted,), "forecast_upper_requests": 1.4 * wanted}
-    )
-    return base.model_copy(update={"pools": (pool,)})
-
-
-def marlin(artifact: Artifact, dispatch: Dispatch = Dispatch.ORDERED, **changes: Any) -> Marlin:
-    scheme = Scheme.BALANCED
-    return Marlin(artifact, scheme, dispatch, scheme_weights(scheme), replace(MarlinSettings(best_of=2), **changes))
 
 
 @settings(max_examples=30)
@@ -351,165 +325,6 @@ def test_the_critics_slope_is_that_of_its_worth(artifact: Artifact) -> None:
         ends = asked.values(np.stack([action - step * towards, action + step * towards]))
         slope = np.tensordot(asked.value_and_gradients(action)[1], towards, axes=3)
         assert slope == pytest.approx((ends[1] - ends[0]) / (2.0 * step), abs=2e-2)
-
-
-# --- the objective -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("weights", [(0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)])
-def test_where_replicas_can_power_down_capacity_proportional_is_worth_one(weights: Weights) -> None:
-    """With what it keeps awake and the surges it is expected to meet; in units of an idle fleet it is half as much."""
-    situation = situation_of(varied(3, power_down=PowerDown.SCALE_TO_ZERO), Dispatch.ORDERED, weights)
-    late = situation.baseline.expected_late()[0] / situation.objective.requests
-    assert situation.baseline.values(situation.objective)[0] == pytest.approx(1.0 + situation.objective.late * late)
-
-
-def quiet_and_busy() -> tuple[FleetState, FleetState]:
-    """The same fleet before an epoch in which little is expected, and before one in which much is."""
-    busy = varied(3, power_down=PowerDown.SCALE_TO_ZERO)
-    (pool,) = busy.pools
-    few = {"forecast_requests": (10.0,), "forecast_upper_requests": 40.0}
-    return busy.model_copy(update={"pools": (pool.model_copy(update=few),)}), busy
-
-
-def test_a_second_of_waiting_costs_as_much_energy_before_a_quiet_epoch_as_before_a_busy_one() -> None:
-    """By what each epoch comes to itself it would cost a hundred times more before the quiet one."""
-    quiet, busy = (situation_of(state, Dispatch.ORDERED, (0.25,) * 4) for state in quiet_and_busy())
-    whole = [situation.objective.scale[1:].mean() / situation.objective.scale[0] for situation in (quiet, busy)]
-    alone = [(totals := one.baseline.expected_totals()[0])[1:].mean() / totals[0] for one in (quiet, busy)]
-    assert whole[0] == pytest.approx(whole[1], rel=0.2)
-    assert alone[0] > 10.0 * alone[1]
-
-
-def test_a_day_waits_the_longer_the_longer_replicas_take_to_wake() -> None:
-    """Once more where they take four minutes, hardly where one, and not at all where they are there at once."""
-
-    def of_a_day(power_down: PowerDown) -> float:
-        scale = situation_of(varied(3, power_down=power_down), Dispatch.ORDERED, (0.25,) * 4).objective.scale
-        return float(scale[0] / scale[1:].prod() ** (1 / 3))
-
-    at_once, soon, late = (of_a_day(how) for how in (PowerDown.IDLE_P_STATE, PowerDown.SLEEP, PowerDown.SCALE_TO_ZERO))
-    assert soon / at_once == pytest.approx(1.08, abs=0.05)
-    assert late / at_once == pytest.approx(2.0, abs=0.2)
-
-
-def test_waiting_counts_the_less_the_more_capacity_proportional_waits_when_it_comes() -> None:
-    """A day is measured by its own waiting, and one with a surge has more of it."""
-    situation = situation_of(quiet_and_busy()[0], Dispatch.ORDERED, (0.25,) * 4)
-    calm, waited = situation.demands.calm, situation.baseline.totals[0, :, 0]
-    order = np.argsort(waited)
-    assert (np.diff(calm[order]) <= 0).all()
-    assert 0.0 < calm.min() < calm.max() <= 1.0
-    baseline = situation.baseline.values(replace(situation.objective, weights=np.array([1.0, 0.0, 0.0, 0.0]), late=0.0))
-    assert baseline[0] == pytest.approx((waited * calm) @ situation.demands.chances / situation.objective.scale[0])
-
-
-# --- settling ------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=15)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch), st.integers(0, 2))
-def test_settling_gains_what_it_says_and_never_loses(
-    artifact: Artifact, seed: int, dispatch: Dispatch, rounds: int
-) -> None:
-    situation = situation_of(varied(seed, power_down=PowerDown.SLEEP), dispatch, (0.25,) * 4)
-    rows = situation.rows((0.25,) * 4)
-    agreed = intent_of(action_of(proposing.best(proposing.propose(artifact, rows, np.eye(4)), situation))[1])
-
-    def worth(settled: Settled) -> float:
-        return float(situation.tried(settled.plans(situation)).values(situation.objective)[0])
-
-    settled, less = settle(situation, agreed, rounds), settle(situation, agreed, 0)
-    assert settled.gained >= less.gained >= 0.0
-    assert worth(as_agreed(agreed)) - worth(settled) == pytest.approx(settled.gained, abs=1e-9)
-    assert settled.intent.shares.sum(axis=1) == pytest.approx(1.0)
-    assert settled.intent.shares[:, 4].max() == 0.0, "the closed site"
-
-
-@settings(max_examples=15)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch), st.sampled_from(PowerDown))
-def test_what_models_add_is_what_plans_are_worth_but_for_a_constant(
-    seed: int, dispatch: Dispatch, power_down: PowerDown
-) -> None:
-    state = varied(seed, power_down=power_down)
-    other = state.pools[0].model_copy(update={"name": "other", "power_down": PowerDown.NONE})
-    situation = situation_of(
-        state.model_copy(update={"pools": (state.pools[0], other)}), dispatch, (0.4, 0.3, 0.2, 0.1)
-    )
-    rng = np.random.default_rng(seed)
-    many = (6, *situation.allowed.shape)
-    shares = rng.random(many) * situation.allowed
-    shares /= shares.sum(axis=2, keepdims=True)
-    plans = situation.plans(Intent(shares, rng.uniform(0.2, 1.0, many), rng.uniform(0.5, 2.0, many)))
-    differences = situation.tried(plans).values(situation.objective) - situation.values_by_model(plans).sum(axis=1)
-    assert differences == pytest.approx(differences[0], abs=1e-9)
-
-
-@settings(max_examples=8)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch))
-def test_a_move_tried_beside_those_of_other_models_is_worth_what_it_is_worth_alone(
-    seed: int, dispatch: Dispatch
-) -> None:
-    state = varied(seed, power_down=PowerDown.SCALE_TO_ZERO)
-    other = state.pools[0].model_copy(update={"name": "other", "mean_output_tokens": 90.0})
-    situation = situation_of(
-        state.model_copy(update={"pools": (state.pools[0], other)}), dispatch, (0.4, 0.3, 0.2, 0.1)
-    )
-    shape, ones = situation.allowed.shape, np.ones(2)
-    intent = Intent(by_capacity(situation.twin.capacity_rps, situation.allowed), np.full(shape, 0.7), np.ones(shape))
-    moves = all_moves(intent, situation.allowed, 1.4)
-    together = settling.gains_of(situation, intent, ones, moves, situation.demands)
-
-    def worth(of: Intent) -> float:
-        plans = situation.plans(Intent(of.shares[None], of.fill[None], of.margin[None]), ones[None])
-        return float(situation.tried(plans).values(situation.objective)[0])
-
-    assert set(moves.model) == {0, 1}
-    alone = [next(moves.in_turn(intent, np.array([i]))) for i in range(len(moves))]
-    assert together == pytest.approx([worth(intent) - worth(made) for made in alone], abs=1e-9)
-
-
-def test_what_settling_changed_is_told_with_its_worth(artifact: Artifact) -> None:
-    state = varied(1, power_down=PowerDown.SLEEP)
-    unsure = state.pools[0].model_copy(update={"forecast_requests": (1e4,), "forecast_upper_requests": 3e4})
-    state = state.model_copy(update={"pools": (unsure,)})
-    as_it_is, settled = (
-        marlin(artifact, guard=Guard.NONE, coalitions=False, settling=rounds).decide(state).record
-        for rounds in (None, 1)
-    )
-    pool = unsure.name
-    assert as_it_is["settled"] == {"prewarmed": {pool: 1.0}, "eased": {pool: 0.0}, "moves": 0, "gained": 0.0}
-    gained = as_it_is["expected"]["value"] - settled["expected"]["value"]
-    assert gained == pytest.approx(settled["settled"]["gained"], abs=2e-6)
-    assert gained > 0.0
-
-
-def test_without_power_down_or_time_what_was_agreed_stays_as_it_is(artifact: Artifact) -> None:
-    assert marlin(artifact).decide(varied(2)).record["settled"]["gained"] == 0.0
-    situation = situation_of(varied(2, power_down=PowerDown.SLEEP), Dispatch.ORDERED, (0.25,) * 4)
-    rows = situation.rows((0.25,) * 4)
-    agreed = intent_of(action_of(proposing.best(proposing.propose(artifact, rows, np.eye(4)), situation))[1])
-    assert settle(situation, agreed, 2, lambda: False).moves == 0
-
-
-def test_each_model_is_prewarmed_as_suits_it(artifact: Artifact) -> None:
-    """One that is sure of its demand, and one that may be asked for many times its upper bound: far above any bound."""
-    state = varied(2, power_down=PowerDown.SCALE_TO_ZERO)
-    wanted = sum(state.pools[0].forecast_requests) / 8
-    sure, unsure = (
-        state.pools[0].model_copy(
-            update={
-                "name": name,
-                "forecast_requests": (wanted,),
-                "forecast_upper_requests": 1.1 * wanted,
-                "forecast_parts": (wanted,) * 8 + (wanted * surge,) * (len(FORECAST_CHANCES) - 8),
-            }
-        )
-        for name, surge in (("sure", 1.0), ("unsure", 6.0))
-    )
-    state = state.model_copy(update={"pools": (sure, unsure)})
-    settled = marlin(artifact, guard=Guard.NONE, coalitions=False, settling=0).decide(state).record["settled"]
-    assert settled["prewarmed"]["sure"] < 2.0 < settled["prewarmed"]["unsure"]
 
 
 # --- the guard -----------------------------------------------------------------------------------------------------

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from small_networks import SMALL, weights
 
+from marlin.api.plan import Dispatch, Scheme
+from marlin.policy.agents import Marlin, MarlinSettings
 from marlin.policy.artifact import Artifact, save
+from marlin.policy.objective import scheme_weights
 
 CARD: dict[str, Any] = {
     "marlinVersion": "0",
@@ -28,3 +32,9 @@ CARD: dict[str, Any] = {
 def small_artifact(folder: Path, seed: int = 0, **changes: Any) -> Artifact:
     """Saved in ``folder``, which must not be there yet."""
     return save(folder, CARD | changes, weights(seed))
+
+
+def marlin(artifact: Artifact, dispatch: Dispatch = Dispatch.ORDERED, **changes: Any) -> Marlin:
+    """The balanced planner, which tries two samples unless ``changes`` of its settings say otherwise."""
+    scheme = Scheme.BALANCED
+    return Marlin(artifact, scheme, dispatch, scheme_weights(scheme), replace(MarlinSettings(best_of=2), **changes))

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from marlin.api.pool import PowerDown
 from marlin.api.state import DatacenterState, FleetState, NodeGroupState, PoolDeployment, PoolState
+from marlin.simulator.twin_state import arrays_from
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -66,3 +68,21 @@ def fleet(*sites: DatacenterState, forecast: float = 900.0, **changes: Any) -> F
         "rtt_ms": (tuple(20.0 for _ in sites),),
     }
     return FleetState.model_validate(fields | changes)
+
+
+def varied(seed: int, *, sites: int = 5, power_down: PowerDown = PowerDown.NONE, closed: int = 1) -> FleetState:
+    """A fleet of sites that differ in everything; the last ones are closed."""
+    rng = np.random.default_rng(seed)
+    base = fleet(
+        *(
+            differing_site(rng, f"s{d}", price=(-0.02, 0.3), pue=(1.1, 1.7), is_available=d < sites - closed)
+            for d in range(sites)
+        ),
+        rtt_ms=(tuple(float(x) for x in rng.uniform(5, 200, sites)),),
+    )
+    capacity = float(arrays_from(base).capacity_rps[0, : sites - closed].sum()) * base.epoch_s
+    wanted = float(rng.uniform(0.1, 0.9)) * capacity
+    pool = base.pools[0].model_copy(
+        update={"power_down": power_down, "forecast_requests": (wanted,), "forecast_upper_requests": 1.4 * wanted}
+    )
+    return base.model_copy(update={"pools": (pool,)})
