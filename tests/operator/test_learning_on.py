@@ -120,7 +120,9 @@ async def learner(tmp_path: Path, history: list[RecordedEpoch]) -> AsyncIterator
 async def test_what_is_better_takes_over_is_kept_over_a_restart_and_leaves_with_the_artifact_it_began_with(
     learner: Learner, tmp_path: Path
 ) -> None:
-    the(learner.cluster.objects, "MarlinPolicy")["spec"]["negotiation"] = {"gradientSteps": 7, "vetoMaxPullPercent": 30}
+    stated = the(learner.cluster.objects, "MarlinPolicy")["spec"]
+    stated["negotiation"] = {"gradientSteps": 7, "vetoMaxPullPercent": 30}
+    stated["planner"]["lateWeight"] = 3
     learner.started(margin=-1.0, cpu_s=8.0)
     found = await learner.until_it_ended()
     assert (found["status"], found["reason"]) == ("True", "TookOver"), found
@@ -134,8 +136,10 @@ async def test_what_is_better_takes_over_is_kept_over_a_restart_and_leaves_with_
     used = learner.learning.follow(learner.policies, {(KEY, "planner"): ArtifactUse(learner.artifact)})
     folder = (await used)[KEY, "planner"].folder
     assert folder is not None
-    game = artifacts.load(folder).card.hyper_parameters["adapted"]["game"]
+    adapted = artifacts.load(folder).card.hyper_parameters["adapted"]
+    game = adapted["game"]
     assert (game["steps"], game["veto"]["most"]) == (7, 0.3), "judged in another game than it serves in"
+    assert adapted["late_weight"] == 3.0, "judged by another objective than it serves by"
 
     learner.started()
     assert (await learner.round())["reason"] == "TookOver"

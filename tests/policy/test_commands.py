@@ -12,7 +12,9 @@ from agents import small_artifact
 from click.testing import CliRunner
 
 from marlin.api.cli import marlin
-from marlin.api.plan import RoutingPlan
+from marlin.api.documents import dump_documents
+from marlin.api.plan import PlannerKind, RoutingPlan
+from marlin.simulator.scenario import scenario_documents
 
 AT = ["--at", "2023-06-15T12:00Z"]
 
@@ -64,6 +66,8 @@ def test_weights_lie_between_the_schemes() -> None:
         ),
         (["plan", "--scenario", "demo-3", "--planner", "best-static"], "planner best-static is not built yet"),
         (["plan", "--scenario", "demo-3", "--best-of", "3"], "are for planner marlin, not for merit-order"),
+        (["plan", "--scenario", "demo-3", "--late-weight", "3"], "are for planner marlin, not for merit-order"),
+        (["plan", "--scenario", "demo-3", "--planner", "marlin", "--late-weight", "-1"], "-1.0 is not in the range"),
         (["plan", "--scenario", "demo-3", "--planner", "marlin", "--artifact", "/"], "card.json: cannot be read"),
         (["plan", "--scenario", "demo-3", "--at", "noon"], "is not a time such as"),
         (["plan", "--fleet", "no-such.yaml"], "no-such.yaml: cannot be read"),
@@ -95,6 +99,22 @@ def test_plan_by_the_agents_as_json_holds_the_account_and_who_made_it(artifact: 
     assert result["record"]["weights"] == pytest.approx({"ttft": 0.0, "carbon": 2 / 3, "water": 0.0, "cost": 1 / 3})
     assert result["record"]["proposals"]["carbon"]["of"] == 1
     assert set(result["record"]["game"]["final_weights"]) == {"ttft", "carbon", "water", "cost"}
+
+
+def test_late_requests_weigh_what_the_option_says_else_the_policy_else_one(artifact: str, tmp_path: Path) -> None:
+    def weight(*arguments: str) -> float:
+        planner = ["--planner", "marlin", "--artifact", artifact, "--best-of", "0"]
+        return float(json.loads(run("plan", *arguments, *planner, "--json", *AT))["record"]["late"]["weight"])
+
+    documents = scenario_documents("demo-3")
+    (policy,) = documents.policies
+    planner = policy.spec.planner.model_copy(update={"kind": PlannerKind.MARLIN, "late_weight": 4})
+    stated = policy.model_copy(update={"spec": policy.spec.model_copy(update={"planner": planner})})
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(dump_documents((*documents.datacenters, *documents.pools, stated)))
+    assert weight("--scenario", "demo-3") == 1.0
+    assert weight("--fleet", str(fleet)) == 4.0
+    assert weight("--fleet", str(fleet), "--late-weight", "0.5") == 0.5
 
 
 def test_planning_by_the_agents_needs_neither_torch_nor_a_compiler_nor_the_oracle(artifact: str) -> None:

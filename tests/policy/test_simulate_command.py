@@ -43,6 +43,7 @@ def summary(*arguments: str) -> dict[str, Any]:
         ("--planner merit", "--planner: 'merit' is not known; did you mean merit-order?"),
         ("--planner best-static", "planner best-static is not built yet"),
         ("--planner nearest --best-of 3", "--best-of: is for planner marlin, not for nearest"),
+        ("--planner oracle --late-weight 3", "--late-weight: is for planner marlin, not for oracle"),
         ("--planner marlin --artifact no-such", "no-such/card.json: cannot be read"),
         ("--planner merit-order --weights carbon=1,speed=2", "--weights: 'speed' is not one of ttft, carbon"),
         ("--scheme balanced --weights carbon=1", "--weights: give either scheme or weights"),

@@ -6,13 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from agents import marlin, small_artifact
 from fleets import varied
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from marlin.api.plan import Dispatch
 from marlin.api.pool import PowerDown
-from marlin.api.state import FleetState
+from marlin.api.state import FORECAST_CHANCES, FleetState
 from marlin.policy.agents.situation import situation_of
+from marlin.policy.artifact import Artifact
 from marlin.policy.objective import Weights
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return small_artifact(tmp_path_factory.mktemp("artifacts") / "small")
 
 
 @pytest.mark.parametrize("weights", [(0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0)])
@@ -61,3 +70,33 @@ def test_waiting_counts_the_less_the_more_capacity_proportional_waits_when_it_co
     assert 0.0 < calm.min() < calm.max() <= 1.0
     baseline = situation.baseline.values(replace(situation.objective, weights=np.array([1.0, 0.0, 0.0, 0.0]), late=0.0))
     assert baseline[0] == pytest.approx((waited * calm) @ situation.demands.chances / situation.objective.scale[0])
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(Dispatch), st.sampled_from([0.0, 3.0, 10.0]))
+def test_a_late_request_costs_its_weight_over_all_requests(seed: int, dispatch: Dispatch, weight: float) -> None:
+    state = varied(seed, power_down=PowerDown.SCALE_TO_ZERO)
+    free, dear = (situation_of(state, dispatch, (0.25,) * 4, late) for late in (0.0, weight))
+    (shares,) = free.baseline.expected_late_shares()
+    (late,) = free.baseline.expected_late()
+    assert 0.0 <= shares <= 1.0
+    more = dear.baseline.values(dear.objective)[0] - free.baseline.values(free.objective)[0]
+    assert more == pytest.approx(weight * late / dear.objective.requests)
+
+
+def test_dearer_late_requests_make_plans_under_which_fewer_are_late_and_more_is_awake(artifact: Artifact) -> None:
+    """Much more may come than is expected, and replicas take four minutes to wake."""
+    state = varied(2, power_down=PowerDown.SCALE_TO_ZERO)
+    wanted = sum(state.pools[0].forecast_requests) / 6
+    parts = (wanted,) * 10 + (5.0 * wanted,) * (len(FORECAST_CHANCES) - 10)
+    pool = state.pools[0].model_copy(
+        update={"forecast_requests": (wanted,), "forecast_upper_requests": 1.5 * wanted, "forecast_parts": parts}
+    )
+    state = state.model_copy(update={"pools": (pool,)})
+    decisions = [marlin(artifact, late_weight=weight).decide(state) for weight in (0.0, 1.0, 30.0)]
+    late = [decision.record["late"]["share"] for decision in decisions]
+    awake = [sum(decision.plan.pools[0].replicas) for decision in decisions]
+    assert late[0] > late[2]
+    assert late == sorted(late, reverse=True)
+    assert awake == sorted(awake)
+    assert [decision.record["late"]["weight"] for decision in decisions] == [0.0, 1.0, 30.0]

@@ -125,6 +125,8 @@ MISTAKES: list[tuple[str, str, Any, str]] = [
     ("MarlinPolicy", "spec.epochSeconds", 10, "spec.epochSeconds"),
     ("MarlinPolicy", "spec.planner.kind", "Magic", "'Magic' is not one of"),
     ("MarlinPolicy", "spec.planner.artifactRef", {"builtIn": {}}, "artifactRef is for kind Marlin only"),
+    ("MarlinPolicy", "spec.planner.lateWeight", 3, "lateWeight is for kind Marlin only"),
+    ("MarlinPolicy", "spec.shadow.lateWeight", 101, "lateWeight"),
     ("MarlinPolicy", "spec.shadow.artifactRef", {}, "set exactly one of builtIn, configMapRef"),
     ("MarlinPolicy", "spec.shadow.artifactRef", {"http": {"url": "https://a.example/x", "sha256": "00"}}, "sha256"),
     (

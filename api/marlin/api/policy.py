@@ -130,6 +130,12 @@ class PlannerSpec(ApiModel):
     artifact_ref: ArtifactRef | None = Field(
         default=None, description="The trained policy, for kind Marlin. Default: the built-in one."
     )
+    late_weight: Annotated[int, Field(ge=0, le=100, json_schema_extra={"format": "int32"})] | None = Field(
+        default=None,
+        description="For kind Marlin: what late requests cost beside the objective, of which capacity-proportional "
+        "routing is 1: at 3 one percent of late requests costs what three percent of the objective do. More keeps "
+        "more replicas awake. Default: 1.",
+    )
     learning: Learning = Field(
         default=Learning.FROZEN,
         description="Frozen: as trained. Adapt: goes on learning in the background from the epochs that the operator "
@@ -141,6 +147,11 @@ class PlannerSpec(ApiModel):
             "!has(self.artifactRef) || self.kind == 'Marlin'",
             "artifactRef is for kind Marlin only",
             lambda p: p.artifact_ref is None or p.kind is PlannerKind.MARLIN,
+        ),
+        Rule(
+            "!has(self.lateWeight) || self.kind == 'Marlin'",
+            "lateWeight is for kind Marlin only",
+            lambda p: p.late_weight is None or p.kind is PlannerKind.MARLIN,
         ),
     )
 

@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     help="The game, as spec.negotiation of a MarlinPolicy has it: gradientSteps, vetoCapitalThreshold, "
     "vetoMaxPullPercent. Default: as there.",
 )
+@click.option(
+    "--late-weight",
+    type=click.FloatRange(0.0, 100.0),
+    default=1.0,
+    show_default=True,
+    help="What late requests cost beside the objective, as lateWeight of a MarlinPolicy has it.",
+)
 @click.option("--dispatch", type=click.Choice(["ordered", "shares"]), default="ordered", show_default=True)
 @click.option(
     "--held-back", type=click.IntRange(1), default=96, show_default=True, help="Epochs at the end that only judge."
@@ -77,6 +84,7 @@ def adapt(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by
     scheme: str | None,
     weights: str | None,
     negotiation: str | None,
+    late_weight: float,
     dispatch: str,
     held_back: int,
     newest: int | None,
@@ -127,6 +135,7 @@ def adapt(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by
     settings = AdaptSettings(
         scheme=leaning,
         weights=wanted,
+        late_weight=late_weight,
         dispatch=Dispatch(dispatch.capitalize()),
         held_back=held_back,
         cpu_s=cpu_seconds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from marlin.api.plan import PoolPlan, RoutingPlan
-    from marlin.api.policy import MarlinPolicy
+    from marlin.api.policy import MarlinPolicy, MarlinPolicySpec
     from marlin.api.state import FleetState
+    from marlin.policy.agents import MarlinSettings
     from marlin.policy.planner import Decision
 
 # Everything that needs NumPy or pydantic is imported inside the functions, so that --help answers at once.
@@ -47,6 +49,13 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 4096),
     default=None,
     help="For marlin: samples that are tried beside each agent's own proposal. Default: 8.",
+)
+@click.option(
+    "--late-weight",
+    type=click.FloatRange(0.0, 100.0),
+    default=None,
+    help="For marlin: what late requests cost beside the objective; more keeps more replicas awake. Default: the "
+    "policy's own, else 1.",
 )
 @click.option(
     "--dispatch",
@@ -83,6 +92,7 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     weights: str | None,
     artifact: Path | None,
     best_of: int | None,
+    late_weight: float | None,
     dispatch: str | None,
     origin_aware: bool,
     at_text: str | None,
@@ -121,13 +131,11 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     own_kind = own.planner.kind if own is not None else PlannerKind.MERIT_ORDER
     how = Dispatch(dispatch.capitalize()) if dispatch else own.dispatch if own else Dispatch.ORDERED
     kind = planner_kind(planner or own_kind.option)
-    if kind is not PlannerKind.MARLIN and (artifact is not None or best_of is not None):
-        raise click.UsageError(f"--artifact and --best-of are for planner marlin, not for {kind.option}")
     agents = None
-    if best_of is not None:
-        from marlin.policy.agents import MarlinSettings  # noqa: PLC0415
-
-        agents = MarlinSettings(best_of=best_of)
+    if kind is PlannerKind.MARLIN:
+        agents = _agents(best_of, late_weight, own)
+    elif artifact is not None or best_of is not None or late_weight is not None:
+        raise click.UsageError(f"--artifact, --best-of and --late-weight are for planner marlin, not for {kind.option}")
     maker = make_planner(
         kind,
         scheme=Scheme.CUSTOM if custom else scheme_of(scheme) if scheme else own_scheme,
@@ -146,6 +154,18 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
         click.echo()
         return
     _print(decision, explain=explain)
+
+
+def _agents(best_of: int | None, late_weight: float | None, own: MarlinPolicySpec | None) -> MarlinSettings:
+    """How agents decide: as the options say, else the policy, else by default."""
+    from marlin.policy.agents import MarlinSettings  # noqa: PLC0415 a sort needs no networks
+
+    agents = MarlinSettings()
+    if best_of is not None:
+        agents = replace(agents, best_of=best_of)
+    if late_weight is None and own is not None:
+        late_weight = own.planner.late_weight
+    return agents if late_weight is None else replace(agents, late_weight=late_weight)
 
 
 def _time(text: str | None) -> datetime:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "What is simulated": ("scenario", "fleet", "trace", "load", "days", "first_day", "first_date", "origins", "seed"),
     "Who plans": (
-        *("planner", "scheme", "weights", "artifact", "best_of"),
+        *("planner", "scheme", "weights", "artifact", "best_of", "late_weight"),
         *("dispatch", "origin_aware", "forecast", "no_compare"),
     ),
     "What happens to the fleet": ("power_down", "balancer", "drain", "fail", "absent"),
@@ -94,6 +94,12 @@ class _Grouped(click.Command):
     type=int,
     metavar="N",
     help="For marlin: samples that are tried beside each agent's own proposal. Default: 8.",
+)
+@click.option(
+    "--late-weight",
+    type=float,
+    metavar="WEIGHT",
+    help="For marlin: what late requests cost beside the objective; more keeps more replicas awake. Default: 1.",
 )
 @click.option(
     "--dispatch",

@@ -201,14 +201,14 @@ def _planner(kind: PlannerKind, dispatch: Dispatch, scenario: Scenario, where: W
         except InputError as error:
             raise InputError(f"{where(('weights',))}: {str(error).removeprefix('weights: ')}") from None
     if kind is not PlannerKind.MARLIN:
-        for key in ("artifact", "best_of"):
+        for key in ("artifact", "best_of", "late_weight"):
             if key in scenario.model_fields_set:
                 raise InputError(f"{where((to_camel(key),))}: is for planner marlin, not for {kind.option}")
         agents = None
     else:
         from marlin.policy.agents import MarlinSettings  # noqa: PLC0415 a sort needs no networks
 
-        agents = MarlinSettings(best_of=scenario.best_of)
+        agents = MarlinSettings(best_of=scenario.best_of, late_weight=scenario.late_weight)
     return make_planner(
         kind,
         scheme=scheme_of(scenario.scheme) if weights is None else Scheme.CUSTOM,

@@ -72,7 +72,7 @@ def objective_of(
 
 
 def objective_beside(
-    twin: TwinState, weights: tuple[float, ...], baseline: Plans, demands: Demands
+    twin: TwinState, weights: tuple[float, ...], baseline: Plans, demands: Demands, late: float = LATE_WEIGHT
 ) -> tuple[Objective, Demands, Tried]:
     """The objective of an epoch, and what capacity-proportional routing comes to on the demands that may come.
 
@@ -88,6 +88,7 @@ def objective_beside(
         weights: of the four metrics.
         baseline: one plan without an order: capacity-proportional routing.
         demands: S of them.
+        late: weight of the share of late requests.
 
     Returns:
         The objective, the demands with what waiting counts for in each, and what the plan comes to on them.
@@ -110,7 +111,7 @@ def objective_beside(
     result = simulate_epochs(twin, epochs, Plans(np.concatenate([plan.shares, tries.shares]), awake=awake))
     found = _tried(result, slice(1, None), demands)
     if not twin.can_sleep.any():
-        return _objective(weights, result.metrics[0], usual), demands, found
+        return _objective(weights, result.metrics[0], usual, late=late), demands, found
     calm = result.metrics[0] * (_calm_days_waiting(twin) * usual, 1.0, 1.0, 1.0)  # (4,) of an epoch
     totals = found.expected_totals()[0]
     known = (calm > _FREE) & (totals > _FREE) & (np.arange(len(calm)) > 0)
@@ -119,7 +120,7 @@ def objective_beside(
     demands = replace(demands, calm=day / np.maximum(day + found.totals[0, :, 0], _FREE))
     requests = max(float(found.counted[0] @ found.chances), 1e-9)
     scale = np.append(waiting, totals[1:])
-    return _objective(weights, totals, requests, scale=scale), demands, replace(found, calm=demands.calm)
+    return _objective(weights, totals, requests, scale=scale, late=late), demands, replace(found, calm=demands.calm)
 
 
 def _calm_days_waiting(twin: TwinState) -> float:
@@ -174,6 +175,10 @@ class Tried:
     def expected_late(self) -> FloatArray:
         """(N,) requests."""
         return np.asarray(self.late @ self.chances)
+
+    def expected_late_shares(self) -> FloatArray:
+        """(N,) late requests over all that were served or left."""
+        return np.asarray(self.expected_late() / np.maximum(self.counted @ self.chances, 1e-12))
 
     def expected_metrics(self) -> FloatArray:
         """(N, 4) the totals with time to first token as a mean over requests."""

@@ -207,6 +207,11 @@ class Scenario(ApiModel):
     best_of: Annotated[int, Field(ge=0, le=4096, strict=True)] = Field(
         default=8, description="For marlin: samples that are tried beside each agent's own proposal; 0 tries none."
     )
+    late_weight: Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)] = Field(
+        default=1.0,
+        description="For marlin: what late requests cost beside the objective, of which capacity-proportional is 1; "
+        "more keeps more replicas awake.",
+    )
     dispatch: _Dispatch | None = Field(
         default=None,
         description="How plans are carried out: shares are fixed; ordered fills one site after the other. Default: "

@@ -36,6 +36,7 @@ from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.origins import origin_aware, with_rows
 from marlin.policy.planner import Decision
 from marlin.policy.planners import FILLED_IN_TURN, make_planner
+from marlin.policy.trials import LATE_WEIGHT
 
 _log: Final = logging.getLogger(__name__)
 
@@ -263,7 +264,8 @@ def _decide(task: Task, spec: PlannerSpec, role: str, state: FleetState) -> Deci
         use = task.artifacts.get(role, ArtifactUse())
         if not use.is_usable:
             raise InputError(f"planner marlin: {use.problem}")
-        artifact, agents = use.folder, MarlinSettings(game=game_of(policy.spec.negotiation))
+        late_weight = LATE_WEIGHT if spec.late_weight is None else spec.late_weight
+        artifact, agents = use.folder, MarlinSettings(game=game_of(policy.spec.negotiation), late_weight=late_weight)
         carried = standing_document(task.agents, state.epoch, task.before)
     planner = make_planner(
         spec.kind,

@@ -389,6 +389,7 @@ def _options(learner: _Learner, wanted: _Wanted, settings: LearnSettings) -> lis
         *artifact,
         *leaning,
         *("--negotiation", text_of(spec.negotiation)),
+        *(() if wanted.spec.late_weight is None else ("--late-weight", str(wanted.spec.late_weight))),
         *("--dispatch", spec.dispatch.value.lower()),
         *("--held-back", str(settings.held_back)),
         *("--newest", str(settings.newest)),

@@ -45,6 +45,11 @@ def account_of(record: Mapping[str, Any]) -> Iterator[RenderableType]:
         f"capacity-proportional {expected['capacity_proportional_value']:.4f} "
         "(less is better; over the demands that may come)"
     )
+    late = record["late"]
+    yield (
+        f"late: {late['share']:.2%} of requests are expected to be, under capacity-proportional "
+        f"{late['capacity_proportional_share']:.2%}; weighed {late['weight']:g}"
+    )
 
 
 def _proposals(record: Mapping[str, Any]) -> Table:

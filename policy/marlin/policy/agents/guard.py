@@ -83,6 +83,8 @@ class Looked:
     dispatch: Dispatch
     served: FloatArray  # (V, D) what each site is expected to serve under it
     totals: FloatArray  # (4,) expected of it
+    late_share: float
+    """Requests that are expected to be late under it."""
 
     @property
     def proposed(self) -> FloatArray:
@@ -129,6 +131,7 @@ def look(situation: Situation, settled: Settled, proposals: Intent, weights: Wei
         dispatch=Dispatch.SHARES if best == PROPORTIONAL else situation.dispatch,
         served=np.einsum("svd,s->vd", tried.served[n], tried.chances),
         totals=tried.expected_totals()[n],
+        late_share=float(tried.expected_late_shares()[n]),
     )
 
 

@@ -39,6 +39,7 @@ from marlin.policy.game import CapitalSettings, Consensus, Critic, GameSettings,
 from marlin.policy.in_order import InOrder
 from marlin.policy.objective import Weights
 from marlin.policy.planner import Decision
+from marlin.policy.trials import LATE_WEIGHT
 from marlin.simulator.environments.action import Intent
 from marlin.simulator.physics import FloatArray
 
@@ -91,6 +92,8 @@ class MarlinSettings:
     settling: int | None = 2
     """Rounds of single moves after the game, where replicas can power down. None: what was agreed stays as it is, as in
     the paper."""
+    late_weight: float = LATE_WEIGHT
+    """What it costs when all requests are late, in units of the weighted objective."""
     guard: Guard = Guard.SIMPLE
     """What may take the place of a plan that is expected to be worse."""
     game: GameSettings = field(default_factory=GameSettings)
@@ -136,7 +139,7 @@ class Marlin:
     def decide(self, state: FleetState, *, now: datetime | None = None, deadline_s: float | None = None) -> Decision:
         """See ``Planner.decide``. An epoch may be decided again: capital is earned in it once."""
         until_s = None if deadline_s is None else self.clock() + deadline_s
-        situation = situation_of(state, self.dispatch, self.weights)
+        situation = situation_of(state, self.dispatch, self.weights, self.settings.late_weight)
         if self._left_s(until_s) <= 0:
             return self._by_merit(state, now, "time was up before the agents were asked", situation)
         try:

@@ -119,6 +119,11 @@ def account(told: Told) -> dict[str, Any]:
             "capacity_proportional_value": round(values[PROPORTIONAL], 6),
         }
         | _plain(told.looked, metrics),
+        "late": {
+            "weight": told.situation.objective.late,
+            "share": round(told.looked.late_share, 6),
+            "capacity_proportional_share": round(float(told.looked.baseline.expected_late_shares()[0]), 6),
+        },
         "guard": instead,
         "capital": {"before": _each(before), "after": _each(after)},
         "pools": pools[0],

@@ -20,7 +20,7 @@ from marlin.policy.demands import UNKNOWN_SPREAD, UPPER_Z, Demands, demands_of, 
 from marlin.policy.network_times import nearby_rtt_s
 from marlin.policy.networks.rows import Rows, rows_of
 from marlin.policy.objective import Weights
-from marlin.policy.trials import Objective, Tried, objective_beside, tried, values_by_model
+from marlin.policy.trials import LATE_WEIGHT, Objective, Tried, objective_beside, tried, values_by_model
 from marlin.simulator.environments import observation
 from marlin.simulator.environments.action import Intent, plans
 from marlin.simulator.environments.forecast import Forecast
@@ -97,8 +97,16 @@ class Situation:
         return replace(tries, rtt_s=nearby_rtt_s(self.twin, tries.shares)) if self.has_rows else tries
 
 
-def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Situation:
+def situation_of(
+    state: FleetState, dispatch: Dispatch, weights: Weights, late_weight: float = LATE_WEIGHT
+) -> Situation:
     """The situation that a state is.
+
+    Args:
+        state: the fleet and what is expected of its epoch.
+        dispatch: how plans are carried out.
+        weights: the user's.
+        late_weight: what it costs when all requests are late, in units of the weighted objective.
 
     Raises:
         InfeasibleError: a pool has no site that may serve it.
@@ -111,7 +119,7 @@ def situation_of(state: FleetState, dispatch: Dispatch, weights: Weights) -> Sit
     fleets, forecast = Fleets.of([twin]), _forecast(state)
     demands = demands_of(state, open_requests, is_tailed=is_tailed(twin, dispatch))
     baseline_plan = proportional_plans(fleets, *_of_each(allowed, 1), forecast.high)
-    objective, demands, baseline = objective_beside(twin, weights, baseline_plan, demands)
+    objective, demands, baseline = objective_beside(twin, weights, baseline_plan, demands, late_weight)
     return Situation(
         state=state,
         twin=twin,

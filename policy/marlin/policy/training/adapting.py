@@ -36,6 +36,7 @@ from marlin.policy.planners import make_planner
 from marlin.policy.training.networks import arrays
 from marlin.policy.training.run import Fleets, Training, TrainSettings, begin, play
 from marlin.policy.training.sac import Learner, new_learner
+from marlin.policy.trials import LATE_WEIGHT
 from marlin.policy.yardsticks import score
 from marlin.simulator.environments.task import TaskSettings, recorded_task
 from marlin.simulator.experiment import Summary, summarise
@@ -60,6 +61,8 @@ class AdaptSettings:
     dispatch: Dispatch = Dispatch.ORDERED
     game: GameSettings = field(default_factory=GameSettings)
     """How the agents negotiate where they serve; they are judged as they would serve."""
+    late_weight: float = LATE_WEIGHT
+    """What late requests cost where they serve."""
     held_back: int = DAY
     """Epochs at the end that judge and are never learnt from."""
     cpu_s: float = 120.0
@@ -137,11 +140,11 @@ def adapt(
     adapted = Artifact(frozen.card, arrays(training.learner.calm) | arrays(training.learner.critic))
     by_capacity = _summary(judge, make_planner(PlannerKind.CAPACITY_PROPORTIONAL, dispatch=Dispatch.SHARES))
     weights = scheme_weights(settings.scheme, settings.weights)
-    serving = MarlinSettings(game=settings.game)
-    before, after = (
-        score(_summary(judge, Marlin(one, settings.scheme, settings.dispatch, weights, serving)), by_capacity, weights)
-        for one in (frozen, adapted)
+    serving = MarlinSettings(game=settings.game, late_weight=settings.late_weight)
+    of_each = (
+        _summary(judge, Marlin(one, settings.scheme, settings.dispatch, weights, serving)) for one in (frozen, adapted)
     )
+    before, after = (score(summary, by_capacity, weights, settings.late_weight) for summary in of_each)
     is_better = after < before * (1.0 - settings.margin)
     saved = None
     if is_better:
@@ -265,6 +268,7 @@ def _card(
         "scheme": settings.scheme.value,
         "dispatch": settings.dispatch.value,
         "game": asdict(settings.game),
+        "late_weight": settings.late_weight,
     }
     for name in ("format", "weightsSha256"):
         card.pop(name, None)
