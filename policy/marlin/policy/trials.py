@@ -25,8 +25,8 @@ the rewards of the agents."""
 _WAKING_S: Final = 250.0
 """Time to wake with which capacity-proportional routing waits twice as long on a calm day as with all awake. On
 BurstGPT's days 9 to 27 without the worst epoch of each it waited 0.99 to 1.17 times as long at four loads with Sleep
-(62 to 83 s), 1.40 to 1.9 times with ScaleToZero (242 to 263 s). Of 1, 1.1, 1.5 and 2 times those next to the curve were
-the best of each kind on days 9 to 31."""
+(62 to 83 s), 1.40 to 1.9 times with ScaleToZero (242 to 263 s). Of 1, 1.1, 1.5 and 2 times those next to the curve made
+the best plans of each kind on days 9 to 31, loads taken together."""
 
 _FREE: Final = 1e-12
 """What has less of a metric than this has nothing of it."""

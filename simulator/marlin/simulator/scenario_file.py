@@ -207,7 +207,7 @@ class Scenario(ApiModel):
     best_of: Annotated[int, Field(ge=0, le=4096, strict=True)] = Field(
         default=8, description="For marlin: samples that are tried beside each agent's own proposal; 0 tries none."
     )
-    late_weight: Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)] = Field(
+    late_weight: Annotated[float, Field(ge=0.0, le=100.0, strict=True, allow_inf_nan=False)] = Field(
         default=1.0,
         description="For marlin: what late requests cost beside the objective, of which capacity-proportional is 1; "
         "more keeps more replicas awake.",
@@ -359,6 +359,7 @@ _WANTED: Final[Mapping[str, str]] = MappingProxyType(
         "string_type": "write a text",
         "int_type": "write a whole number",
         "int_from_float": "write a whole number",
+        "float_type": "write a number",
         "bool_type": "write true or false",
     }
 )

@@ -68,7 +68,10 @@ class Moves:
         return Intent(shares, np.minimum(fill, 1.0), margin)
 
     def in_turn(self, intent: Intent, chosen: _Ints) -> Iterator[Intent]:
-        """What comes of an intent (V, D) with the first of some moves, the first two of them, and so on."""
+        """What comes of an intent (V, D) with the first of some moves, the first two of them, and so on.
+
+        As ``made`` has it, move by move: for one row the arrays of a batch take longer than the change itself.
+        """
         for part, v, d, factor in zip(
             *(values[chosen].tolist() for values in (self.part, self.model, self.site, self.factor)), strict=True
         ):
