@@ -104,7 +104,10 @@ def test_a_served_demo_answers_the_openai_client_and_ends_on_sigterm() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--planner", "best-static"], "planner best-static is not built yet; there are marlin, merit-order"),
+        (
+            ["--planner", "best-static"],
+            "best-static is chosen on past days, which only marlin evaluate does; here there are marlin",
+        ),
         (["--planner", "marlin", "--artifact", "no-such"], "no-such/card.json: cannot be read"),
         (["--planner", "nearset"], "planner 'nearset' is not known"),
         (["--scheme", "green"], "scheme 'green' is not known"),

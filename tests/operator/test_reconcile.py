@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from worlds import NOON, Cluster, Raw, published, sample, the, world_of
+from worlds import NOON, Cluster, Raw, as_shipped, published, sample, the, world_of
 
 from marlin.api.policy import MarlinPolicyStatus
 from marlin.api.table import CONFIG_MAP_KEY
@@ -65,6 +65,14 @@ def test_enforced_the_same_plan_is_in_the_status_and_in_each_origins_table(objec
     assert sum(weights) == 10_000
     near = cluster.tables["default", "marlin-balanced-asia"].pools[0].backends
     assert min(near, key=lambda backend: backend.rtt_ms).datacenter == "singapore"
+
+
+def test_the_sample_as_it_is_shipped_is_planned_by_the_agents() -> None:
+    cluster = enforced(as_shipped())
+    cluster.reconcile()
+    status = cluster.status("MarlinPolicy")
+    assert status["plan"]["planner"] == "Marlin"
+    assert [agent["name"] for agent in status["agents"]] == ["ttft", "carbon", "water", "cost"]
 
 
 def test_a_plan_is_announced_before_it_takes_effect(objects: list[Raw]) -> None:

@@ -41,7 +41,7 @@ def summary(*arguments: str) -> dict[str, Any]:
         ("--scenario no-such.yaml", "no-such.yaml: cannot be read: No such file"),
         ("--fleet no-such.yaml", "no-such.yaml: cannot be read: No such file"),
         ("--planner merit", "--planner: 'merit' is not known; did you mean merit-order?"),
-        ("--planner best-static", "planner best-static is not built yet"),
+        ("--planner best-static", "planner best-static is chosen on past days"),
         ("--planner nearest --best-of 3", "--best-of: is for planner marlin, not for nearest"),
         ("--planner oracle --late-weight 3", "--late-weight: is for planner marlin, not for oracle"),
         ("--planner marlin --artifact no-such", "no-such/card.json: cannot be read"),

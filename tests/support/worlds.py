@@ -28,7 +28,14 @@ Raw = dict[str, Any]
 
 
 def sample(name: str = "three-regions") -> list[Raw]:
-    """The objects of a shipped sample, as an API server would hold them."""
+    """The objects of a shipped sample, as an API server would hold them, planned by a sort that needs no networks."""
+    objects = as_shipped(name)
+    the(objects, "MarlinPolicy")["spec"]["planner"]["kind"] = "MeritOrder"
+    return objects
+
+
+def as_shipped(name: str = "three-regions") -> list[Raw]:
+    """The same with the planner that the sample asks for."""
     text = (ROOT / "manifests" / "samples" / f"{name}.yaml").read_text()
     objects: list[Raw] = [document for document in yaml.safe_load_all(text) if document]
     for i, document in enumerate(objects):

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from marlin.api.plan import PoolPlan, RoutingPlan
     from marlin.api.policy import MarlinPolicy, MarlinPolicySpec
     from marlin.api.state import FleetState
     from marlin.policy.agents import MarlinSettings
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
     help="File of Datacenter, InferencePool and MarlinPolicy documents; - is standard input.",
 )
 @click.option("--scenario", help="A built-in fleet instead, e.g. demo-3 or paper-8.")
-@click.option("--planner", default=None, help="The planner, e.g. marlin. Default: the policy's own, else merit-order.")
+@click.option("--planner", default=None, help="The planner, e.g. merit-order. Default: the policy's own, else marlin.")
 @click.option(
     "--scheme",
     default=None,
@@ -111,7 +108,7 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
       marlin plan --scenario demo-3
       marlin plan --fleet fleet.yaml --scheme min-carbon --explain
       marlin plan --fleet fleet.yaml --weights carbon=2,cost=1 --at 2023-06-15T12:00Z
-      marlin plan --scenario paper-8 --planner marlin --explain
+      marlin plan --fleet fleet.yaml --artifact policy --weights carbon=2,cost=1 --explain
       marlin plan --scenario paper-8 --planner nearest --json | jq .plan.pools
     """  # noqa: D301 the backslash is click's mark for a block to keep
     if (fleet_file is None) == (scenario is None):
@@ -125,17 +122,20 @@ def plan(  # noqa: PLR0913, PLR0917 each is an option, and click passes them by 
     state, warnings, policy = _state(fleet_file, scenario, _time(at_text), load, data)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    own = policy.spec if policy is not None else None
+    # A built-in scenario is a fleet; the policy that comes with it is nobody's wish.
+    own = policy.spec if policy is not None and fleet_file is not None else None
     custom = parse_weights(weights) if weights else None
     own_scheme = own.planner.scheme if own is not None and own.planner.scheme is not Scheme.CUSTOM else Scheme.BALANCED
-    own_kind = own.planner.kind if own is not None else PlannerKind.MERIT_ORDER
     how = Dispatch(dispatch.capitalize()) if dispatch else own.dispatch if own else Dispatch.ORDERED
-    kind = planner_kind(planner or own_kind.option)
-    agents = None
-    if kind is PlannerKind.MARLIN:
-        agents = _agents(best_of, late_weight, own)
-    elif artifact is not None or best_of is not None or late_weight is not None:
-        raise click.UsageError(f"--artifact, --best-of and --late-weight are for planner marlin, not for {kind.option}")
+    of_agents = {"--artifact": artifact, "--best-of": best_of, "--late-weight": late_weight}
+    given = [option for option, value in of_agents.items() if value is not None]
+    # Who says how the agents decide wants them to.
+    kind = PlannerKind.MARLIN if given or own is None else own.planner.kind
+    if planner is not None:
+        kind = planner_kind(planner)
+    if given and kind is not PlannerKind.MARLIN:
+        raise click.UsageError(f"{' and '.join(given)}: for planner marlin alone, not for {kind.option}")
+    agents = _agents(best_of, late_weight, own) if kind is PlannerKind.MARLIN else None
     maker = make_planner(
         kind,
         scheme=Scheme.CUSTOM if custom else scheme_of(scheme) if scheme else own_scheme,
@@ -210,56 +210,12 @@ def _state(
     return loaded_state(builder, at, load), builder.warnings, builder.policy
 
 
-def _origins(plan_: RoutingPlan, pool: PoolPlan) -> Table:
-    """Where each origin's requests go, the largest part first."""
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(title=f"{pool.name}: requests from ...", title_justify="left")
-    table.add_column("origin")
-    table.add_column("go to")
-    for origin, row in zip(plan_.origins, pool.by_origin, strict=True):
-        parts = sorted(zip(row, plan_.datacenters, strict=True), key=lambda part: -part[0])
-        table.add_row(origin, ", ".join(f"{name} {weight / 100:.1f} %" for weight, name in parts if weight))
-    return table
-
-
 def _print(decision: Decision, *, explain: bool) -> None:
     from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
 
-    from marlin.api.plan import PlannerKind  # noqa: PLC0415
-    from marlin.policy.agents.account import account_of  # noqa: PLC0415
+    from marlin.policy.plan_tables import plan_of, why  # noqa: PLC0415
 
     console = Console()
-    plan_ = decision.plan
-    console.print(f"[bold]{plan_.explanation}[/bold]", highlight=False)
-    console.print(f"epoch {plan_.epoch}, {plan_.valid_from:%Y-%m-%d %H:%M} to {plan_.valid_until:%H:%M} UTC")
-    for pool in plan_.pools:
-        table = Table(title=f"{pool.name}: {pool.dispatch.value}", title_justify="left")
-        for heading in ("datacenter", "share", "order", "up to"):
-            table.add_column(heading, justify="left" if heading == "datacenter" else "right")
-        for d, name in enumerate(plan_.datacenters):
-            place = str(pool.order.index(d) + 1) if d in pool.order else ""
-            cap = f"{pool.cap[d] / 100:.0f} %" if pool.cap and d in pool.order else ""
-            table.add_row(name, f"{pool.weights[d] / 100:.1f} %", place, cap)
-        console.print(table)
-        if pool.by_origin:
-            console.print(_origins(plan_, pool))
-    table = Table(title="expected by the twin", title_justify="left")
-    for heading in ("", "this plan", "capacity-proportional", "difference"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    rows = zip(
-        ("time to first token, s", "carbon, gCO2", "water, L", "cost, USD"),
-        decision.estimate.as_tuple(),
-        decision.baseline_estimate.as_tuple(),
-        strict=True,
-    )
-    for name, value, base in rows:
-        table.add_row(name, f"{value:,.3f}", f"{base:,.3f}", f"{(value - base) / base:+.1%}" if base else "")
-    console.print(table)
-    if explain:
-        if decision.plan.planner is PlannerKind.MARLIN and "proposals" in decision.record:
-            for part in account_of(decision.record):
-                console.print(part, highlight=False)
-            return
-        console.print_json(json.dumps(dict(decision.record)))
+    console.print(f"[bold]{decision.plan.explanation}[/bold]", highlight=False)
+    for part in (*plan_of(decision), *(why(decision) if explain else ())):
+        console.print(part, highlight=False)

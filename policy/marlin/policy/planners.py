@@ -1,7 +1,7 @@
 """The planners by name.
 
 ``make_planner`` is how everyone gets one: the command line with ``--planner merit-order``, the operator with
-``spec.planner.kind: MeritOrder``. A kind that is in the contract but not built yet is refused by name, so that nobody
+``spec.planner.kind: MeritOrder``. BestStatic, whose order is chosen on past days, is refused by name, so that nobody
 believes to run what does not exist.
 """
 
@@ -41,7 +41,9 @@ AVAILABLE: Final[tuple[PlannerKind, ...]] = (
     PlannerKind.ORACLE,
     *_BASELINES,
 )
-"""The kinds that can be made today."""
+"""The kinds that plan from a state alone; best-static is chosen on past days, by ``evaluation``."""
+
+_NAMES: Final = ", ".join(kind.option for kind in AVAILABLE)
 
 FILLED_IN_TURN: Final = (PlannerKind.MARLIN, PlannerKind.MERIT_ORDER, PlannerKind.ORACLE)
 """Planners that a scheme means something to, and whose own way is an order of sites; the others' is shares."""
@@ -51,15 +53,20 @@ def planner_kind(option: str) -> PlannerKind:
     """The kind behind a command-line name.
 
     Raises:
-        InputError: the name is unknown, or not built yet.
+        InputError: the name is unknown, or no planner of that kind plans from a state alone.
     """
-    names = ", ".join(kind.option for kind in AVAILABLE)
     for kind in PlannerKind:
         if kind.option == option:
             if kind not in AVAILABLE:
-                raise InputError(f"planner {option} is not built yet; there are {names}")
+                raise _elsewhere(kind)
             return kind
-    raise InputError(f"planner {option!r} is not known; there are {names}")
+    raise InputError(f"planner {option!r} is not known; there are {_NAMES}")
+
+
+def _elsewhere(kind: PlannerKind) -> InputError:
+    return InputError(
+        f"planner {kind.option} is chosen on past days, which only marlin evaluate does; here there are {_NAMES}"
+    )
 
 
 def scheme_of(option: str) -> Scheme:
@@ -98,7 +105,8 @@ def make_planner(
         carried: what the last decision said is to be carried on (``Decision.carried``). Default: a first epoch.
 
     Raises:
-        InputError: the kind is not built yet, scheme and weights do not fit, or the artifact cannot be had.
+        InputError: the kind does not plan from a state alone, scheme and weights do not fit, or the artifact cannot be
+            had.
     """
     if kind is PlannerKind.MARLIN:
         from marlin.policy.agents import shipped  # noqa: PLC0415 a sort needs no networks
@@ -120,7 +128,7 @@ def make_planner(
     if kind in _BASELINES:
         rule, reason = _BASELINES[kind]
         return Baseline(kind, dispatch, rule, reason, awake_utilization)
-    raise InputError(f"planner {kind.option} is not built yet; there are {', '.join(k.option for k in AVAILABLE)}")
+    raise _elsewhere(kind)
 
 
 @dataclass(frozen=True, slots=True)
