@@ -81,6 +81,11 @@ def test_weights_lie_between_the_schemes() -> None:
         (["plan", "--scenario", "demo-3", "--planner", "marlin", "--late-weight", "-1"], "-1.0 is not in the range"),
         (["plan", "--scenario", "demo-3", "--planner", "marlin", "--artifact", "/"], "card.json: cannot be read"),
         (["plan", "--scenario", "demo-3", "--at", "noon"], "is not a time such as"),
+        (["plan", "--scenario", "demo-3", "--at", "1950-01-01T00:00Z"], "is not between 1970-01-01 and"),
+        (["plan", "--scenario", "demo-3", "--at", "9999-12-31T23:59Z"], "is not between 1970-01-01 and"),
+        (["plan", "--scenario", "demo-3", "--weights", "carbon=nan"], "weights must be finite"),
+        (["plan", "--scenario", "demo-3", "--weights", "carbon=1e308,cost=1e308"], "weights must be finite"),
+        (["plan", "--scenario", "demo-3", "--weights", "carbon=1,carbon=2"], "weights: carbon is given twice"),
         (["plan", "--fleet", "no-such.yaml"], "no-such.yaml: cannot be read"),
     ],
 )

@@ -28,6 +28,7 @@ from marlin.policy.evaluation.frameworks import ACTOR, BASELINE, BEST_OF, CLAIRV
 from marlin.policy.evaluation.report import overview, tables
 from marlin.policy.evaluation.scoring import Chosen, Question, Score, Unit
 from marlin.policy.evaluation.statistics import lines
+from marlin.policy.evaluation.work import Evaluation
 from marlin.policy.in_order import InOrder
 from marlin.policy.origins import OriginAware, as_evaluated
 from marlin.policy.planner import Planner
@@ -198,6 +199,14 @@ def run(*arguments: str, code: int = 0) -> str:
     result = CliRunner().invoke(marlin, ["evaluate", "--quiet", *arguments])
     assert result.exit_code == code, result.output
     return result.stdout if code == 0 else result.output
+
+
+def test_following_billions_of_requests_is_warned_of_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Evaluation, "run", lambda *_, **__: ([], {}))
+    arguments = ["evaluate", "--quiet", "--json", "--scheme", "balanced", "--engine", "request-level"]
+    runner = CliRunner()
+    assert "follows each of about 1," in runner.invoke(marlin, arguments).stderr
+    assert "warning" not in runner.invoke(marlin, [*arguments, "--scenario", "8x12"]).stderr
 
 
 @pytest.mark.timeout(300)

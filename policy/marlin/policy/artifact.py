@@ -128,8 +128,9 @@ def load(folder: Path) -> Artifact:
     from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.numpy import load as parsed  # noqa: PLC0415
 
+    written = _read(folder / CARD_FILE, _MOST_CARD_BYTES)
     try:
-        given = json.loads(_read(folder / CARD_FILE, _MOST_CARD_BYTES))
+        given = json.loads(written)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{folder / CARD_FILE}: is not JSON: {error}".splitlines()[0]) from None
     version = given.get("format") if isinstance(given, dict) else None

@@ -169,12 +169,16 @@ def _agents(best_of: int | None, late_weight: float | None, own: MarlinPolicySpe
 
 
 def _time(text: str | None) -> datetime:
+    from marlin.simulator.scenario_file import FIRST_DATE, LAST_DATE  # noqa: PLC0415
+
     if text is None:
         return datetime.now(UTC)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is not a time such as 2023-06-15T12:00Z", param_hint="--at") from None
+    if not FIRST_DATE < moment.date() <= LAST_DATE:  # the first not: it is a day before in some time zones
+        raise click.BadParameter(f"{text!r} is not between {FIRST_DATE} and {LAST_DATE}", param_hint="--at")
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from marlin.policy.evaluation.frameworks import Leaning
     from marlin.policy.evaluation.scoring import Chosen, Score
+    from marlin.policy.evaluation.work import Evaluation
 
 # Everything that needs NumPy or pydantic is imported inside the functions, so that --help answers at once.
 
@@ -141,6 +142,7 @@ def evaluate(
     # Those of a claim one by one, when their turn comes: to read the data for each takes a second or two.
     first = Evaluation.prepared(artifacts, *cells[0])
     evaluations = [first] if is_claim else [first, *(Evaluation.prepared(artifacts, *cell) for cell in cells[1:])]
+    _forewarn(evaluations)
     scores: list[Score] = []
     chosen: dict[tuple[str, str], Chosen] = {}
     steps = sum(len(leanings) * (1 + len(first.pairs) * first.seeds) for leanings, _ in cells)
@@ -183,6 +185,12 @@ def evaluate(
         console.print(part, highlight=False)
     if files:
         click.echo(f"wrote {', '.join(map(str, files))}")
+
+
+def _forewarn(evaluations: Iterable[Evaluation]) -> None:
+    for said in dict.fromkeys(one.forewarning() for one in evaluations):
+        if said is not None:
+            click.echo(f"warning: {said}", err=True)
 
 
 Cell = tuple["tuple[Leaning, ...]", dict[str, Any]]

@@ -6,6 +6,7 @@ that a weight says how much a percent of one metric is worth in percents of anot
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -28,12 +29,14 @@ def scheme_weights(scheme: Scheme, custom: Weights | None = None) -> Weights:
     """The weights of a scheme.
 
     Raises:
-        InputError: ``custom`` is missing for Custom, given for another, negative, or all zero.
+        InputError: ``custom`` is missing for Custom, given for another, negative, not finite, or all zero.
     """
     if (scheme is Scheme.CUSTOM) != (custom is not None):
         raise InputError("weights go with scheme custom, and only with it")
     if custom is not None:
         total = sum(custom)
+        if not math.isfinite(total):
+            raise InputError("weights must be finite, and so must their sum")
         if min(custom) < 0 or total <= 0:
             raise InputError("weights must not be negative, and one must be above 0")
         return (custom[0] / total, custom[1] / total, custom[2] / total, custom[3] / total)
@@ -47,18 +50,21 @@ def parse_weights(text: str) -> Weights:
     """Weights as a person writes them: ``carbon=2,cost=1``.
 
     Raises:
-        InputError: a name is not a metric, or a value is not a number.
+        InputError: a name is not a metric or stands there twice, or a value is not a number.
     """
-    weights = dict.fromkeys(OPTION_NAMES, 0.0)
+    weights: dict[str, float] = {}
     for part in text.split(","):
-        name, _, value = part.partition("=")
-        if name.strip() not in weights:
-            raise InputError(f"weights: {name.strip()!r} is not one of {', '.join(OPTION_NAMES)}")
+        name, _, value = (piece.strip() for piece in part.partition("="))
+        if name not in OPTION_NAMES:
+            raise InputError(f"weights: {name!r} is not one of {', '.join(OPTION_NAMES)}")
+        if name in weights:
+            raise InputError(f"weights: {name} is given twice")
         try:
-            weights[name.strip()] = float(value)
+            weights[name] = float(value)
         except ValueError:
-            raise InputError(f"weights: {part.strip()!r} should look like {name.strip()}=1.5") from None
-    return scheme_weights(Scheme.CUSTOM, (weights["ttft"], weights["carbon"], weights["water"], weights["cost"]))
+            raise InputError(f"weights: {part.strip()!r} should look like {name}=1.5") from None
+    ttft, carbon, water, cost = (weights.get(name, 0.0) for name in OPTION_NAMES)
+    return scheme_weights(Scheme.CUSTOM, (ttft, carbon, water, cost))
 
 
 def relative_score(

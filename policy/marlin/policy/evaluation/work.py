@@ -79,6 +79,10 @@ class Evaluation:
             part=given["part"],
         )
 
+    def forewarning(self) -> str | None:
+        """What is better known before than waited for."""
+        return prepared(self.question).forewarning()
+
     def run(self, say: Say, *, jobs: int) -> tuple[list[Score], dict[str, Chosen]]:
         """Chooses, then scores; the best simple policy by scheme comes with the scores.
 
