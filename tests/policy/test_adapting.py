@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from agents import small_artifact
 from click.testing import CliRunner
 from lived_epochs import lived
@@ -27,6 +26,7 @@ from marlin.policy.game import GameSettings
 from marlin.policy.history import append, read
 from marlin.policy.planners import make_planner
 from marlin.policy.training.adapting import AdaptSettings, Verdict, adapt
+from marlin.policy.training.one_thread import use_one_thread
 from marlin.simulator.environments.forecast import smoothed
 from marlin.simulator.environments.task import TaskSettings, recorded_task
 from marlin.simulator.experiment import Epoch
@@ -48,7 +48,7 @@ def history(lived: tuple[list[RecordedEpoch], list[Epoch]]) -> list[RecordedEpoc
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    torch.set_num_threads(1)
+    use_one_thread()
     return small_artifact(tmp_path_factory.mktemp("artifacts") / "small")
 
 

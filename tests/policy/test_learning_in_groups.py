@@ -17,13 +17,14 @@ from marlin.policy.networks.parameters import AGENTS, NetworkSettings
 from marlin.policy.networks.rows import Rows, rows_of
 from marlin.policy.training.groups import advantages, learn_in_groups
 from marlin.policy.training.networks import arrays
+from marlin.policy.training.one_thread import use_one_thread
 from marlin.policy.training.outlook import expected_terms
 from marlin.policy.training.sac import Learner, SacSettings, new_learner
 from marlin.simulator.environments.action import Intent, laid_out
 from marlin.simulator.environments.task import Lanes, Task
 from marlin.simulator.physics import FloatArray
 
-torch.set_num_threads(1)
+use_one_thread()
 SMALL = NetworkSettings(actor_hidden=8, critic_hidden=8)
 OWN = np.repeat(np.eye(AGENTS, dtype=np.float32)[:, None], 2, axis=1)
 """(J, N, 4) every agent goes by its own metric."""

@@ -16,6 +16,7 @@ from marlin.policy.networks import actor
 from marlin.policy.networks.rows import Rows, rows_of
 from marlin.policy.training.kind import worth_of_twins
 from marlin.policy.training.networks import IntentTensors, RowTensors, arrays
+from marlin.policy.training.one_thread import use_one_thread
 from marlin.policy.training.replay import PRESENT_PART, Floats, Memory, Ring, Transitions, relabelled, tamed
 from marlin.policy.training.sac import Learner, SacSettings, apart, new_learner, update
 from marlin.simulator.environments import observation
@@ -119,7 +120,7 @@ def test_a_third_of_a_batch_is_read_as_one_s_own_and_the_rest_by_anybody_s_weigh
 
 
 def test_critics_learn_what_intents_were_worth() -> None:
-    torch.set_num_threads(1)
+    use_one_thread()
     learns, batch = learner(), transitions(256)
     losses = [update(learns, LAYOUT, batch, own(256), actor_moves=False)["critic_loss"] for _ in range(250)]
     assert np.mean(losses[-5:]) < 0.1 * losses[0]
@@ -148,7 +149,7 @@ def order_of_plans_learnt(between_plans: float) -> float:
 
 
 def test_critics_learn_the_order_of_an_epoch_s_plans_though_chance_decides_most_of_what_they_earn() -> None:
-    torch.set_num_threads(1)
+    use_one_thread()
     assert order_of_plans_learnt(1.0) > 0.75
     assert order_of_plans_learnt(0.0) < 0.65, "without the differences there is nothing to learn it from"
 
@@ -166,7 +167,7 @@ def test_what_an_epoch_earns_all_its_plans_is_no_loss_between_them(seed: int, mo
 
 
 def test_each_agent_learns_to_send_requests_where_its_own_gain_is() -> None:
-    torch.set_num_threads(1)
+    use_one_thread()
     # Three times as fast, agents swing from site to site for hundreds of updates, and a rounding decides who is where
     # when; so, five seeds of five have all of them at 0.9 by then.
     learns, rng = learner(actor_rate=1e-3), np.random.default_rng(0)
@@ -181,7 +182,7 @@ def test_each_agent_learns_to_send_requests_where_its_own_gain_is() -> None:
 
 
 def test_the_same_seed_learns_the_same_bit_for_bit() -> None:
-    torch.set_num_threads(1)
+    use_one_thread()
 
     def learnt(seed: int) -> dict[str, np.ndarray]:
         learns = learner(seed)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 
+from marlin.policy.training.one_thread import use_one_thread
 from marlin.policy.training.sac import Learner, learn
 
 COUNT = 64
@@ -36,7 +37,7 @@ def copied(theirs: Any, learner: Learner) -> None:
 
 
 def test_updates_change_every_weight_as_the_peers_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
+    use_one_thread()
     theirs = pendulum.peer(pendulum.TASK, 1, COUNT)
     ours, expected = pendulum.new_plain_learner(3, 1, 0), pendulum.new_plain_learner(3, 1, 0)
     copied(theirs, ours)

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from tasks import plain_task, task
 
 from marlin.api.plan import Dispatch
+from marlin.policy.training.one_thread import use_one_thread
 from marlin.policy.training.outlook import expected_terms
 from marlin.simulator.environments.action import Intent
 from marlin.simulator.environments.task import Lanes, Task
 
-torch.set_num_threads(1)
+use_one_thread()
 
 
 def begun(of: Task, epochs: int = 0) -> Lanes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from marlin.api.metrics import METRIC_NAMES
 from marlin.policy.networks.conditioning import OWN_PART, Conditioning, goals
 from marlin.policy.training import checkpoint
 from marlin.policy.training.networks import arrays
+from marlin.policy.training.one_thread import use_one_thread
 from marlin.policy.training.run import Fleets, Teacher, Training, TrainSettings, begin, judged, next_round
 
 QUICK = TrainSettings(
@@ -33,7 +37,7 @@ QUICK = TrainSettings(
 
 @pytest.fixture(scope="module")
 def fleets() -> Fleets:
-    torch.set_num_threads(1)
+    use_one_thread()
     return Fleets((plain_task(),), (plain_task(),))
 
 
@@ -117,3 +121,24 @@ def test_agents_go_by_their_own_metric_and_in_film_mode_by_the_user_s_weights_to
     np.testing.assert_array_equal(goals(Conditioning.PAPER, wanted)[:, 0], np.eye(4))
     leaning = OWN_PART * np.eye(4)[1] + (1 - OWN_PART) * wanted[0]
     np.testing.assert_allclose(goals(Conditioning.FILM, wanted)[1, 0], leaning)
+
+
+def test_a_training_has_one_thread_though_the_twins_compiled_loops_would_take_all_processors() -> None:
+    code = """
+import numba, numpy, torch
+from marlin.policy.training.one_thread import use_one_thread
+use_one_thread()
+
+@numba.njit(parallel=True)
+def squares(x):
+    y = numpy.empty_like(x)
+    for i in numba.prange(len(x)):
+        y[i] = x[i] * x[i]
+    return y
+
+squares(numpy.arange(9.0))
+print(torch.get_num_threads(), numba.get_num_threads())
+"""
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]

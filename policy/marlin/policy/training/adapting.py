@@ -34,6 +34,7 @@ from marlin.policy.objective import Weights, scheme_weights
 from marlin.policy.planner import Planner
 from marlin.policy.planners import make_planner
 from marlin.policy.training.networks import arrays
+from marlin.policy.training.one_thread import use_one_thread
 from marlin.policy.training.run import Fleets, Training, TrainSettings, begin, play
 from marlin.policy.training.sac import Learner, new_learner
 from marlin.policy.trials import LATE_WEIGHT
@@ -134,7 +135,7 @@ def adapt(
     """
     learn, judge = _parted(history, settings.held_back)
     began = clock()
-    torch.set_num_threads(1)
+    use_one_thread()
     training = _learnt(frozen, learn, settings, clock)
     learnt_s = clock() - began
     adapted = Artifact(frozen.card, arrays(training.learner.calm) | arrays(training.learner.critic))

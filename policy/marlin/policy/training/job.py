@@ -18,8 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Self
 
-import torch
-
 from marlin.api.errors import InputError, MarlinError
 from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch
@@ -32,6 +30,7 @@ from marlin.policy.training import checkpoint
 from marlin.policy.training.allocation import keep_freed_memory
 from marlin.policy.training.bounds import BALANCED, most_saved
 from marlin.policy.training.networks import arrays
+from marlin.policy.training.one_thread import use_one_thread
 from marlin.policy.training.random_fleets import Purpose, random_episodes
 from marlin.policy.training.run import Fleets, Training, TrainSettings, begin, described, next_round
 from marlin.simulator.environments.task import Task, TaskSettings, make_task
@@ -135,7 +134,7 @@ class Job:
             InputError: there is no checkpoint to go on from, or it is of another training.
             MarlinError: files cannot be written.
         """
-        torch.set_num_threads(1)  # so that the same seed is the same result, whatever machine
+        use_one_thread()
         keep_freed_memory()
         files = self.out.with_name(f"{self.out.name}.training")
         files.mkdir(exist_ok=True)
