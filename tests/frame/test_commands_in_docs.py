@@ -16,6 +16,7 @@ ROOMS = {
     "how-to/install-crds": "tests/e2e/test_across_clusters.py",
     "how-to/rotate-credentials": "tests/e2e/test_across_clusters.py",
     "how-to/shadow-then-enforce": "tests/e2e/test_across_clusters.py",
+    "how-to/train-a-policy": "tests/frame/test_docs_run.py",
     "how-to/write-a-planner": "tests/frame/test_docs_run.py",
     "tutorials/on-kind": "tests/e2e/test_quickstart_on_kind.py",
 }

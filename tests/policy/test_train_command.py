@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from agents import small_artifact
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from marlin.api.cli import marlin
 from marlin.api.errors import InputError, MarlinError
+from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import Dispatch
 from marlin.policy import artifact
 from marlin.policy.training.job import Job
@@ -158,3 +161,20 @@ def test_wrong_options_get_a_line_and_code_2(tmp_path: Path, options: str, messa
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "policy").exists()
+
+
+def test_what_was_trained_is_shown_as_a_table_or_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"metric": name, "days": 6, "agent_saves": 0.197, "sort_saves": 0.195}
+        | {"agent_saves_balanced": 0.08, "sort_saves_balanced": 0.082}
+        for name in METRIC_NAMES
+    ]
+    made = small_artifact(tmp_path / "small")
+    made = replace(made, card=made.card.model_copy(update={"evaluation": tuple(rows), "seed": 3}))
+    monkeypatch.setattr(Job, "run", lambda *_, **__: made)
+    asked = ["train", "--scenario", "demo-3", "--seed", "3", "--out", str(tmp_path / "out"), "--quiet"]
+    shown = CliRunner().invoke(marlin, asked).stdout
+    for part in ("judged on 6 days", "carbon", "+19.7%", "+19.5%", "+8.0%", "+8.2%", f"--artifact {tmp_path / 'out'}"):
+        assert part in shown
+    told = json.loads(CliRunner().invoke(marlin, [*asked, "--json"]).stdout)
+    assert told == {"artifacts": [{"artifact": str(tmp_path / "out"), "seed": 3, "evaluation": rows}]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
+    from marlin.policy.artifact import Artifact
     from marlin.policy.training.job import Round, Watch
 
 # Everything that needs NumPy, torch or pydantic is imported inside the functions, so that --help answers at once.
@@ -113,8 +114,11 @@ def _reduced(context: click.Context, _: click.Parameter, is_asked: bool) -> None
     help="Also work out what the clairvoyant oracle saves on the tuning days, and show it beside; some minutes.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="Print what the agents save as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
-def train(out: Path, *, bound: bool, resume: bool, quiet: bool, seeds: int, jobs: int, seed: int, **given: Any) -> None:
+def train(
+    out: Path, *, bound: bool, resume: bool, as_json: bool, quiet: bool, seeds: int, jobs: int, seed: int, **given: Any
+) -> None:
     """Train MARLIN's agents in the digital twin.
 
     Agents begin as a sort (merit order) and learn what to do better. After every round they are judged, each alone and
@@ -153,16 +157,48 @@ def train(out: Path, *, bound: bool, resume: bool, quiet: bool, seeds: int, jobs
     job = Job.prepared(out, settings, seed, given, is_folder=seeds > 1)
     if seeds > 1:
         say_seed: Callable[[str], None] = (lambda _: None) if quiet else (lambda line: click.echo(line, err=True))
-        made = train_each(job, range(seed, seed + seeds), say_seed, jobs=jobs, resume=resume)
+        trained = train_each(job, range(seed, seed + seeds), say_seed, jobs=jobs, resume=resume)
+        made = {folder_of(out, which): artifact for which, artifact in trained.items()}
+    else:
+        with _watched(settings.rounds, quiet=quiet) as (say, watch):
+            made = {out: job.run(say, resume=resume, watch=watch, bound=bound)}
+    if as_json:
         rows = [
-            {"artifact": str(folder_of(out, which)), "seed": which, "evaluation": list(one.card.evaluation)}
-            for which, one in made.items()
+            {"artifact": str(folder), "seed": one.card.seed, "evaluation": list(one.card.evaluation)}
+            for folder, one in made.items()
         ]
         click.echo(json.dumps({"artifacts": rows}))
         return
-    with _watched(settings.rounds, quiet=quiet) as (say, watch):
-        artifact = job.run(say, resume=resume, watch=watch, bound=bound)
-    click.echo(json.dumps({"artifact": str(out), "evaluation": list(artifact.card.evaluation)}))
+    _print(made)
+
+
+def _print(made: Mapping[Path, Artifact]) -> None:
+    """What each agent of each artifact saves on the days that judge, beside the sort it began as."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    from marlin.api.metrics import METRIC_NAMES  # noqa: PLC0415
+    from marlin.policy.objective import OPTION_NAMES  # noqa: PLC0415
+
+    console, agents = Console(), dict(zip(METRIC_NAMES, OPTION_NAMES, strict=True))
+    columns = {
+        "saves of its own": "agent_saves",
+        "as it began": "sort_saves",
+        "saves of all": "agent_saves_balanced",
+        "of all, as it began": "sort_saves_balanced",
+    }
+    for folder, artifact in made.items():
+        judged = artifact.card.evaluation
+        days = judged[0]["days"]
+        table = Table(title=f"{folder.name}, judged on {days} day{'s' if days != 1 else ''}", title_justify="left")
+        table.add_column("agent")
+        for heading in columns:
+            table.add_column(heading, justify="right")
+        for row in judged:
+            table.add_row(agents[row["metric"]], *(f"{row[name]:+.1%}" for name in columns.values()))
+        console.print(table)
+    folders = " ".join(f"--artifact {folder}" for folder in made)
+    click.echo(f"judge it beside everybody: marlin evaluate {folders} --scheme balanced --brief")
 
 
 @contextmanager
