@@ -131,10 +131,10 @@ class Evaluation:
         scenario = dict(self.question.scenario)
         where = scenario.get("fleet") or scenario.get("base", "paper-8")
         days = sorted({pair.day for pair in self.pairs})
+        which = f"days {days[0]} to {days[-1]}" if len(days) > 1 else f"day {days[0]}"
         text = (
             f"{where}, {scenario.get('load', 'peak95')}, {self.question.dispatch.value.lower()}, power-down "
-            f"{scenario.get('powerDown', 'as stated')}: days {days[0]} to {days[-1]} with {len(self.pairs)} dates in "
-            f"all, {self.seeds} draws each"
+            f"{scenario.get('powerDown', 'as stated')}: {which}, dates: {len(self.pairs)}, draws of each: {self.seeds}"
         )
         return text + (" (tuning days: no result)" if self.part == "tune" else "")
 
