@@ -143,6 +143,28 @@ def test_where_replicas_power_down_the_plan_says_how_many_are_kept_awake(tmp_pat
     assert "awake" not in run("plan", "--scenario", "demo-3", *MERIT, *AT)
 
 
+def test_what_is_expected_over_all_that_may_come_is_beside_what_is_if_the_forecast_comes(
+    artifact: str, tmp_path: Path
+) -> None:
+    """A plan that is awake for surges looks dear if none comes: who reads it must see both."""
+    fleet = _fleet(tmp_path, power_down=PowerDown.SCALE_TO_ZERO, late_weight=100)
+    asked = ("plan", "--fleet", fleet, "--artifact", artifact, "--best-of", "0", "--load", "0.3", *AT)
+    record = json.loads(run(*asked, "--json"))["record"]
+    shown = run(*asked)
+    late, of_capacity = (record["late"][key] for key in ("share", "capacity_proportional_share"))
+    assert late < of_capacity
+    assert re.search(rf"late +│ +{late:.2%} │ +{of_capacity:.2%} │", shown)
+    worth = min(value for key, value in record["expected"].items() if key.endswith("value"))
+    assert re.search(rf"weighed, less is better │ +{worth:.4f} │", shown)
+    assert "over all that may come" not in run(*asked[:3], "--planner", "merit-order", *AT)
+
+
+@pytest.mark.parametrize("dispatch", ["ordered", "shares"])
+def test_where_nothing_is_expected_the_plan_says_so(dispatch: str) -> None:
+    shown = run("plan", "--scenario", "demo-3", "--load", "0", "--dispatch", dispatch, "--explain", *AT)
+    assert shown.startswith("marlin balanced: nothing is expected to come;")
+
+
 def _fleet(
     folder: Path, kind: PlannerKind = PlannerKind.MARLIN, power_down: PowerDown = PowerDown.NONE, **of_planner: object
 ) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -25,7 +25,10 @@ def plan_of(decision: Decision) -> Iterator[RenderableType]:
         yield _sites(plan, pool)
         if pool.by_origin:
             yield _origins(plan, pool)
-    yield _expected(decision)
+    both = (decision.estimate.as_tuple(), decision.baseline_estimate.as_tuple())
+    yield _expected("expected by the twin, if what is forecast comes", both)
+    if "late" in decision.record:
+        yield _over_demands(decision.record)
 
 
 def why(decision: Decision) -> Iterator[RenderableType]:
@@ -71,11 +74,24 @@ def _origins(plan: RoutingPlan, pool: PoolPlan) -> Table:
     return table
 
 
-def _expected(decision: Decision) -> Table:
-    table = _table("expected by the twin", "", "this plan", "capacity-proportional", "difference")
-    both = zip(decision.estimate.as_tuple(), decision.baseline_estimate.as_tuple(), strict=True)
-    for name, (value, base) in zip(_METRICS, both, strict=True):
-        table.add_row(name, f"{value:,.3f}", f"{base:,.3f}", f"{(value - base) / base:+.1%}" if base else "")
+def _expected(title: str, both: tuple[Sequence[float], Sequence[float]]) -> Table:
+    """The four metrics under a plan and under capacity-proportional routing."""
+    table = _table(title, "", "this plan", "capacity-proportional", "difference")
+    for name, value, base in zip(_METRICS, *both, strict=True):
+        table.add_row(name, f"{value:,.3f}", f"{base:,.3f}", _change(value, base))
+    return table
+
+
+def _over_demands(record: Mapping[str, Any]) -> Table:
+    """The same over all demands that may come instead, by which agents and guard choose: surges count there."""
+    expected, late, guard = record["expected"], record["late"], record["guard"]
+    ours = "plan" if guard is None else guard.replace(",", "").replace(" ", "_").replace("-", "_")
+    both = ([expected[who][name] for name in METRIC_NAMES] for who in (ours, "capacity_proportional"))
+    table = _expected("over all that may come instead", (next(both), next(both)))
+    table.add_row("late", f"{late['share']:.2%}", f"{late['capacity_proportional_share']:.2%}", "")
+    worth = expected["value" if guard is None else f"{ours}_value"]
+    base = expected["capacity_proportional_value"]
+    table.add_row("weighed, less is better", f"{worth:.4f}", f"{base:.4f}", _change(worth, base))
     return table
 
 
@@ -95,6 +111,10 @@ def _candidates(candidates: list[Mapping[str, Any]]) -> Table:
     for candidate in candidates:
         table.add_row(candidate["name"], f"{candidate['expected']:.4f}")
     return table
+
+
+def _change(value: float, base: float) -> str:
+    return f"{(value - base) / base:+.1%}" if base else ""
 
 
 def _percent(weight: int, digits: int = 1) -> str:

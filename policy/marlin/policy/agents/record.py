@@ -54,10 +54,9 @@ def in_a_line(told: Told, scheme: Scheme) -> str:
             f"({values['plan']:.4f} against {values[instead]:.4f})"
         )
         return text[:MOST_TEXT]
-    pool = _pools(told, slice(1))[0][0]
-    first = " > ".join([site["datacenter"] for site in pool["sites"]][:_FIRST_SITES])
-    how = "fills" if told.situation.dispatch is Dispatch.ORDERED else "goes mostly to"
-    parts = [f"marlin {scheme.option}: {pool['name']} {how} {first}", ", ".join(_changes(told))]
+    parts = [f"marlin {scheme.option}: {_first_pool(told)}"]
+    if changes := _changes(told):
+        parts.append(", ".join(changes))
     consensus = told.agreed.consensus
     if consensus is not None:
         names = [OPTION_NAMES[turn.agent] for turn in consensus.objections.turns if turn.pull > 0]
@@ -70,6 +69,15 @@ def in_a_line(told: Told, scheme: Scheme) -> str:
     if told.situation.gaps:
         parts.append(f"{len(told.situation.gaps)} gaps in what is known")
     return "; ".join(parts)[:MOST_TEXT]
+
+
+def _first_pool(told: Told) -> str:
+    """Where the first pool of which anything is expected goes first."""
+    for pool in _pools(told, slice(1))[0]:
+        if first := [site["datacenter"] for site in pool["sites"]][:_FIRST_SITES]:
+            how = "fills" if told.situation.dispatch is Dispatch.ORDERED else "goes mostly to"
+            return f"{pool['name']} {how} {' > '.join(first)}"
+    return "nothing is expected to come"
 
 
 def account(told: Told) -> dict[str, Any]:
