@@ -62,6 +62,17 @@ def test_a_training_ends_in_an_artifact_with_what_it_was_seen_to_do(tmp_path: Pa
     again = Job.prepared(tmp_path / "policy", QUICK, 3, GIVEN).run(heard.append, resume=True)
     assert heard[-1] == "goes on after round 1"
     assert again.card.weights_sha256 == made.card.weights_sha256
+    # With more rounds it goes on to where a longer training would have ended.
+    longer = replace(QUICK, rounds=2)
+    further = Job.prepared(tmp_path / "policy", longer, 3, GIVEN).run(heard.append, resume=True)
+    at_once = Job.prepared(tmp_path / "longer", longer, 3, GIVEN).run(lambda line: None, resume=False)
+    assert heard[-1].startswith("round 2/2")
+    assert further.card == at_once.card
+    assert (tmp_path / "policy.training" / "log.csv").read_text() == (
+        tmp_path / "longer.training" / "log.csv"
+    ).read_text()
+    with pytest.raises(InputError, match="scenario, seed or settings differ"):
+        Job.prepared(tmp_path / "policy", replace(longer, lanes=3), 3, GIVEN).run(lambda line: None, resume=True)
 
 
 @pytest.mark.timeout(300)

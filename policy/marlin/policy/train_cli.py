@@ -113,7 +113,7 @@ def _reduced(context: click.Context, _: click.Parameter, is_asked: bool) -> None
     is_flag=True,
     help="Also work out what the clairvoyant oracle saves on the tuning days, and show it beside; some minutes.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint, with more rounds if you like.")
 @click.option("--json", "as_json", is_flag=True, help="Print what the agents save as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def train(

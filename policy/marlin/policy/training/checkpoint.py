@@ -30,7 +30,7 @@ def save(training: Training, file: Path, identity: str) -> None:
     Args:
         training: between two rounds.
         file: where.
-        identity: what is trained on what; ``restore`` wants the same.
+        identity: what is trained on what, and how; ``restore`` wants the same.
 
     Raises:
         MarlinError: it cannot be written.

@@ -142,7 +142,7 @@ class Job:
         fleets = self._fleets()
         training = begin(fleets, self.settings, self.seed)
         if resume:
-            checkpoint.restore(training, files / "state.safetensors", self.identity())
+            checkpoint.restore(training, files / "state.safetensors", self.course())
             say(f"goes on after round {training.round}")
         most: Mapping[str, float] = {}
         if bound and not training.is_over:
@@ -150,7 +150,7 @@ class Job:
             most = most_saved([studies for studies, _ in self._judging()])
         while not training.is_over:
             line = next_round(training, fleets)
-            checkpoint.save(training, files / "state.safetensors", self.identity())
+            checkpoint.save(training, files / "state.safetensors", self.course())
             _write_log(training.log, most, files / "log.csv")
             done = Round(
                 number=training.round,
@@ -168,8 +168,15 @@ class Job:
 
     def identity(self) -> str:
         """Digest of everything that decides the outcome."""
+        return self._digest(described(self.settings))
+
+    def course(self) -> str:
+        """Digest of everything that decides what a round makes of the one before; when to stop is not of it."""
+        when = ("rounds", "patience")
+        return self._digest({name: value for name, value in described(self.settings).items() if name not in when})
+
+    def _digest(self, settings: Mapping[str, Any]) -> str:
         parts = [experiment.sha256() for experiment in self.experiments]
-        settings = described(self.settings)
         whole = [parts, self.dispatch, self.tune_days, self.random_fleets, settings, self.seed, version("marlin")]
         return hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()
 
