@@ -12,6 +12,7 @@ from marlin.api.metrics import METRIC_NAMES
 from marlin.api.plan import PoolPlan, RoutingPlan
 from marlin.api.values import SHARE_SCALE
 from marlin.policy.agents.account import account_of
+from marlin.policy.agents.record import key_of
 from marlin.policy.planner import Decision
 
 _METRICS = ("time to first token, s", "carbon, gCO2", "water, L", "cost, USD")
@@ -25,8 +26,8 @@ def plan_of(decision: Decision) -> Iterator[RenderableType]:
         yield _sites(plan, pool)
         if pool.by_origin:
             yield _origins(plan, pool)
-    both = (decision.estimate.as_tuple(), decision.baseline_estimate.as_tuple())
-    yield _expected("expected by the twin, if what is forecast comes", both)
+    title = "expected by the twin, if what is forecast comes"
+    yield _expected(title, decision.estimate.as_tuple(), decision.baseline_estimate.as_tuple())
     if "late" in decision.record:
         yield _over_demands(decision.record)
 
@@ -74,10 +75,10 @@ def _origins(plan: RoutingPlan, pool: PoolPlan) -> Table:
     return table
 
 
-def _expected(title: str, both: tuple[Sequence[float], Sequence[float]]) -> Table:
+def _expected(title: str, plan: Sequence[float], proportional: Sequence[float]) -> Table:
     """The four metrics under a plan and under capacity-proportional routing."""
     table = _table(title, "", "this plan", "capacity-proportional", "difference")
-    for name, value, base in zip(_METRICS, *both, strict=True):
+    for name, value, base in zip(_METRICS, plan, proportional, strict=True):
         table.add_row(name, f"{value:,.3f}", f"{base:,.3f}", _change(value, base))
     return table
 
@@ -85,9 +86,9 @@ def _expected(title: str, both: tuple[Sequence[float], Sequence[float]]) -> Tabl
 def _over_demands(record: Mapping[str, Any]) -> Table:
     """The same over all demands that may come instead, by which agents and guard choose: surges count there."""
     expected, late, guard = record["expected"], record["late"], record["guard"]
-    ours = "plan" if guard is None else guard.replace(",", "").replace(" ", "_").replace("-", "_")
-    both = ([expected[who][name] for name in METRIC_NAMES] for who in (ours, "capacity_proportional"))
-    table = _expected("over all that may come instead", (next(both), next(both)))
+    ours = "plan" if guard is None else key_of(guard)
+    plan, proportional = ([expected[key][name] for name in METRIC_NAMES] for key in (ours, "capacity_proportional"))
+    table = _expected("over all that may come instead", plan, proportional)
     table.add_row("late", f"{late['share']:.2%}", f"{late['capacity_proportional_share']:.2%}", "")
     worth = expected["value" if guard is None else f"{ours}_value"]
     base = expected["capacity_proportional_value"]

@@ -64,6 +64,7 @@ def planner_kind(option: str) -> PlannerKind:
 
 
 def _elsewhere(kind: PlannerKind) -> InputError:
+    """What to say of a kind that this room does not make."""
     return InputError(
         f"planner {kind.option} is chosen on past days, which only marlin evaluate does; here there are {_NAMES}"
     )

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from marlin.api.metrics import METRIC_NAMES
+from marlin.policy.agents.record import key_of
 
 _FIRST_SITES = 3
 
@@ -37,7 +38,7 @@ def account_of(record: Mapping[str, Any]) -> Iterator[RenderableType]:
     under_shares = "".join(
         f"{name} {expected[key]:.4f}, "
         for name in ("nearest", "by capacity", "model by model")
-        if (key := f"{name.replace(' ', '_')}_value") in expected
+        if (key := f"{key_of(name)}_value") in expected
     )
     yield (
         f"by these weights what was agreed is worth {expected['value']:.4f}, merit order "

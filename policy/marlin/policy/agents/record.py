@@ -138,6 +138,11 @@ def account(told: Told) -> dict[str, Any]:
     }
 
 
+def key_of(name: str) -> str:
+    """What a plain plan (``guard``) is called in the account's ``expected``; its value has ``_value`` behind it."""
+    return name.replace(",", "").replace(" ", "_").replace("-", "_")
+
+
 def _pools(told: Told, rows: slice) -> list[list[dict[str, Any]]]:
     """Of some of the plans: what each site is expected to serve, in the order of filling or of size."""
     state, outcome = told.situation.state, told.looked.outcome
@@ -179,7 +184,7 @@ def _plain(looked: Looked, metrics: list[list[float]]) -> dict[str, Any]:
     """What is expected of the plain plans, the last of those whose metrics are given."""
     said: dict[str, Any] = {}
     for name, of_plan in zip(looked.plain, metrics[-len(looked.plain) :], strict=True):
-        key = name.replace(",", "").replace(" ", "_")
+        key = key_of(name)
         said |= {key: _metrics(of_plan), f"{key}_value": round(looked.values[name], 6)}
     return said
 
